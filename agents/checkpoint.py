@@ -1,0 +1,95 @@
+"""An agent in a folder: JSON for what is data, safetensors for what is tensors. Nothing is pickled.
+
+agent.json                   algorithm, policy, hyper-parameters, steps taken
+config.json, *.safetensors   the policy (a language model opens with from_pretrained)
+learning.safetensors         optimiser and random generators, if they were saved
+"""
+
+from __future__ import annotations
+
+import json
+import numbers
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+
+
+def save(agent: Any, folder: Path, optimizer: bool) -> None:
+    """Write ``agent`` (see `agents.Agent.save`)."""
+    folder.mkdir(parents=True, exist_ok=True)
+    agent.policy.save(folder, getattr(agent.env.unwrapped, "tokenizer", None))
+    description = {
+        "algorithm": type(agent).__name__,
+        "policy": type(agent.policy).__name__,
+        "policy_kwargs": _data(agent.policy_kwargs),
+        "hyperparameters": _data(agent.hyperparameters()),
+        "num_timesteps": agent.num_timesteps,
+    }
+    (folder / "agent.json").write_text(json.dumps(description, indent=2) + "\n")
+    if optimizer:
+        tensors = {
+            f"optimizer.{index}.{name}": value
+            for index, entry in agent.optimizer.state_dict()["state"].items()
+            for name, value in entry.items()
+        }
+        tensors["generator.policy"] = agent.policy.generator.get_state()
+        tensors["generator.minibatches"] = agent.generator.get_state()
+        save_file(tensors, folder / "learning.safetensors")
+
+
+def load(kind: type, folder: Path, env: Any, changes: dict[str, Any]) -> Any:
+    """Open the agent in ``folder`` (see `agents.Agent.load`).
+
+    Raises:
+        FileNotFoundError: there is no agent in the folder.
+        ValueError: the folder holds an agent of another class.
+    """
+    file = folder / "agent.json"
+    if not file.is_file():
+        raise FileNotFoundError(f"There is no agent in {str(folder)!r}: agent.json is missing.")
+    description = json.loads(file.read_text())
+    if description["algorithm"] != kind.__name__:
+        raise ValueError(
+            f"{str(folder)!r} holds a {description['algorithm']}, not a {kind.__name__}: open it "
+            f"with {description['algorithm']}.load."
+        )
+    arguments = {**description["hyperparameters"], **changes}
+    from agents import policies
+
+    policy_class = getattr(policies, description["policy"])
+    policy_kwargs = {
+        **description["policy_kwargs"],
+        **policy_class.kwargs_for(folder),
+        **arguments.pop("policy_kwargs", {}),
+    }
+    agent = kind(policy_class, env, policy_kwargs=policy_kwargs, **arguments)
+    agent.policy.load(folder)
+    agent.num_timesteps = description["num_timesteps"]
+    if (folder / "learning.safetensors").is_file():
+        _restore(agent, load_file(folder / "learning.safetensors"))
+    return agent
+
+
+def _restore(agent: Any, tensors: dict[str, torch.Tensor]) -> None:
+    state: dict[int, dict[str, torch.Tensor]] = {}
+    for key, value in tensors.items():
+        if key.startswith("optimizer."):
+            _, index, name = key.split(".")
+            state.setdefault(int(index), {})[name] = value
+    groups = agent.optimizer.state_dict()["param_groups"]
+    agent.optimizer.load_state_dict({"state": state, "param_groups": groups})
+    agent.policy.generator.set_state(tensors["generator.policy"].cpu())
+    agent.generator.set_state(tensors["generator.minibatches"].cpu())
+
+
+def _data(values: dict[str, Any]) -> dict[str, Any]:
+    """The entries that JSON can hold; live models and functions are left out."""
+
+    def plain(value: Any) -> bool:
+        if isinstance(value, list | tuple):
+            return all(map(plain, value))
+        return value is None or isinstance(value, str | bool | numbers.Real)
+
+    return {name: value for name, value in values.items() if plain(value)}

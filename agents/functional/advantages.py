@@ -1,0 +1,221 @@
+"""What multiplies ∇log π(a_t|s_t): returns, temporal differences, and scores compared in a group.
+
+All are plain arithmetic: gradients flow through rewards and values as written, so pass values that
+were computed without gradient (the surrogates hold advantages fixed in any case).
+Units are those of the reward.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from agents.functional._shapes import check_bool, check_rows
+
+
+def discounted_returns(
+    rewards: Tensor,
+    ended: Tensor,
+    gamma: float,
+    next_values: Tensor | None = None,
+    mask: Tensor | None = None,
+) -> Tensor:
+    """Return-to-go G_t = r_t + γ G_{t+1}, or r_t + γ V(s_{t+1}) where the episode or the row ends.
+
+    Sutton & Barto 2018, eq. 3.9.
+
+    Args:
+        rewards: [B, T].
+        ended: [B, T] bool, the episode is terminated or truncated after step t.
+        gamma: discount in [0, 1].
+        next_values: [B, T], the value of the state after step t: 0 where terminated, V(final
+            observation) where truncated. Read where `ended`, in the last column, and before a
+            masked step; None means 0 everywhere.
+        mask: [B, T] bool; masked steps return 0 and cut the row like an end.
+
+    Returns:
+        [B, T].
+    """
+    check_rows(rewards=rewards, ended=ended, next_values=next_values, mask=mask)
+    check_bool(ended=ended, mask=mask)
+    continues = _continues(ended, mask)
+    terms = rewards
+    if next_values is not None:
+        terms = rewards + gamma * torch.where(continues, 0.0, next_values)
+    return _discounted_sums(_counted(terms, mask), continues, gamma)
+
+
+def trajectory_return(rewards: Tensor, mask: Tensor) -> Tensor:
+    """R(τ) = Σ_t r_t over the counted steps, undiscounted, repeated at every step of its row.
+
+    For rows that hold one episode each. Ψ_t of the simplest REINFORCE (Williams 1992).
+
+    Args:
+        rewards: [B, T].
+        mask: [B, T] bool.
+
+    Returns:
+        [B, T]; masked steps carry their row's return too.
+    """
+    check_rows(rewards=rewards, mask=mask)
+    check_bool(mask=mask)
+    return _counted(rewards, mask).sum(dim=1, keepdim=True).repeat(1, rewards.shape[1])
+
+
+def temporal_difference_errors(
+    rewards: Tensor,
+    values: Tensor,
+    next_values: Tensor,
+    gamma: float,
+    mask: Tensor | None = None,
+) -> Tensor:
+    """δ_t = r_t + γ V(s_{t+1}) - V(s_t) (Sutton & Barto 2018, eq. 6.5).
+
+    Args:
+        rewards, values: [B, T].
+        next_values: [B, T], V(s_{t+1}): 0 where terminated, V(final observation) where truncated.
+        gamma: discount in [0, 1].
+        mask: [B, T] bool; masked steps return 0.
+
+    Returns:
+        [B, T].
+    """
+    check_rows(rewards=rewards, values=values, next_values=next_values, mask=mask)
+    check_bool(mask=mask)
+    return _counted(rewards + gamma * next_values - values, mask)
+
+
+def generalized_advantages(
+    rewards: Tensor,
+    values: Tensor,
+    next_values: Tensor,
+    ended: Tensor,
+    gamma: float,
+    gae_lambda: float,
+    mask: Tensor | None = None,
+) -> Tensor:
+    """GAE(γ, λ): A_t = δ_t + γλ A_{t+1} within an episode (Schulman et al. 2016, eq. 16).
+
+    λ = 0 gives the temporal-difference error, λ = 1 the discounted return less the value. Adding
+    `values` gives the λ-return, the usual target of the critic.
+
+    Args:
+        rewards, values: [B, T].
+        next_values: [B, T], V(s_{t+1}): 0 where terminated, V(final observation) where truncated.
+        ended: [B, T] bool, the episode is terminated or truncated after step t.
+        gamma, gae_lambda: in [0, 1].
+        mask: [B, T] bool; masked steps return 0 and cut the row like an end.
+
+    Returns:
+        [B, T].
+    """
+    check_rows(rewards=rewards, values=values, next_values=next_values, ended=ended, mask=mask)
+    check_bool(ended=ended, mask=mask)
+    errors = temporal_difference_errors(rewards, values, next_values, gamma, mask)
+    return _discounted_sums(errors, _continues(ended, mask), gamma * gae_lambda)
+
+
+def moving_average_baseline(baseline: float, batch_mean: float, momentum: float) -> float:
+    """b ← m b + (1 - m) · mean return of the batch (reinforcement comparison, Williams 1992).
+
+    Subtract the old b from a batch before updating it with that batch: a baseline stays unbiased
+    only while it does not depend on the actions that it is compared with.
+    """
+    return momentum * baseline + (1 - momentum) * batch_mean
+
+
+def group_centered(scores: Tensor, group_size: int) -> Tensor:
+    """score - mean of its group (Dr. GRPO: Liu et al. 2025, §3.2). See `group_relative`."""
+    return _deviations(_groups(scores, group_size)).reshape(-1)
+
+
+def group_relative(scores: Tensor, group_size: int, epsilon: float = 1e-4) -> Tensor:
+    """(score - mean) / (std + ε) within its group (GRPO: Shao et al. 2024, §4.1.2).
+
+    Args:
+        scores: [N], one per episode; each `group_size` consecutive ones answer the same prompt.
+        group_size: at least 2; divides N.
+        epsilon: keeps a group of equal scores finite. 1e-4, as TRL has it, is not negligible for
+            scores that differ by as little.
+
+    Returns:
+        [N]; std is with Bessel's correction; a group of equal scores gives exactly 0.
+    """
+    deviations = _deviations(_groups(scores, group_size))
+    variance = deviations.square().sum(dim=1, keepdim=True) / (group_size - 1)
+    return (deviations / (variance.sqrt() + epsilon)).reshape(-1)
+
+
+def leave_one_out(scores: Tensor, group_size: int) -> Tensor:
+    """score - mean of the others of its group (RLOO: Kool et al. 2019; Ahmadian et al. 2024).
+
+    Args:
+        scores: [N], one per episode; each `group_size` consecutive ones answer the same prompt.
+        group_size: at least 2; divides N.
+
+    Returns:
+        [N]; sums to 0 in each group. Equals `group_centered` times G / (G - 1).
+    """
+    return group_centered(scores, group_size) * (group_size / (group_size - 1))
+
+
+def normalize(advantages: Tensor, mask: Tensor, epsilon: float = 1e-8) -> Tensor:
+    """(A - mean) / (std + ε) over the counted steps (Andrychowicz et al. 2021, choice C67).
+
+    Args:
+        advantages: [B, T].
+        mask: [B, T] bool.
+        epsilon: keeps equal advantages finite; they give exactly 0.
+
+    Returns:
+        [B, T]; std is with Bessel's correction; a sole counted step and all masked ones give 0.
+    """
+    check_rows(advantages=advantages, mask=mask)
+    check_bool(mask=mask)
+    deviations = _deviations(advantages[mask][None])[0]
+    variance = deviations.square().sum() / max(deviations.numel() - 1, 1)
+    normalized = deviations / (variance.sqrt() + epsilon)
+    return torch.zeros_like(advantages).masked_scatter(mask, normalized)
+
+
+def _counted(terms: Tensor, mask: Tensor | None) -> Tensor:
+    """`terms` with 0 where masked; chosen, not multiplied, so that a masked NaN stays out."""
+    return terms if mask is None else torch.where(mask, terms, 0.0)
+
+
+def _continues(ended: Tensor, mask: Tensor | None) -> Tensor:
+    """[B, T] bool: step t + 1 is in the row, counts, and belongs to the same episode as step t."""
+    continues = ~ended
+    continues[:, -1] = False
+    if mask is not None:
+        continues[:, :-1] &= mask[:, :-1] & mask[:, 1:]
+    return continues
+
+
+def _discounted_sums(terms: Tensor, continues: Tensor, discount: float) -> Tensor:
+    """S_t = x_t + discount · S_{t+1} while the episode continues, x_t where it does not."""
+    columns = []
+    following = torch.zeros_like(terms[:, 0])
+    for t in reversed(range(terms.shape[1])):
+        following = terms[:, t] + discount * torch.where(continues[:, t], following, 0.0)
+        columns.append(following)
+    return torch.stack(columns[::-1], dim=1)
+
+
+def _groups(scores: Tensor, group_size: int) -> Tensor:
+    """[N] -> [N / G, G]."""
+    if scores.ndim != 1:
+        raise ValueError(f"scores must be [N], one per episode, got {list(scores.shape)}")
+    if group_size < 2 or len(scores) % group_size:
+        raise ValueError(
+            f"group_size must be at least 2 and divide the number of scores ({len(scores)}), "
+            f"got {group_size}"
+        )
+    return scores.reshape(-1, group_size)
+
+
+def _deviations(rows: Tensor) -> Tensor:
+    """x - mean of its row. The row's first entry goes first, so that equal ones give exactly 0:
+    the rounding of their mean would otherwise be blown up by the division by their std."""
+    shifted = rows - rows[:, :1]
+    return shifted - shifted.mean(dim=1, keepdim=True)

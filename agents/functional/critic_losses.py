@@ -1,0 +1,32 @@
+"""Per-step losses of the value function, to minimise; shape in, shape out, usually [B, T].
+
+No factor ½: as in stable-baselines3 it belongs to `vf_coef` (0.5 there). Ziegler et al. 2019 keep
+the ½ in the loss, so their coefficient of 0.1 is 0.05 here. Units are those of the return squared.
+Gradients flow into `values` only.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from agents.functional._shapes import check_same_shape
+
+
+def squared_error(values: Tensor, returns: Tensor) -> Tensor:
+    """(V - R)² (Schulman et al. 2017, eq. 9)."""
+    check_same_shape(values=values, returns=returns)
+    return (values - returns.detach()).square()
+
+
+def clipped_squared_error(
+    values: Tensor, old_values: Tensor, returns: Tensor, clip_range: float
+) -> Tensor:
+    """max((V - R)², (V_old + clip(V - V_old, -ε, ε) - R)²).
+
+    Engstrom et al. 2020, §3. ε is in units of the return, so it depends on the reward's scale.
+    """
+    check_same_shape(values=values, old_values=old_values, returns=returns)
+    old_values = old_values.detach()
+    near_old = old_values + (values - old_values).clamp(-clip_range, clip_range)
+    return torch.maximum(squared_error(values, returns), squared_error(near_old, returns))

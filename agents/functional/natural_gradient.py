@@ -1,0 +1,150 @@
+"""The natural gradient of TRPO (Schulman et al. 2015, appendix C) without forming a matrix.
+
+Parameters are handled as one flat vector of all their entries. At π = π_old the Hessian H of the
+mean KL(π_old‖π) is the Fisher information. Among the steps x with KL ≈ ½ xᵀHx <= δ, the one that
+lowers a loss of gradient g the most solves H x = -g up to its length, which makes ½ xᵀHx = δ.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+
+import torch
+from torch import Tensor
+
+
+def flatten(tensors: Iterable[Tensor]) -> Tensor:
+    """All entries as one vector [n]. Gradients flow."""
+    return torch.cat([tensor.reshape(-1) for tensor in tensors])
+
+
+def unflatten(vector: Tensor, like: Sequence[Tensor]) -> list[Tensor]:
+    """The inverse of `flatten`: views of `vector` [n], shaped like the tensors of `like`."""
+    sizes = [tensor.numel() for tensor in like]
+    if vector.shape != (sum(sizes),):
+        raise ValueError(f"vector must be [{sum(sizes)}], got {list(vector.shape)}")
+    pieces = vector.split(sizes)
+    return [piece.view(tensor.shape) for piece, tensor in zip(pieces, like, strict=True)]
+
+
+def fisher_operator(
+    kl: Tensor, parameters: Sequence[Tensor], damping: float = 0.1
+) -> Callable[[Tensor], Tensor]:
+    """v -> (H + damping I) v, with H the Hessian of `kl`, without forming H (Pearlmutter 1994).
+
+    The gradient of `kl` is taken once, with graph; each product is one more backward pass.
+
+    Args:
+        kl: a scalar with graph, the mean KL(π_old‖π) in nats. All operations in it must be twice
+            differentiable, which fused attention kernels are not: use eager attention.
+        parameters: those that π depends on; the KL need not depend on each.
+        damping: added to the diagonal, for H is singular wherever π does not change.
+
+    Returns:
+        A function [n] -> [n]; its result carries no graph. It holds the graph of `kl` alive.
+    """
+    if kl.ndim:
+        raise ValueError(f"kl must be a scalar, got {list(kl.shape)}")
+    parameters = list(parameters)
+    gradient = flatten(
+        torch.autograd.grad(kl, parameters, create_graph=True, materialize_grads=True)
+    )
+
+    def product(vector: Tensor) -> Tensor:
+        if vector.shape != gradient.shape:
+            raise ValueError(f"vector must be {list(gradient.shape)}, got {list(vector.shape)}")
+        along = torch.autograd.grad(
+            gradient @ vector, parameters, retain_graph=True, materialize_grads=True
+        )
+        return flatten(along) + damping * vector
+
+    return product
+
+
+def fisher_vector_product(
+    kl: Tensor, parameters: Sequence[Tensor], vector: Tensor, damping: float = 0.1
+) -> Tensor:
+    """(H + damping I) v for a single v [n]. For several, take `fisher_operator` once."""
+    return fisher_operator(kl, parameters, damping)(vector)
+
+
+@torch.no_grad()
+def conjugate_gradient(
+    matvec: Callable[[Tensor], Tensor], b: Tensor, iterations: int = 15, tolerance: float = 1e-10
+) -> Tensor:
+    """Solve A x = b for symmetric positive definite A (Hestenes & Stiefel 1952), from x = 0.
+
+    Args:
+        matvec: v [n] -> A v [n].
+        b: [n].
+        iterations: at most so many products; n suffice in exact arithmetic.
+        tolerance: stop when the squared norm of the residual is below it.
+
+    Returns:
+        x [n], without gradient.
+    """
+    if b.ndim != 1:
+        raise ValueError(f"b must be a vector, got {list(b.shape)}")
+    x = torch.zeros_like(b)
+    residual = b.clone()
+    direction = residual
+    squared_norm = residual @ residual
+    for _ in range(iterations):
+        if squared_norm < tolerance:
+            break
+        with torch.enable_grad():  # a Fisher-vector product differentiates
+            product = matvec(direction).detach()
+        length = squared_norm / (direction @ product)
+        x = x + length * direction
+        residual = residual - length * product
+        previous, squared_norm = squared_norm, residual @ residual
+        direction = residual + squared_norm / previous * direction
+    return x
+
+
+def natural_step_size(delta: float, step: Tensor, hessian_step: Tensor) -> Tensor:
+    """sqrt(2 δ / xᵀHx), which scales x to the edge of the trust region ½ xᵀHx = δ.
+
+    Args:
+        delta: δ, nats.
+        step, hessian_step: x and H x, [n].
+
+    Returns:
+        A scalar. 0 where xᵀHx is not positive: a zero gradient gives no direction to step in.
+    """
+    if step.ndim != 1 or step.shape != hessian_step.shape:
+        raise ValueError(
+            f"step and hessian_step must be vectors of one length, got {list(step.shape)} and "
+            f"{list(hessian_step.shape)}"
+        )
+    curvature = step @ hessian_step
+    return torch.where(curvature > 0, (2 * delta / curvature).sqrt(), torch.zeros_like(curvature))
+
+
+@torch.no_grad()
+def line_search(
+    evaluate: Callable[[Tensor], tuple[float, float]],
+    step: Tensor,
+    loss: float,
+    delta: float,
+    shrink: float = 0.8,
+    tries: int = 10,
+) -> float:
+    """The first of the fractions 1, 0.8, 0.64, … of `step` that lowers the loss within KL <= δ.
+
+    Args:
+        evaluate: a displacement from the old parameters [n] -> (surrogate loss, KL(π_old‖π)) there.
+        step: the full displacement [n].
+        loss: the surrogate loss without displacement.
+        delta: δ, nats.
+
+    Returns:
+        The accepted fraction, 0.0 if none is. `evaluate` may have moved the parameters: set them to
+        old + fraction · step in either case.
+    """
+    for backtracks in range(tries):
+        fraction = shrink**backtracks
+        new_loss, kl = evaluate(fraction * step)
+        if new_loss < loss and kl <= delta:  # false for NaN
+            return fraction
+    return 0.0

@@ -1,0 +1,141 @@
+"""Per-step policy losses to minimise, and sampled KLs that may be added to them.
+
+Arguments share one shape, usually [B, T], and so does the result. Actions were sampled from π_old,
+whose log-probs are `old_log_probs`: on fresh data, `log_probs.detach()`. r = π(a) / π_old(a).
+Log-probs and KLs are in nats, losses in units of the advantage. Gradients flow into `log_probs`
+only: all else is held fixed. Nothing is clamped but what a formula clips; a ratio may overflow.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from agents.functional._shapes import check_bool, check_same_shape
+from textenv.kl import k3
+
+
+def ratio(log_probs: Tensor, old_log_probs: Tensor) -> Tensor:
+    """r = π(a) / π_old(a)."""
+    check_same_shape(log_probs=log_probs, old_log_probs=old_log_probs)
+    return (log_probs - old_log_probs.detach()).exp()
+
+
+def score_function(log_probs: Tensor, advantages: Tensor) -> Tensor:
+    """-log π(a) · Ψ, the policy gradient itself (Williams 1992; Schulman et al. 2016, eq. 1)."""
+    check_same_shape(log_probs=log_probs, advantages=advantages)
+    return -log_probs * advantages.detach()
+
+
+def importance_weighted(log_probs: Tensor, old_log_probs: Tensor, advantages: Tensor) -> Tensor:
+    """-r A (TRPO: Schulman et al. 2015, eq. 14). Its gradient at r = 1 is `score_function`'s."""
+    check_same_shape(log_probs=log_probs, old_log_probs=old_log_probs, advantages=advantages)
+    return -ratio(log_probs, old_log_probs) * advantages.detach()
+
+
+def clipped(
+    log_probs: Tensor,
+    old_log_probs: Tensor,
+    advantages: Tensor,
+    clip_range: float,
+    clip_range_high: float | None = None,
+) -> Tensor:
+    """-min(r A, clip(r, 1 - ε, 1 + ε) A) (PPO: Schulman et al. 2017, eq. 7).
+
+    Args:
+        clip_range: ε below 1, and above it too when `clip_range_high` is None.
+        clip_range_high: ε above 1 ("clip-higher", DAPO: Yu et al. 2025, §3.1).
+    """
+    check_same_shape(log_probs=log_probs, old_log_probs=old_log_probs, advantages=advantages)
+    advantages = advantages.detach()
+    ratios = ratio(log_probs, old_log_probs)
+    high = clip_range if clip_range_high is None else clip_range_high
+    return -torch.minimum(ratios * advantages, ratios.clamp(1 - clip_range, 1 + high) * advantages)
+
+
+def dual_clipped(
+    log_probs: Tensor,
+    old_log_probs: Tensor,
+    advantages: Tensor,
+    clip_range: float,
+    dual_clip: float,
+    clip_range_high: float | None = None,
+) -> Tensor:
+    """`clipped`, and at most -c A where A < 0 (Ye et al. 2020, eq. 5, c = 3).
+
+    Without c the loss of an action with A < 0 grows with r unboundedly.
+
+    Raises:
+        ValueError: unless c = `dual_clip` > 1; a smaller one would cut into `clipped`'s range.
+    """
+    if dual_clip <= 1:
+        raise ValueError(f"dual_clip must be greater than 1, got {dual_clip}")
+    losses = clipped(log_probs, old_log_probs, advantages, clip_range, clip_range_high)
+    bound = -dual_clip * advantages.detach()
+    return torch.where(advantages < 0, torch.minimum(losses, bound), losses)
+
+
+@torch.no_grad()
+def clip_fraction(
+    log_probs: Tensor,
+    old_log_probs: Tensor,
+    mask: Tensor,
+    clip_range: float,
+    clip_range_high: float | None = None,
+) -> Tensor:
+    """Metric: the share of counted steps with r outside [1 - ε, 1 + ε], whatever the advantage.
+
+    Returns:
+        A scalar; NaN when no step counts.
+    """
+    check_same_shape(log_probs=log_probs, old_log_probs=old_log_probs, mask=mask)
+    check_bool(mask=mask)
+    ratios = ratio(log_probs, old_log_probs)[mask]
+    high = clip_range if clip_range_high is None else clip_range_high
+    return ((ratios < 1 - clip_range) | (ratios > 1 + high)).float().mean()
+
+
+def kl_old_new(log_probs: Tensor, old_log_probs: Tensor) -> Tensor:
+    """KL(π_old‖π) from a ~ π_old: r - 1 - log r, which is `k3` with its arguments swapped.
+
+    PPO's penalty (Schulman et al. 2017, eq. 8) and TRPO's constraint. Never negative. The actions
+    come from π_old, which stands still, so value and gradient are both unbiased.
+    """
+    check_same_shape(log_probs=log_probs, old_log_probs=old_log_probs)
+    return k3(old_log_probs.detach(), log_probs)
+
+
+def kl_new_old(log_probs: Tensor, old_log_probs: Tensor) -> Tensor:
+    """KL(π‖π_old) from a ~ π_old: r log r - (r - 1).
+
+    Never negative; value and gradient unbiased. It is `importance_weighted_kl` to π_old itself.
+    """
+    return importance_weighted_kl(log_probs, old_log_probs, old_log_probs)
+
+
+def importance_weighted_kl(
+    log_probs: Tensor, old_log_probs: Tensor, reference_log_probs: Tensor
+) -> Tensor:
+    """KL(π‖π_ref) from a ~ π_old: r · k3(log π, log π_ref) (DeepSeek-V3.2, 2025, §3.1).
+
+    GRPO (Shao et al. 2024, eq. 4) uses plain `k3`, whose value is right only while π = π_old and
+    whose gradient is then that of KL(π_ref‖π). The weight r, with its gradient, mends both: the
+    mean of r k3 under π_old is that of k3 under π, KL(π‖π_ref), for every π. Never negative.
+    """
+    check_same_shape(
+        log_probs=log_probs, old_log_probs=old_log_probs, reference_log_probs=reference_log_probs
+    )
+    return ratio(log_probs, old_log_probs) * k3(log_probs, reference_log_probs.detach())
+
+
+def adaptive_penalty(coefficient: float, kl: float, target: float) -> float:
+    """The next β of PPO's adaptive KL penalty (Schulman et al. 2017, §4).
+
+    β doubles where kl > 1.5 target, halves where kl < target / 1.5, and stays between. `kl` and
+    `target` are in nats and of one unit, per step if the losses are reduced by a mean over steps.
+    """
+    if kl > 1.5 * target:
+        return coefficient * 2
+    if kl < target / 1.5:
+        return coefficient / 2
+    return coefficient

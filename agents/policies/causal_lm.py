@@ -1,0 +1,216 @@
+"""A causal language model as a policy: its next-token distribution, and a value head."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from agents.policies.base import Evaluation
+from agents.policies.distributions import TokenDistribution, to_rows
+from textenv.lm.decoder import Decoder
+from textenv.lm.loading import load_model
+from textenv.lm.parts import check_supported, split, unwrapped
+from textenv.lm.scoring import Sampling, response_states
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+class CausalLMPolicy(nn.Module):
+    """π(a|s) is the language model; V(s) is a linear head on the body's last hidden state.
+
+    The state of this recurrent policy is the cache of keys and values, so acting feeds the model
+    one token a row. `act` and `evaluate` give the same log-probabilities: temperature, bans and
+    precision live here and apply to both.
+
+    Args:
+        observation_space, action_space: those of one row of the environment.
+        model: a source as in `textenv.lm.loading`, or a live model, also one wrapped by PEFT.
+        temperature: logits are divided by it, in acting and in learning.
+        banned_tokens: ids that are never chosen.
+        dtype: "float32", "bfloat16" or "float16". In reduced precision the weights that learn stay
+            float32: a copy acts, and the update runs under autocast. Then `act` and `evaluate`
+            differ by rounding, and agents take the old log-probabilities from `evaluate`.
+        attn_implementation: as in transformers; second derivatives (TRPO) need "eager".
+        device: where the model lives.
+    """
+
+    sequential = True  # each observation of an episode is a prefix of the next
+
+    def __init__(
+        self,
+        observation_space: gym.Space,
+        action_space: gym.Space,
+        *,
+        model: Any = "bundled",
+        temperature: float = 1.0,
+        banned_tokens: Sequence[int] = (),
+        dtype: str = "float32",
+        attn_implementation: str | None = None,
+        device: str | torch.device = "cpu",
+    ):
+        super().__init__()
+        if dtype not in DTYPES:
+            raise ValueError(f"dtype={dtype!r} is unknown: use one of {', '.join(DTYPES)}.")
+        if not (
+            isinstance(observation_space, gym.spaces.Dict)
+            and "input_ids" in observation_space.spaces
+        ):
+            raise ValueError(
+                "CausalLMPolicy reads the observations of TextGen-v0 (a Dict with input_ids and "
+                f"attention_mask), not {observation_space}: use 'MlpPolicy' here."
+            )
+        self.model = load_model(model, device=device, attn_implementation=attn_implementation)
+        self.model.eval()  # dropout stays off, in rollout and in update
+        self.body, self.head = split(self.model)
+        vocabulary = int(action_space.n)
+        columns = unwrapped(self.model).get_output_embeddings().weight.shape[0]
+        if columns < vocabulary:
+            raise ValueError(
+                f"The environment's tokenizer has {vocabulary} tokens, but the model only "
+                f"{columns}: give the environment the tokenizer of this model."
+            )
+        wrong = [token for token in banned_tokens if not 0 <= token < vocabulary]
+        if wrong:
+            raise ValueError(
+                f"banned_tokens contains {wrong[0]}, but the vocabulary has the ids 0 to "
+                f"{vocabulary - 1}."
+            )
+        check_supported(self.model, observation_space["input_ids"].shape[0])
+        self.sampling = Sampling(temperature, tuple(banned_tokens), vocabulary)
+        self.dtype, self.device = DTYPES[dtype], torch.device(device)
+        self.value_head = nn.Linear(unwrapped(self.model).config.get_text_config().hidden_size, 1)
+        nn.init.zeros_(self.value_head.weight)  # a critic that starts at zero disturbs nothing
+        nn.init.zeros_(self.value_head.bias)
+        self.value_head.to(device)
+        self.generator = torch.Generator(device=self.device)
+        self.last_log_probs: Tensor | None = None
+        self.last_logits: Tensor | None = None
+
+    def seed(self, seed: int) -> None:
+        """Seed the drawing of actions."""
+        self.generator.manual_seed(seed)
+
+    @property
+    def rounds(self) -> bool:
+        """Whether `act` and `evaluate` differ by the rounding of a reduced precision."""
+        return self.dtype != torch.float32
+
+    def autocast(self) -> AbstractContextManager:
+        """The context in which the weights that learn run in the policy's precision."""
+        return torch.autocast(self.device.type, self.dtype) if self.rounds else nullcontext()
+
+    def initial_state(self, num_rows: int, max_length: int) -> Decoder:
+        """An empty cache, over a fresh copy of the weights where acting has its own precision."""
+        model = self.model
+        if self.rounds:
+            model = copy.deepcopy(unwrapped(model)).to(self.dtype)
+        return Decoder(model, num_rows, max_length)
+
+    @torch.no_grad()
+    def act(
+        self,
+        observation: dict[str, Any],
+        state: Decoder | None = None,
+        episode_start: Any = None,
+        deterministic: bool = False,
+    ) -> tuple[Tensor, Tensor, Tensor, Decoder]:
+        """Choose the next token of each row.
+
+        Args:
+            observation: ``input_ids`` ``[B, L]`` and ``attention_mask`` ``[B, L]``, numpy or torch.
+            state: what the last call returned. None begins afresh, as one must after an update: the
+                keys and values of old weights are of no use.
+            episode_start: ``[B]`` bool, rows that begin an episode. Rows of observations on the CPU
+                are compared with what the cache has seen, so there it may be wrong or missing.
+            deterministic: the likeliest token instead of a sampled one.
+
+        Returns:
+            actions ``[B]`` int64, log_probs ``[B]`` (nats), values ``[B]``, state. The first two
+            are also left on the policy, with the logits, for the environment's KL shaping.
+        """
+        input_ids = torch.as_tensor(observation["input_ids"])
+        lengths = torch.as_tensor(observation["attention_mask"]).sum(dim=1, dtype=torch.int64)
+        start = None if episode_start is None else torch.as_tensor(episode_start, dtype=torch.bool)
+        if state is None:
+            state = self.initial_state(*input_ids.shape)
+        logits, hidden = state.next(input_ids, lengths, start)
+        logits = self.sampling.apply(logits)
+        if deterministic:
+            actions = logits.argmax(dim=-1)
+        else:
+            # argmax(log p + Gumbel noise) is a draw from p, and four times as quick as multinomial.
+            noise = torch.empty_like(logits).exponential_(generator=self.generator).log_()
+            actions = (logits - noise).argmax(dim=-1)
+        log_probs = -F.cross_entropy(logits, actions, reduction="none")
+        values = self.value_head(hidden)[:, 0]
+        self.last_log_probs, self.last_logits = log_probs, logits
+        return actions, log_probs, values, state
+
+    def predict_values(self, observation: dict[str, Any]) -> Tensor:
+        """V(s) ``[B]`` of whole observations, without touching any state."""
+        input_ids = torch.as_tensor(observation["input_ids"])
+        lengths = torch.as_tensor(observation["attention_mask"]).sum(dim=1, dtype=torch.int64)
+        _, hidden = self.initial_state(*input_ids.shape).next(input_ids, lengths)
+        return self.value_head(hidden)[:, 0]
+
+    def evaluate(
+        self, observations: dict[str, Tensor], actions: Tensor, mask: Tensor, entropy: bool = False
+    ) -> Evaluation:
+        """All counted steps of whole responses in one teacher-forced forward pass.
+
+        Args:
+            observations: ``input_ids`` ``[B, L]`` (the last observation of each row, of which every
+                earlier one is a prefix) and ``prompt_lengths`` ``[B]``.
+            actions: ``[B, T]``.
+            mask: ``[B, T]`` bool.
+            entropy: whether to work out the entropy as well, which costs another ``[N, V]``.
+
+        Returns:
+            `Evaluation` with gradients, each entry ``[B, T]``, 0 off the mask.
+        """
+        # The last action is scored but never read, so the columns behind it need not be there.
+        with self.autocast():
+            hidden = response_states(
+                self.body, observations["input_ids"], observations["prompt_lengths"], mask
+            )
+        distribution = TokenDistribution(self.head, hidden, mask, self.sampling, self.autocast)
+        log_probs, entropies = distribution.log_probs(actions, entropy)
+        values = to_rows(self.value_head(hidden.float())[:, 0], mask)
+        return Evaluation(log_probs, values, entropies, distribution)
+
+    @staticmethod
+    def rollout_observations(first: dict[str, Any], last: dict[str, Any]) -> dict[str, Tensor]:
+        """What `evaluate` wants of episodes, from their first and their last observations."""
+        lengths = torch.as_tensor(first["attention_mask"]).sum(dim=1, dtype=torch.int64)
+        return {"input_ids": torch.as_tensor(last["input_ids"]), "prompt_lengths": lengths}
+
+    def save(self, folder: Path, tokenizer: Any = None) -> None:
+        """Write the model as `from_pretrained` reads it, its tokenizer, and the value head."""
+        self.model.save_pretrained(folder)
+        if tokenizer is not None:
+            tokenizer.save_pretrained(folder)
+        save_file(self.value_head.state_dict(), folder / "value_head.safetensors")
+
+    def load(self, folder: Path) -> None:
+        """Read the value head back (the model is loaded by the constructor)."""
+        self.value_head.load_state_dict(load_file(folder / "value_head.safetensors"))
+
+    @staticmethod
+    def kwargs_for(folder: Path) -> dict[str, Any]:
+        """The constructor's arguments that find a saved policy's weights again."""
+        return {"model": str(folder)}
+
+    @staticmethod
+    def is_batched(observation: dict[str, Any]) -> bool:
+        """Whether an observation is of many rows, or of one."""
+        return np.ndim(observation["input_ids"]) == 2

@@ -1,0 +1,107 @@
+"""What a policy says about its actions: distributions over the counted steps of a batch.
+
+Each holds the N steps that a mask counts and answers with ``[B, T]`` tensors, 0 off the mask.
+``kl`` is analytic, worked out over all actions and not from samples.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+
+import torch
+from torch import Tensor
+from torch.distributions import Distribution, kl_divergence
+
+from textenv.kl import exact
+from textenv.lm.parts import Head
+from textenv.lm.scoring import Sampling, in_chunks, token_log_probs
+
+
+def to_rows(values: Tensor, mask: Tensor) -> Tensor:
+    """``[N]`` values of the counted steps at their places in ``[B, T]``, 0 elsewhere."""
+    rows = torch.zeros(mask.shape, dtype=values.dtype, device=values.device)
+    return rows.masked_scatter(mask, values)
+
+
+class TokenDistribution:
+    """Next-token distributions, kept as hidden states: logits exist only while they are used.
+
+    Args:
+        head: hidden states to logits.
+        hidden: ``[N, H]``.
+        mask: ``[B, T]`` bool with N True entries.
+        sampling: the rule from logits to probabilities.
+        autocast: makes the context in which the head runs.
+    """
+
+    def __init__(
+        self,
+        head: Head,
+        hidden: Tensor,
+        mask: Tensor,
+        sampling: Sampling,
+        autocast: Callable[[], AbstractContextManager],
+    ):
+        self.head, self.hidden, self.mask = head, hidden, mask
+        self.sampling, self.autocast = sampling, autocast
+
+    def log_probs(self, actions: Tensor, entropy: bool = False) -> tuple[Tensor, Tensor | None]:
+        """log π of ``actions`` ``[B, T]`` and, if asked for, the entropy of π, both ``[B, T]``."""
+        with self.autocast():
+            log_probs, entropies = token_log_probs(
+                self.head, self.hidden, actions[self.mask], self.sampling, entropy
+            )
+        return to_rows(log_probs, self.mask), (
+            to_rows(entropies, self.mask) if entropies is not None else None
+        )
+
+    def kl(self, other: TokenDistribution) -> Tensor:
+        """KL(self‖other) over the whole vocabulary, ``[B, T]`` in nats; gradients flow to both."""
+
+        def of_chunk(hidden: Tensor, other_hidden: Tensor) -> tuple[Tensor]:
+            logits = self.sampling.apply(self.head(hidden))
+            return (exact(logits, other.sampling.apply(other.head(other_hidden))),)
+
+        with self.autocast():
+            (kl,) = in_chunks(of_chunk, self.head, self.hidden, other.hidden)
+        return to_rows(kl, self.mask)
+
+    def detach(self) -> TokenDistribution:
+        """This distribution as it is now, whatever becomes of the model: the head is copied."""
+        return TokenDistribution(
+            self.head.frozen(), self.hidden.detach(), self.mask, self.sampling, self.autocast
+        )
+
+
+class TorchDistribution:
+    """A `torch.distributions` distribution over the counted steps.
+
+    Args:
+        distribution: with the batch shape ``[N]``.
+        mask: ``[B, T]`` bool with N True entries.
+    """
+
+    def __init__(self, distribution: Distribution, mask: Tensor):
+        self.distribution, self.mask = distribution, mask
+
+    def log_probs(self, actions: Tensor, entropy: bool = False) -> tuple[Tensor, Tensor | None]:
+        """log π of ``actions`` ``[B, T, ...]`` and, if asked for, the entropy of π, ``[B, T]``."""
+        log_probs = self.distribution.log_prob(actions[self.mask])
+        return to_rows(log_probs, self.mask), (
+            to_rows(self.distribution.entropy(), self.mask) if entropy else None
+        )
+
+    def kl(self, other: TorchDistribution) -> Tensor:
+        """KL(self‖other), ``[B, T]`` in nats; gradients flow to both."""
+        return to_rows(kl_divergence(self.distribution, other.distribution), self.mask)
+
+    def detach(self) -> TorchDistribution:
+        """This distribution as it is now, without gradient."""
+        base = self.distribution
+        inner = base.base_dist if hasattr(base, "base_dist") else base
+        names = ["logits"] if hasattr(inner, "logits") else ["loc", "scale"]
+        fixed = type(inner)(**{name: getattr(inner, name).detach() for name in names})
+        if inner is not base:
+            fixed = torch.distributions.Independent(fixed, base.reinterpreted_batch_ndims)
+        return TorchDistribution(fixed, self.mask)

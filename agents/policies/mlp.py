@@ -1,0 +1,160 @@
+"""Small networks for the rest of the Gymnasium world: discrete and continuous actions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.distributions import Categorical, Distribution, Independent, Normal
+
+from agents.policies.base import Evaluation
+from agents.policies.distributions import TorchDistribution, to_rows
+
+
+class MlpPolicy(nn.Module):
+    """Two separate multilayer perceptrons: π over discrete or continuous actions, and V.
+
+    Discrete actions are Categorical; a Box is a diagonal Normal whose log standard deviation is a
+    parameter that does not depend on the state. Weights begin orthogonal, the last layer of π small
+    (Engstrom et al. 2020; the defaults of stable-baselines3).
+
+    Args:
+        observation_space: Box or Discrete (one-hot); Boxes are flattened.
+        action_space: Discrete or Box. Actions of a Box are clipped by the agent, not here, so that
+            log π stays that of what was drawn.
+        net_arch: sizes of the hidden layers, of both networks.
+        log_std_init: of the Normal, nats.
+        learn_std: whether the standard deviation is learned.
+        seed: of the weights.
+        device: where the networks live.
+    """
+
+    sequential = False
+    rounds = False
+
+    def __init__(
+        self,
+        observation_space: gym.Space,
+        action_space: gym.Space,
+        *,
+        net_arch: Sequence[int] = (64, 64),
+        log_std_init: float = 0.0,
+        learn_std: bool = True,
+        seed: int | None = None,
+        device: str | torch.device = "cpu",
+    ):
+        super().__init__()
+        self.observation_space, self.device = observation_space, torch.device(device)
+        self.discrete = isinstance(action_space, gym.spaces.Discrete)
+        if not self.discrete and not isinstance(action_space, gym.spaces.Box):
+            raise ValueError(f"MlpPolicy knows Discrete and Box actions, not {action_space}.")
+        size = gym.spaces.flatdim(observation_space)
+        outputs = int(action_space.n) if self.discrete else int(np.prod(action_space.shape))
+        with torch.random.fork_rng():  # nobody else's random numbers change
+            torch.manual_seed(torch.seed() if seed is None else seed)
+            self.actor = _mlp([size, *net_arch, outputs], last_gain=0.01)
+            self.critic = _mlp([size, *net_arch, 1], last_gain=1.0)
+        if not self.discrete:
+            self.log_std = nn.Parameter(
+                torch.full((outputs,), float(log_std_init)), requires_grad=learn_std
+            )
+        self.action_shape = action_space.shape
+        self.generator = torch.Generator(device=self.device)
+        self.to(device)
+
+    def seed(self, seed: int) -> None:
+        """Seed the drawing of actions."""
+        self.generator.manual_seed(seed)
+
+    def features(self, observation: Any) -> Tensor:
+        """Observations ``[N, ...]`` as rows of numbers ``[N, F]``, float32."""
+        tensor = torch.as_tensor(observation, device=self.device)
+        if isinstance(self.observation_space, gym.spaces.Discrete):
+            index = tensor.long() - int(self.observation_space.start)
+            return nn.functional.one_hot(index, int(self.observation_space.n)).float()
+        return tensor.float().flatten(start_dim=1)
+
+    def distribution(self, features: Tensor) -> Distribution:
+        """π(·|s) for features ``[N, F]``."""
+        outputs = self.actor(features)
+        if self.discrete:
+            return Categorical(logits=outputs, validate_args=False)
+        normal = Normal(outputs, self.log_std.exp().expand_as(outputs), validate_args=False)
+        return Independent(normal, 1, validate_args=False)
+
+    @torch.no_grad()
+    def act(
+        self,
+        observation: Any,
+        state: None = None,
+        episode_start: Any = None,
+        deterministic: bool = False,
+    ) -> tuple[Tensor, Tensor, Tensor, None]:
+        """Choose actions ``[B, ...]``; see `CausalLMPolicy.act`. There is no state."""
+        features = self.features(observation)
+        outputs = self.actor(features)
+        values = self.critic(features)[:, 0]
+        if self.discrete:
+            log_probs = outputs.log_softmax(dim=-1)
+            noise = 0.0
+            if not deterministic:
+                noise = torch.empty_like(outputs).exponential_(generator=self.generator).log_()
+            actions = (log_probs - noise).argmax(dim=-1)
+            return actions, log_probs.gather(1, actions[:, None])[:, 0], values, None
+        noise = torch.zeros_like(outputs)
+        if not deterministic:
+            noise.normal_(generator=self.generator)
+        log_probs = (-0.5 * noise.square() - self.log_std - 0.5 * np.log(2 * np.pi)).sum(dim=-1)
+        actions = outputs + noise * self.log_std.exp()
+        return actions.reshape(-1, *self.action_shape), log_probs, values, None
+
+    @torch.no_grad()
+    def predict_values(self, observation: Any) -> Tensor:
+        """V(s) ``[B]``."""
+        return self.critic(self.features(observation))[:, 0]
+
+    def evaluate(
+        self, observations: Tensor, actions: Tensor, mask: Tensor, entropy: bool = False
+    ) -> Evaluation:
+        """Steps ``observations`` ``[B, T, ...]`` with gradients; see `CausalLMPolicy.evaluate`."""
+        features = self.features(observations[mask])
+        distribution = TorchDistribution(self.distribution(features), mask)
+        flat = actions if self.discrete else actions.reshape(*mask.shape, -1)
+        log_probs, entropies = distribution.log_probs(flat, entropy)
+        values = to_rows(self.critic(features)[:, 0], mask)
+        return Evaluation(log_probs, values, entropies, distribution)
+
+    def save(self, folder: Path, tokenizer: Any = None) -> None:
+        """Write the weights as ``policy.safetensors``."""
+        save_file(self.state_dict(), folder / "policy.safetensors")
+
+    def load(self, folder: Path) -> None:
+        """Read the weights back."""
+        self.load_state_dict(load_file(folder / "policy.safetensors"))
+
+    @staticmethod
+    def kwargs_for(folder: Path) -> dict[str, Any]:
+        """Nothing in the constructor depends on where the weights were saved."""
+        return {}
+
+    def is_batched(self, observation: Any) -> bool:
+        """Whether an observation is of many rows, or of one."""
+        return np.ndim(observation) > len(self.observation_space.shape)
+
+
+def _mlp(sizes: Sequence[int], last_gain: float) -> nn.Sequential:
+    layers: list[nn.Module] = []
+    for i, (inputs, outputs) in enumerate(pairwise(sizes)):
+        linear = nn.Linear(inputs, outputs)
+        last = i == len(sizes) - 2
+        nn.init.orthogonal_(linear.weight, last_gain if last else 2**0.5)
+        nn.init.zeros_(linear.bias)
+        layers += [linear] if last else [linear, nn.Tanh()]
+    return nn.Sequential(*layers)

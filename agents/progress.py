@@ -1,0 +1,51 @@
+"""A progress bar that shows what one looks at: speed, score, KL, length."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+
+class ProgressBar:
+    """A context in which `show` moves the bar.
+
+    Args:
+        total: timesteps to take.
+    """
+
+    COLUMNS = (
+        ("score", "rollout/score_mean", "{:+.3f}"),
+        ("return", "rollout/ep_rew_mean", "{:+.3f}"),
+        ("KL", "rollout/kl", "{:.2f}"),
+        ("length", "rollout/ep_len_mean", "{:.1f}"),
+        ("steps/s", "time/fps", "{:.0f}"),
+    )
+
+    def __init__(self, total: int):
+        self.total = total
+        self.progress = Progress(
+            BarColumn(30),
+            TextColumn("{task.percentage:>3.0f}%"),
+            TimeRemainingColumn(),
+            TextColumn("{task.description}"),
+        )
+
+    def __enter__(self) -> ProgressBar:
+        self.progress.__enter__()
+        self.task = self.progress.add_task("", total=self.total)
+        return self
+
+    def __exit__(self, *exception) -> None:
+        self.progress.__exit__(*exception)
+
+    def show(self, timesteps: int, record: Mapping[str, float]) -> None:
+        """Move to ``timesteps`` and show what the log says."""
+        parts = [
+            f"{label} {form.format(record[key])}"
+            for label, key, form in self.COLUMNS
+            if key in record and not (label == "return" and "rollout/score_mean" in record)
+        ]
+        self.progress.update(
+            self.task, completed=min(timesteps, self.total), description="  ".join(parts)
+        )

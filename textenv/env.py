@@ -1,0 +1,158 @@
+"""TextGenEnv: token generation as a Gymnasium environment, one episode at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from gymnasium.vector import AutoresetMode
+
+from textenv.sharing import SpecOfLiveObjects
+from textenv.vector_env import TextGenVectorEnv
+
+
+class TextGenEnv(SpecOfLiveObjects, gym.Env):
+    """Writing a text, one token at a time, for a score.
+
+    ## Action space
+    ``Discrete(vocabulary)``: the id of the next token. Every id is legal in every state. The stop
+    token is an action like any other.
+
+    ## Observation space
+    ``Dict(input_ids=Box(int64, (L,)), attention_mask=Box(int8, (L,)))`` with L = longest prompt +
+    ``max_new_tokens``: the prompt's tokens and the response's so far, contiguous from column 0,
+    then padding. The logits for the next action stand at column ``attention_mask.sum() - 1``.
+
+    ## Transition
+    The token is appended: deterministic.
+
+    ## Reward
+    0 until the episode ends, then the score of the finished response; with a ``reference``, at each
+    step, minus ``kl_coef`` times the KL of the bound policy to it (see `textenv.shaping`).
+
+    ## Episode end
+    ``terminated`` is True at a stop token, at a stop string, and when ``max_new_tokens`` are spent,
+    since the score is paid at each of these. ``info["finish_reason"]`` is ``"stop"`` or
+    ``"length"``. ``truncated`` is left to outer wrappers.
+
+    ## Information
+    ``reset``: ``prompt``. Each step with a reference: ``ref_log_prob``, and ``kl`` where a policy
+    is bound (nats). The last step: ``response``, ``response_length`` (tokens), ``score``,
+    ``finish_reason``.
+
+    ## Starting state
+    A prompt drawn at random; ``reset(options={"prompt_index": i})`` picks one.
+
+    ## Arguments
+    Each string id may also be a live object.
+
+    Args:
+        tokenizer: "bundled", "smollm2", a folder, a hub id, or a transformers tokenizer.
+        prompts: "bundled", a text file, a JSON-lines file, a list, or a dataset
+            (`textenv.prompts.load_prompts`). Columns beside ``prompt`` reach the reward in
+            ``episode.data``.
+        reward: a name, ``"module:function"``, a classifier, any function, or a weighted sum
+            (`textenv.rewards.resolve_reward`).
+        max_new_tokens: the token budget of a response.
+        min_new_tokens: stop tokens and stop strings before this many tokens don't end the episode.
+        stop: further stop tokens (ids) and stop strings; the tokenizer's end-of-sequence token
+            always stops.
+        max_prompt_tokens: the longest prompt allowed; a longer one is an error.
+        reference: the model to stay close to.
+        kl_coef: β, a number or a schedule such as `textenv.AdaptiveKL`. 0 reports the KL and shapes
+            nothing.
+        kl_estimator: "k1", "k2", "k3" or "exact" (`textenv.kl`).
+        no_stop_penalty: subtracted from the score of an episode that never stopped.
+        render_mode: "ansi" or None.
+        device: where a reference and a reward model live.
+
+    Raises:
+        ValueError: an argument does not fit; the message names it, its value and the mend.
+
+    ## Version history
+    * v0: first release
+    """
+
+    metadata = {"render_modes": ["ansi"]}  # noqa: RUF012
+
+    def __init__(
+        self,
+        *,
+        tokenizer: Any = "bundled",
+        prompts: Any = "bundled",
+        reward: Any = "sentiment",
+        max_new_tokens: int = 24,
+        min_new_tokens: int = 0,
+        stop: Sequence[str | int] | str | int | None = None,
+        max_prompt_tokens: int | None = None,
+        reference: Any = None,
+        kl_coef: Any = 0.0,
+        kl_estimator: str = "k1",
+        no_stop_penalty: float = 0.0,
+        render_mode: str | None = None,
+        device: Any = "cpu",
+    ):
+        # One row of the vector environment, so that the rules of an episode are written once.
+        self._row = TextGenVectorEnv(
+            1,
+            tokenizer=tokenizer,
+            prompts=prompts,
+            reward=reward,
+            max_new_tokens=max_new_tokens,
+            min_new_tokens=min_new_tokens,
+            stop=stop,
+            max_prompt_tokens=max_prompt_tokens,
+            reference=reference,
+            kl_coef=kl_coef,
+            kl_estimator=kl_estimator,
+            no_stop_penalty=no_stop_penalty,
+            render_mode=render_mode,
+            autoreset_mode=AutoresetMode.DISABLED,
+            device=device,
+        )
+        self.tokenizer, self.prompts = self._row.tokenizer, self._row.prompts
+        self.render_mode = self._row.render_mode
+        self.observation_space = self._row.single_observation_space
+        self.action_space = self._row.single_action_space
+
+    def bind(self, policy) -> None:
+        """Read ``policy.last_log_probs`` (shape ``[1]``) at every step, to shape rewards by KL."""
+        self._row.bind(policy)
+
+    def reset(self, *, seed: int | None = None, options: Mapping[str, Any] | None = None):
+        """Begin an episode; ``options={"prompt_index": i}`` picks the prompt."""
+        super().reset(seed=seed)
+        index = (options or {}).get("prompt_index")
+        if index is None:
+            index = self.np_random.integers(len(self.prompts))
+        observation, infos = self._row.reset(options={"prompt_index": np.array([index])})
+        return _first(observation), _first_info(infos)
+
+    def step(self, action: int):
+        """Append a token. Returns observation, reward, terminated, truncated and info."""
+        action = np.asarray(action)
+        if action.shape != () or action.dtype.kind not in "iu":
+            raise ValueError(f"action={action!r} must be one token id, an integer.")
+        observation, reward, terminated, _, infos = self._row.step(action[None])
+        info = _first_info(infos)
+        return _first(observation), float(reward[0]), bool(terminated[0]), False, info
+
+    def render(self) -> str | None:
+        """``"ansi"``: the text, its tokens coloured by their KL, or else by their reward."""
+        texts = self._row.render()
+        return None if texts is None else texts[0]
+
+
+def _first(observation: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    return {key: value[0] for key, value in observation.items()}
+
+
+def _first_info(infos: dict[str, Any]) -> dict[str, Any]:
+    """The one row's infos as plain Python values."""
+    return {
+        key: value[0].item() if isinstance(value[0], np.generic) else value[0]
+        for key, value in infos.items()
+        if not key.startswith("_") and infos[f"_{key}"][0]
+    }

@@ -1,0 +1,5 @@
+"""All that touches transformers: loading, decoding, scoring."""
+
+from textenv.lm.loading import load_model, load_tokenizer
+
+__all__ = ["load_model", "load_tokenizer"]

@@ -1,0 +1,82 @@
+"""Sequence-classification models and their tokenizers, for rewards that are models."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+def load_classifier(
+    source: str, device: str | torch.device | None = None
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Load a sequence-classification model with its own tokenizer.
+
+    Args:
+        source: A folder that `save_pretrained` wrote, or a hub id such as
+            `"distilbert/distilbert-base-uncased-finetuned-sst-2-english"`.
+        device: Where the model goes; None leaves it on the CPU.
+
+    Returns:
+        The model and its tokenizer.
+
+    Raises:
+        ValueError: If there is no such model, or its weights lack a classification head.
+    """
+    try:
+        # Weights come as safetensors, and no code comes with them: nothing foreign is executed.
+        model, loading = AutoModelForSequenceClassification.from_pretrained(
+            source, output_loading_info=True, use_safetensors=True, trust_remote_code=False
+        )
+        tokenizer = _load_tokenizer(source)
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"reward={source!r} cannot be loaded as a sequence-classification model ({error}): "
+            "check the folder or the hub id."
+        ) from error
+    # transformers fills what is missing with random weights, and their scores would look real.
+    if loading["missing_keys"]:
+        raise ValueError(
+            f"reward={source!r} lacks the weights {sorted(loading['missing_keys'])}: "
+            "choose a model that was trained as a sequence classifier."
+        )
+    return model.to(device), tokenizer
+
+
+def load_classifier_tokenizer(model: PreTrainedModel) -> PreTrainedTokenizerBase:
+    """Load the tokenizer from where a live model was loaded.
+
+    Args:
+        model: A transformers model.
+
+    Returns:
+        The tokenizer that was saved beside it.
+
+    Raises:
+        ValueError: If the model was not loaded from anywhere, or no tokenizer is there.
+    """
+    mend = "pass ClassifierReward(model, tokenizer) instead."
+    source = model.config.name_or_path
+    if not source:
+        raise ValueError(
+            f"reward is a {type(model).__name__} that does not know its tokenizer: {mend}"
+        )
+    try:
+        return _load_tokenizer(source)
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"reward is a {type(model).__name__} from {source!r}, where no tokenizer can be "
+            f"loaded ({error}): {mend}"
+        ) from error
+
+
+def _load_tokenizer(source: str) -> PreTrainedTokenizerBase:
+    tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+    # Where there are no tokenizer files, transformers makes a tokenizer that knows no words.
+    if len(tokenizer) <= len(tokenizer.all_special_ids):
+        raise ValueError("there is no tokenizer beside the model")
+    return tokenizer

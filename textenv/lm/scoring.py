@@ -1,0 +1,122 @@
+"""Teacher-forced scoring: log-probabilities of given tokens in one forward pass.
+
+No ``[B, T, V]`` tensor is ever kept: the head is applied at the response columns only, and where
+they are many, chunk by chunk, each chunk's logits being worked out again in the backward pass.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+CHUNK_ELEMENTS = 2**26  # logits in one chunk: 256 MB in float32
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """From a model's logits to the distribution that tokens are drawn from.
+
+    One such rule applies to acting, to the old, the new and the reference log-probabilities alike:
+    a temperature that only the sampler knows would make every ratio and every KL wrong.
+
+    Attributes:
+        temperature: logits are divided by it; above 0.
+        banned_tokens: ids that are never drawn.
+        vocabulary: logits beyond this many are dropped (models pad their head); None keeps all.
+    """
+
+    temperature: float = 1.0
+    banned_tokens: tuple[int, ...] = ()
+    vocabulary: int | None = None
+
+    def __post_init__(self):
+        if not self.temperature > 0:
+            raise ValueError(
+                f"temperature={self.temperature!r} must be above 0; "
+                "for greedy text use deterministic=True."
+            )
+
+    def apply(self, logits: Tensor) -> Tensor:
+        """``[..., V]`` raw logits to the logits of the distribution, in float32."""
+        logits = logits[..., : self.vocabulary].float()
+        if self.temperature != 1:
+            logits = logits / self.temperature
+        if self.banned_tokens:
+            banned = torch.tensor(self.banned_tokens, device=logits.device)
+            logits = logits.index_fill(-1, banned, -torch.inf)
+        return logits
+
+    def limited_to(self, vocabulary: int) -> Sampling:
+        return replace(self, vocabulary=vocabulary)
+
+
+def response_states(
+    body: nn.Module, input_ids: Tensor, prompt_lengths: Tensor, mask: Tensor
+) -> Tensor:
+    """Hidden states from which each counted response token is predicted, in one forward pass.
+
+    Args:
+        body: the model's body (see `textenv.lm.parts.split`).
+        input_ids: ``[R, L]``, prompt and response, contiguous from column 0.
+        prompt_lengths: ``[R]``; response token t of a row stands at column ``prompt_length + t``
+            and is predicted from the column before it.
+        mask: ``[R, T]``, True where a response token counts.
+
+    Returns:
+        ``[N, H]`` with N = ``mask.sum()``, in the order of ``mask.nonzero()``.
+    """
+    rows, steps = mask.nonzero(as_tuple=True)
+    columns = prompt_lengths[rows] + steps - 1
+    width = int(columns.max()) + 1
+    hidden = body(input_ids=input_ids[:, :width], use_cache=False).last_hidden_state
+    return hidden[rows, columns]
+
+
+def token_log_probs(
+    head: Callable[[Tensor], Tensor],
+    hidden: Tensor,
+    tokens: Tensor,
+    sampling: Sampling,
+    entropy: bool = False,
+) -> tuple[Tensor, Tensor | None]:
+    """log π of ``tokens`` and, if asked for, the entropy of π, both ``[N]`` in nats, float32.
+
+    Args:
+        head: hidden states to logits.
+        hidden: ``[N, H]``. Gradients flow to it and to the head.
+        tokens: ``[N]`` int64.
+        sampling: the rule that turns logits into the distribution.
+        entropy: whether to work out H(π) = −Σ π log π as well.
+    """
+
+    def of_chunk(hidden: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        logits = sampling.apply(head(hidden))
+        log_probs = -F.cross_entropy(logits, tokens, reduction="none")
+        if not entropy:
+            return log_probs, log_probs
+        every = F.log_softmax(logits, dim=-1)
+        # A banned token has p log p = 0, which 0 · (−inf) would turn into nan.
+        return log_probs, -(every.exp() * every.clamp_min(torch.finfo(every.dtype).min)).sum(-1)
+
+    log_probs, entropies = in_chunks(of_chunk, head, hidden, tokens)
+    return log_probs, entropies if entropy else None
+
+
+def in_chunks(function: Callable, head: Callable, hidden: Tensor, *others: Tensor):
+    """Apply ``function(hidden, *others)`` to ``[N, ...]`` inputs so that few logits live at once.
+
+    Chunks are recomputed in the backward pass, which bounds the memory of training as well.
+    """
+    with torch.no_grad():
+        vocabulary = head(hidden[:1]).shape[-1] if len(hidden) else 1
+    size = max(1, CHUNK_ELEMENTS // vocabulary)
+    if len(hidden) <= size:
+        return function(hidden, *others)
+    chunks = zip(hidden.split(size), *(other.split(size) for other in others), strict=True)
+    results = [checkpoint(function, *chunk, use_reentrant=False) for chunk in chunks]
+    return tuple(torch.cat(parts) for parts in zip(*results, strict=True))

@@ -1,0 +1,42 @@
+"""How many of the wanted words a response contains."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from textenv.episode import Episode
+from textenv.rewards import Reward
+
+
+def keyword_reward(*keywords: str | int) -> Reward:
+    """The fraction of the keywords that occur in the response, in [0, 1].
+
+    A keyword counts once, in upper or lower case, as a whole word: "sea" is not in "seaside".
+    It may be a phrase. The prompt is not searched.
+
+    Args:
+        keywords: The wanted words; whole numbers stand for their digits.
+
+    Raises:
+        ValueError: If there are no keywords, or a keyword is blank.
+    """
+    if not keywords or not all(str(keyword).strip() for keyword in keywords):
+        raise ValueError(
+            f"keywords={list(keywords)!r} names no words to look for: give at least one, none of "
+            "them blank, as in 'keyword(ocean, blue)'."
+        )
+    # Not `\b`, which never matches beside a keyword's own punctuation, as in "c++".
+    patterns = [
+        re.compile(rf"(?<!\w){re.escape(str(keyword))}(?!\w)", re.IGNORECASE)
+        for keyword in keywords
+    ]
+
+    def fraction_found(episode: Episode) -> float:
+        found = [pattern.search(episode.response) is not None for pattern in patterns]
+        return sum(found) / len(found)
+
+    def keyword(episodes: Sequence[Episode]) -> list[float]:
+        return [fraction_found(episode) for episode in episodes]
+
+    return keyword

@@ -1,0 +1,28 @@
+"""How cheerful a response is."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from vaderSentiment.vaderSentiment import SentimentIntensityAnalyzer
+
+from textenv.episode import Episode
+from textenv.rewards import Reward
+
+
+def sentiment_reward() -> Reward:
+    """VADER's compound score of the response: -1 the most negative, 0 neutral, 1 the most positive.
+
+    VADER looks words up in a lexicon and weighs negations, emphasis and emoji by rules. An empty
+    response is neutral. The prompt is not scored.
+
+    Source:
+        Hutto and Gilbert (2014), "VADER: A Parsimonious Rule-based Model for Sentiment Analysis
+        of Social Media Text".
+    """
+    analyzer = SentimentIntensityAnalyzer()
+
+    def sentiment(episodes: Sequence[Episode]) -> list[float]:
+        return [analyzer.polarity_scores(episode.response)["compound"] for episode in episodes]
+
+    return sentiment

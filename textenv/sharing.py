@@ -1,0 +1,65 @@
+"""Live objects in an environment's spec, shared instead of copied.
+
+Gymnasium keeps the arguments of an environment in its spec and deep-copies them, once for each
+wrapper that looks. For a model of 200 MB that would be ruinous, so `Shared` holds it: a copy of the
+holder holds the very same object.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+
+class Shared:
+    """A holder that survives copying with the same object inside.
+
+    Environments put live arguments into it by themselves. Use it yourself to register an id with a
+    live object: ``gym.register(..., kwargs={"reference": textenv.Shared(model)})``.
+    """
+
+    def __init__(self, value: Any):
+        self.value = value
+
+    def __copy__(self) -> Shared:
+        return self
+
+    def __deepcopy__(self, memo: dict) -> Shared:
+        return self
+
+    def __repr__(self) -> str:
+        return f"Shared({type(self.value).__name__})"
+
+
+def live(argument: Any) -> Any:
+    """The object inside a `Shared` holder; any other argument as it is."""
+    return argument.value if isinstance(argument, Shared) else argument
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether a value is data, which may be copied and written as JSON."""
+    if isinstance(value, list | tuple | set):
+        return all(map(_is_plain, value))
+    if isinstance(value, dict):
+        return all(map(_is_plain, [*value, *value.values()]))
+    return value is None or isinstance(value, str | int | float | bool)
+
+
+class SpecOfLiveObjects:
+    """Mixin for environments: puts the live objects of an assigned ``spec`` into holders."""
+
+    _spec = None
+
+    @property
+    def spec(self):
+        return self._spec
+
+    @spec.setter
+    def spec(self, spec) -> None:
+        if spec is not None:
+            spec = copy.copy(spec)
+            spec.kwargs = {
+                key: value if _is_plain(value) or isinstance(value, Shared) else Shared(value)
+                for key, value in spec.kwargs.items()
+            }
+        self._spec = spec
