@@ -2,7 +2,17 @@
 
 import textenv  # noqa: F401  (registers TextGen-v0)
 from agents.agent import Agent
-from agents.algorithms import PPO, REINFORCE, ActorCritic
+from agents.algorithms import GRPO, PPO, REINFORCE, RLOO, TRPO, ActorCritic
 from agents.policies import CausalLMPolicy, MlpPolicy
 
-__all__ = ["PPO", "REINFORCE", "ActorCritic", "Agent", "CausalLMPolicy", "MlpPolicy"]
+__all__ = [
+    "GRPO",
+    "PPO",
+    "REINFORCE",
+    "RLOO",
+    "TRPO",
+    "ActorCritic",
+    "Agent",
+    "CausalLMPolicy",
+    "MlpPolicy",
+]

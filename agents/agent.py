@@ -47,6 +47,7 @@ class Agent:
             gradient is that of the whole batch.
         max_grad_norm: gradients are clipped to this norm; None leaves them.
         weight_decay: of AdamW.
+        group_size: consecutive rows that begin with the same prompt.
         n_envs, env_kwargs: used when ``env`` is an id.
         policy_kwargs: arguments of the policy, such as ``{"model": "smollm2"}``.
         tensorboard_log: folder for TensorBoard.
@@ -55,6 +56,8 @@ class Agent:
             world's global generators are never seeded.
         device: "auto", "cpu", "cuda", ...
     """
+
+    learned: tuple[str, ...] = ()  # numbers of an algorithm's own that learning changes
 
     def __init__(
         self,
@@ -67,6 +70,7 @@ class Agent:
         micro_batch_size: int | None = None,
         max_grad_norm: float | None = 1.0,
         weight_decay: float = 0.0,
+        group_size: int = 1,
         n_envs: int = 64,
         env_kwargs: Mapping[str, Any] | None = None,
         policy_kwargs: Mapping[str, Any] | None = None,
@@ -81,7 +85,7 @@ class Agent:
         self.learning_rate, self.n_steps, self.batch_size = learning_rate, n_steps, batch_size
         self.micro_batch_size, self.max_grad_norm = micro_batch_size, max_grad_norm
         self.weight_decay, self.tensorboard_log = weight_decay, tensorboard_log
-        self.verbose, self.seed = verbose, seed
+        self.group_size, self.verbose, self.seed = group_size, verbose, seed
         self.policy_class = getattr(policies, policy) if isinstance(policy, str) else policy
         self.policy_kwargs = dict(policy_kwargs or {})
         self.env = self._prepared(env, n_envs, dict(env_kwargs or {}))
@@ -94,7 +98,7 @@ class Agent:
         )
         self._bind()
         self.optimizer = torch.optim.AdamW(
-            [p for p in self.policy.parameters() if p.requires_grad],
+            self.trained_parameters(),
             lr=self._now(learning_rate, 1.0),
             eps=1e-5,  # as in the PPO of OpenAI's baselines
             weight_decay=weight_decay,
@@ -117,10 +121,18 @@ class Agent:
         raise NotImplementedError
 
     def loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor | float]]:
-        """The loss of a batch, a scalar to descend, and metrics."""
+        """The loss of a batch, a scalar to descend, and metrics.
+
+        All of them are divided by the counts of the batch (``num_steps``, ``num_rows``) and so add
+        up over its micro-batches.
+        """
         raise NotImplementedError
 
     # --- what an algorithm uses -------------------------------------------------------------
+
+    def trained_parameters(self) -> list[nn.Parameter]:
+        """What the optimiser moves."""
+        return [p for p in self.policy.parameters() if p.requires_grad]
 
     def descend(self, batch: Batch) -> dict[str, float]:
         """One optimiser step on ``self.loss``, in micro-batches if these were asked for."""
@@ -128,17 +140,16 @@ class Agent:
         sums: dict[str, float] = {}
         for part in batch.micro_batches(self.micro_batch_size):
             loss, metrics = self.loss(part)
-            loss.backward()
-            share = len(part) / len(batch)
+            loss.backward(inputs=self.optimizer.param_groups[0]["params"])
             for name, value in metrics.items():
-                sums[name] = sums.get(name, 0.0) + share * float(value)
+                sums[name] = sums.get(name, 0.0) + float(value)
         sums["grad_norm"] = float(self.clip_gradients())
         self.optimizer.step()
         return sums
 
     def clip_gradients(self) -> Tensor:
         """Clip the gradients to ``max_grad_norm``; returns their norm before."""
-        parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
+        parameters = self.optimizer.param_groups[0]["params"]
         limit = float("inf") if self.max_grad_norm is None else self.max_grad_norm
         return nn.utils.clip_grad_norm_(parameters, limit)
 
@@ -223,14 +234,13 @@ class Agent:
     def collect(self, on_step: Callable[[], bool] | None = None) -> Rollout:
         """One rollout with the present policy; counts its steps.
 
-        In reduced precision the log-probabilities and values of the rollout come from `evaluate`,
-        so that the first minibatch's ratio is 1 there, too.
+        In reduced precision the log-probabilities of the rollout come from `evaluate`, so that the
+        first minibatch's ratio is 1 there, too.
         """
         if self.scores_batches:
-            if not self._begun:
-                self.env.reset(seed=self._env_seed)
-                self._begun = True
-            rollout = collect_episodes(self.env, self.policy, on_step)
+            seed = None if self._begun else self._env_seed
+            self._begun = True
+            rollout = collect_episodes(self.env, self.policy, on_step, seed)
         else:
             if self._collector is None:
                 self._collector = StepCollector(self.env, self._env_seed)
@@ -332,10 +342,22 @@ class Agent:
             native_text = gym.spec(env).vector_entry_point == TEXT_ENTRY_POINT
             if native_text:
                 env_kwargs.setdefault("device", str(self.device))
+                env_kwargs.setdefault("group_size", self.group_size)
             env = gym.make_vec(env, num_envs=n_envs, **env_kwargs)
         if isinstance(env, gym.Env):
             single = env
             env = gym.vector.SyncVectorEnv([lambda: single], autoreset_mode=AutoresetMode.SAME_STEP)
+        of_groups = getattr(env.unwrapped, "group_size", self.group_size)
+        if of_groups != self.group_size:
+            raise ValueError(
+                f"This agent compares groups of {self.group_size}, but the environment has "
+                f"group_size={of_groups}: give both the same."
+            )
+        if env.num_envs % self.group_size:
+            raise ValueError(
+                f"The environment's {env.num_envs} rows are no multiple of group_size="
+                f"{self.group_size}."
+            )
         if isinstance(env, TextGenVectorEnv):
             if not made_here and self.verbose and env.scoring != "batch":
                 print("Driving the text environment with scoring='batch' and torch arrays.")
@@ -374,8 +396,3 @@ def _episode_means(rollout: Rollout) -> dict[str, float]:
         for key, name in names.items()
         if rollout.episodes.get(key)
     }
-
-
-def mean_metrics(metrics: list[dict[str, float]]) -> dict[str, float]:
-    """The mean of each metric over minibatches."""
-    return {name: float(np.mean([entry[name] for entry in metrics])) for name in metrics[0]}

@@ -19,15 +19,17 @@ from safetensors.torch import load_file, save_file
 def save(agent: Any, folder: Path, optimizer: bool) -> None:
     """Write ``agent`` (see `agents.Agent.save`)."""
     folder.mkdir(parents=True, exist_ok=True)
-    agent.policy.save(folder, getattr(agent.env.unwrapped, "tokenizer", None))
+    agent.policy.save(folder, _tokenizer(agent.env.unwrapped))
     description = {
         "algorithm": type(agent).__name__,
         "policy": type(agent.policy).__name__,
         "policy_kwargs": _data(agent.policy_kwargs),
         "hyperparameters": _data(agent.hyperparameters()),
         "num_timesteps": agent.num_timesteps,
+        "learned": {name: getattr(agent, name) for name in agent.learned},
     }
     (folder / "agent.json").write_text(json.dumps(description, indent=2) + "\n")
+    (folder / "learning.safetensors").unlink(missing_ok=True)  # of an agent saved here before
     if optimizer:
         tensors = {
             f"optimizer.{index}.{name}": value
@@ -67,6 +69,8 @@ def load(kind: type, folder: Path, env: Any, changes: dict[str, Any]) -> Any:
     agent = kind(policy_class, env, policy_kwargs=policy_kwargs, **arguments)
     agent.policy.load(folder)
     agent.num_timesteps = description["num_timesteps"]
+    for name, value in description["learned"].items():
+        setattr(agent, name, value)
     if (folder / "learning.safetensors").is_file():
         _restore(agent, load_file(folder / "learning.safetensors"))
     return agent
@@ -82,6 +86,12 @@ def _restore(agent: Any, tensors: dict[str, torch.Tensor]) -> None:
     agent.optimizer.load_state_dict({"state": state, "param_groups": groups})
     agent.policy.generator.set_state(tensors["generator.policy"].cpu())
     agent.generator.set_state(tensors["generator.minibatches"].cpu())
+
+
+def _tokenizer(env: Any) -> Any:
+    """The tokenizer of a text environment, or of the first inside a vector of single ones."""
+    first = getattr(env, "envs", [env])[0].unwrapped
+    return getattr(first, "tokenizer", None)
 
 
 def _data(values: dict[str, Any]) -> dict[str, Any]:

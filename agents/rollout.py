@@ -151,13 +151,15 @@ class Stopped(Exception):
     """A callback asked for an end."""
 
 
-def collect_episodes(env: VectorEnv, policy: Any, on_step: OnStep | None = None) -> Rollout:
+def collect_episodes(
+    env: VectorEnv, policy: Any, on_step: OnStep | None = None, seed: int | None = None
+) -> Rollout:
     """One whole episode for each row of a text environment with ``scoring="batch"``.
 
     Nothing here waits for the device before the last row has ended: rows that have ended wait, and
     their steps are masked afterwards.
     """
-    first, _ = env.reset()
+    first, _ = env.reset(seed=seed)
     first = {key: value.clone() for key, value in first.items()}
     observation, state, start = first, None, torch.ones(env.num_envs, dtype=torch.bool)
     columns: list[tuple[Tensor, Tensor, Tensor]] = []
@@ -189,8 +191,10 @@ def collect_episodes(env: VectorEnv, policy: Any, on_step: OnStep | None = None)
     if kl is not None:
         episodes["kl"] = kl.sum(dim=1).tolist()
     reference_log_probs = infos.get("ref_log_probs")
+    # The environment goes on writing into its table, of which the observation may be a view.
+    last = {key: value.clone() for key, value in observation.items()}
     return Rollout(
-        policy.rollout_observations(first, observation),
+        policy.rollout_observations(first, last),
         actions,
         log_probs * mask,
         values,

@@ -67,6 +67,7 @@ EXAMPLES = {
                 "The director uses long shots and lets the actors talk over each other.",
                 "This film is set in a small town and tells the story of three brothers."]}
 # fmt: on
+COARSE = {"shit", "shitty", "fuck", "fucking", "crap", "crappy", "bitch", "ass", "twat"}
 ANALYZER = SentimentIntensityAnalyzer()
 
 
@@ -142,19 +143,19 @@ def sample(corpus: Path, minutes: float = 15, seed: int = 0) -> None:
 
 
 def select(sentences: list[str]) -> list[str]:
-    """Drop sentences with rare words (names, slips) and each opener's praise beyond its blame."""
+    """Drop coarse words, rare words (names, slips), and each opener's surplus of praise."""
     words = [set(re.findall(r"[A-Za-z'-]+", sentence)) for sentence in sentences]
     counts = collections.Counter(word for its_words in words for word in its_words)
     groups = {opener: {"blame": [], "plain": [], "praise": []} for opener in OPENERS}
     for sentence, its_words in zip(sentences, words, strict=True):
         # The longest opener that ends where a word ends: "The storyline" is not "The story".
         fitting = [opener for opener in OPENERS if re.match(rf"{opener}\b", sentence)]
-        if fitting and all(counts[word] >= 3 for word in its_words):
+        if fitting and not its_words & COARSE and all(counts[word] > 4 for word in its_words):
             compound = vader(sentence)
             tone = "blame" if compound < -0.05 else "praise" if compound > 0.05 else "plain"
             groups[max(fitting, key=len)][tone].append(sentence)
     for group in groups.values():
-        del group["praise"][len(group["blame"]) :]
+        del group["praise"][len(group["blame"]) + len(group["plain"]) :]
     return [sentence for group in groups.values() for tone in group.values() for sentence in tone]
 
 
@@ -202,7 +203,7 @@ def held_out_loss(model, sequences: list[list[int]]) -> float:
     return total / tokens
 
 
-def train(corpus: Path, out: Path, epochs: int = 8, seed: int = 0) -> None:
+def train(corpus: Path, out: Path, epochs: int = 6, seed: int = 0) -> None:
     """Train the tokenizer and the model on the corpus, and save both."""
     random.seed(seed)
     torch.manual_seed(seed)
@@ -211,7 +212,7 @@ def train(corpus: Path, out: Path, epochs: int = 8, seed: int = 0) -> None:
     random.shuffle(sentences)
     tokenizer = train_tokenizer(sentences, vocabulary=1536)
     sequences = [tokenizer(sentence).input_ids + [tokenizer.eos_token_id] for sentence in sentences]
-    held_out, training = sequences[:1000], sequences[1000:]
+    held_out, training = sequences[:500], sequences[500:]
     print(f"{len(raw)} sentences, {len(sentences)} kept, {sum(map(len, sequences))} tokens")
 
     ids = dict(pad_token_id=0, bos_token_id=1, eos_token_id=2)
@@ -220,7 +221,7 @@ def train(corpus: Path, out: Path, epochs: int = 8, seed: int = 0) -> None:
     limits = dict(vocab_size=len(tokenizer), max_position_embeddings=256)
     model = LlamaForCausalLM(LlamaConfig(**size, **heads, **limits, **ids))
     print(f"{model.num_parameters()} parameters")
-    optimizer = torch.optim.AdamW(model.parameters(), betas=(0.9, 0.98), weight_decay=0.1)
+    optimizer = torch.optim.AdamW(model.parameters(), betas=(0.9, 0.98), weight_decay=0.5)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer,
         max_lr=2e-3,
@@ -232,18 +233,23 @@ def train(corpus: Path, out: Path, epochs: int = 8, seed: int = 0) -> None:
     start = time.time()
     for epoch in range(epochs):
         for input_ids, labels in batches(training, 32):
-            loss = model(input_ids=input_ids, labels=labels).loss
+            with torch.autocast("cpu", torch.bfloat16):
+                loss = model(input_ids=input_ids, labels=labels).loss
             optimizer.zero_grad()
             loss.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()
             schedule.step()
-        held, known = held_out_loss(model, held_out), held_out_loss(model, training[:1000])
+        held, known = held_out_loss(model, held_out), held_out_loss(model, training[:500])
         print(
             f"epoch {epoch + 1}  {time.time() - start:.0f} s  loss in training {known:.4f}  "
             f"held out {held:.4f}  perplexity {math.exp(held):.2f}",
             flush=True,
         )
+    # So little training leaves the predictions too flat to read well. Scaling the last norm scales
+    # the logits: sampling at temperature 1 then does what sampling at 0.8 would have done.
+    model.model.norm.weight.data /= 0.8
+    print(f"sharpened: held out {held_out_loss(model, held_out):.4f}")
     report(model, tokenizer, set(sentences))
 
     model.generation_config = GenerationConfig(**ids)

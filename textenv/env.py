@@ -75,7 +75,7 @@ class TextGenEnv(SpecOfLiveObjects, gym.Env):
     * v0: first release
     """
 
-    metadata = {"render_modes": ["ansi"]}  # noqa: RUF012
+    metadata = {"render_modes": ["ansi"], "render_fps": 4}  # noqa: RUF012
 
     def __init__(
         self,

@@ -8,6 +8,7 @@ and leaves ``last_log_probs`` on it at every step. The KL that is logged is the 
 
 from __future__ import annotations
 
+from numbers import Real
 from typing import TYPE_CHECKING, Protocol
 
 import torch
@@ -98,18 +99,24 @@ class KLShaping:
                 f"kl_estimator={estimator!r} is unknown: use one of "
                 f"{', '.join(estimators.ESTIMATORS)}."
             )
-        number = isinstance(coefficient, int | float)
+        number = isinstance(coefficient, Real)
         if number and not 0 <= coefficient < float("inf"):
             raise ValueError(f"kl_coef={coefficient!r} must be a finite number of at least 0.")
+        if not number and not (hasattr(coefficient, "value") and hasattr(coefficient, "update")):
+            raise ValueError(
+                f"kl_coef={coefficient!r} is neither a number nor a schedule with value and "
+                "update, such as textenv.AdaptiveKL."
+            )
         columns = unwrapped(reference).get_output_embeddings().weight.shape[0]
         if columns < vocabulary:
             raise ValueError(
                 f"The tokenizer has {vocabulary} tokens, but the reference model only {columns}: "
                 "give a tokenizer and a reference that belong together."
             )
+        # Dropout off. Its weights may be those of a policy that learns, so they are not frozen.
+        self.reference = reference.eval()
         check_supported(reference, max_length)
         self.schedule: Schedule = FixedKL(float(coefficient)) if number else coefficient
-        self.reference = reference.requires_grad_(False)
         self.estimator, self.stepwise_only = estimator, estimator == "exact"
         self.num_rows, self.max_length, self.vocabulary = num_rows, max_length, vocabulary
         self.policy: Policy | None = None

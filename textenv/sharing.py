@@ -45,6 +45,10 @@ def _is_plain(value: Any) -> bool:
     return value is None or isinstance(value, str | int | float | bool)
 
 
+# The arguments that may be live objects; the environments take them out of their holders.
+SHARED_ARGUMENTS = {"tokenizer", "prompts", "reward", "stop", "reference", "kl_coef"}
+
+
 class SpecOfLiveObjects:
     """Mixin for environments: puts the live objects of an assigned ``spec`` into holders."""
 
@@ -58,8 +62,9 @@ class SpecOfLiveObjects:
     def spec(self, spec) -> None:
         if spec is not None:
             spec = copy.copy(spec)
-            spec.kwargs = {
-                key: value if _is_plain(value) or isinstance(value, Shared) else Shared(value)
+            spec.kwargs = spec.kwargs | {
+                key: Shared(live(value))
                 for key, value in spec.kwargs.items()
+                if key in SHARED_ARGUMENTS and not _is_plain(value)
             }
         self._spec = spec

@@ -50,7 +50,8 @@ class StopRule:
         if strings:
             last = {string[-1] for string in strings} | {"�"}
             pieces = tokenizer.batch_decode([[token] for token in range(vocabulary)])
-            self.may_complete[:] = [not last.isdisjoint(piece) for piece in pieces]
+            # A space may come from the joint of two tokens, and then belongs to neither.
+            self.may_complete[:] = [" " in last or not last.isdisjoint(piece) for piece in pieces]
         # A token writes at least one byte, and a character has at most four.
         self.tail = 4 * max(map(len, strings), default=0)
 

@@ -57,7 +57,11 @@ class TextGenVectorEnv(SpecOfLiveObjects, VectorEnv):
         ValueError: an argument does not fit; the message names it, its value and the mend.
     """
 
-    metadata = {"render_modes": ["ansi"], "autoreset_mode": AutoresetMode.NEXT_STEP}  # noqa: RUF012
+    metadata = {  # noqa: RUF012
+        "render_modes": ["ansi"],
+        "render_fps": 4,
+        "autoreset_mode": AutoresetMode.NEXT_STEP,
+    }
 
     def __init__(
         self,
@@ -153,13 +157,6 @@ class TextGenVectorEnv(SpecOfLiveObjects, VectorEnv):
             f"together; this is {self.autoreset_mode.value!r}.",
         )
         _require(array in ("numpy", "torch"), f"array={array!r} must be 'numpy' or 'torch'.")
-        _require(
-            array == "torch"
-            or torch.device(device).type == "cpu"
-            or self.shaping is not None
-            or scoring == "step",
-            f"device={str(device)!r} needs array='torch'.",
-        )
         self.metadata = {**type(self).metadata, "autoreset_mode": self.autoreset_mode}
         self.scoring, self.array, self.copy = scoring, array, copy
         self.device = torch.device(device if array == "torch" else "cpu")
@@ -182,11 +179,16 @@ class TextGenVectorEnv(SpecOfLiveObjects, VectorEnv):
         self._token_values = np.zeros((rows, self.max_new_tokens))  # for rendering
         self._started = np.zeros(rows, np.bool_)  # rows begun since the last step
         self._some_ended = True  # whether any row is between two episodes
-        self._generators: list[np.random.Generator] | None = None
+        self._generators: list[np.random.Generator] = []
         self._steps = 0
         self._step_log_probs: list[torch.Tensor] = []  # of the policy, in batch scoring
         self._step_kl: list[tuple[torch.Tensor, torch.Tensor]] = []
         self._has_reset = False
+
+    @property
+    def prompt_index(self) -> np.ndarray:
+        """Which of ``self.prompts`` each row's episode began with, ``[B]``."""
+        return self._prompt_index.copy()
 
     def bind(self, policy) -> None:
         """Read ``policy.last_log_probs`` at every step, to shape rewards by KL."""
@@ -204,8 +206,8 @@ class TextGenVectorEnv(SpecOfLiveObjects, VectorEnv):
         """Begin episodes.
 
         Args:
-            seed: row i is seeded with ``seed + i`` (members of a group with their first row's), or
-                with ``seed[i]``. None goes on with the generators as they are.
+            seed: row i, if it begins, is seeded with ``seed + i`` or with ``seed[i]`` (members of a
+                group as their first row). None goes on with a row's generator as it is.
             options: ``"reset_mask"``, bool ``[B]``: the rows to begin, the others going on;
                 ``"prompt_index"``, int ``[B]``: which prompts to begin with, instead of drawn ones.
         """
@@ -224,8 +226,11 @@ class TextGenVectorEnv(SpecOfLiveObjects, VectorEnv):
             self.scoring == "step" or mask.all(),
             "With scoring='batch' all rows begin together: reset them all.",
         )
-        if seed is not None or self._generators is None:
-            self._seed(seed)
+        if not self._generators:
+            self._generators = [np.random.default_rng()] * self.num_envs
+            self._seed(np.random.SeedSequence().entropy % 2**31, mask)
+        if seed is not None:
+            self._seed(seed, mask)
         infos = self._begin(mask, options.get("prompt_index"))
         self._has_reset = True
         self._steps = 0
@@ -276,11 +281,11 @@ class TextGenVectorEnv(SpecOfLiveObjects, VectorEnv):
             return self._observation(), rewards, ~truncated, truncated, infos
 
         some_ended = bool(ended.any())
-        if self.render_mode is not None:
-            self._remember_values(kl, rewards)
         if some_ended:
             self._stop_rows(ended, stops)
-            rewards = self._score_ended(ended, rewards, infos)
+            rewards = rewards + self._score_ended(ended, infos)
+        if self.render_mode is not None:
+            self._remember_values(running | ended, rewards if kl is None else kl)
         if some_ended and self.autoreset_mode == AutoresetMode.SAME_STEP:
             infos = self._with_finals(ended, infos) | self._begin(_host(ended), None)
             some_ended = False
@@ -291,19 +296,17 @@ class TextGenVectorEnv(SpecOfLiveObjects, VectorEnv):
 
     # --- beginnings -------------------------------------------------------------------------
 
-    def _seed(self, seed: int | Sequence[int | None] | None) -> None:
-        if seed is None or isinstance(seed, int | np.integer):
-            leaders = [row - row % self.group_size for row in range(self.num_envs)]
-            first = np.random.SeedSequence().entropy % 2**31 if seed is None else int(seed)
-            seeds: Sequence[int | None] = [first + leader for leader in leaders]
-        else:
-            _require(
-                len(seed) == self.num_envs,
-                f"seed has {len(seed)} entries for {self.num_envs} rows: give one int, or one each.",
-            )
-            seeds = seed
-        # Members of a group draw from equal streams, so that they meet the same prompts.
-        self._generators = [seeding.np_random(row_seed)[0] for row_seed in seeds]
+    def _seed(self, seed: int | Sequence[int | None], mask: np.ndarray) -> None:
+        seeds = [seed + row for row in range(self.num_envs)] if np.ndim(seed) == 0 else seed
+        _require(
+            len(seeds) == self.num_envs,
+            f"seed has {len(seeds)} entries for {self.num_envs} rows: give one int, or one each.",
+        )
+        for row in np.flatnonzero(mask):
+            # Members of a group draw from equal streams, so that they meet the same prompts.
+            row_seed = seeds[row - row % self.group_size]
+            if row_seed is not None:
+                self._generators[row], _ = seeding.np_random(int(row_seed))
 
     def _begin(self, mask: np.ndarray, prompt_index: Any) -> dict[str, Any]:
         """Put a prompt into each row of ``mask``; infos of the reset."""
@@ -312,9 +315,10 @@ class TextGenVectorEnv(SpecOfLiveObjects, VectorEnv):
             index = _host(prompt_index)
             _require(
                 index.shape == (self.num_envs,)
+                and index.dtype.kind in "iu"
                 and bool(((index >= 0) & (index < len(self.prompts))).all()),
-                f"options['prompt_index'] must be {self.num_envs} numbers from 0 to "
-                f"{len(self.prompts) - 1}.",
+                f"options['prompt_index']={index.tolist()} must be {self.num_envs} whole numbers "
+                f"from 0 to {len(self.prompts) - 1}, one a row.",
             )
             self._prompt_index[rows] = index[rows]
         else:
@@ -336,7 +340,7 @@ class TextGenVectorEnv(SpecOfLiveObjects, VectorEnv):
         self._episode_kl[rows] = 0
         self._token_values[rows] = 0
         self._started[rows] = True
-        self._some_ended = False
+        self._some_ended = not mask.all() and bool((~self._running).any())
         if self.shaping is not None:
             self._kl_coef[rows] = self.shaping.schedule.value
         texts = [self.prompts[self._prompt_index[row]].text for row in rows]
@@ -346,8 +350,8 @@ class TextGenVectorEnv(SpecOfLiveObjects, VectorEnv):
         if self.autoreset_mode == AutoresetMode.DISABLED:
             rows = np.flatnonzero(~_host(self._running)).tolist()
             raise gym.error.ResetNeeded(
-                f"The episodes of rows {rows} have ended and autoreset is disabled: call "
-                "reset(options={'reset_mask': mask}) before the next step."
+                f"The episodes of rows {rows} have ended and autoreset is disabled: call reset(), "
+                "or reset(options={'reset_mask': mask}) for these rows alone, before the next step."
             )
 
     # --- actions ----------------------------------------------------------------------------
@@ -419,33 +423,33 @@ class TextGenVectorEnv(SpecOfLiveObjects, VectorEnv):
             self._step_kl.append((reference_log_probs, kl))
             return None
         running = _host(self._running).copy()
-        reference_log_probs = self._array(reference_log_probs) * self._running
-        infos |= {"ref_log_prob": reference_log_probs, "_ref_log_prob": running}
+        waits = ~_tensor(self._running).to(reference_log_probs.device)
+        infos |= {
+            "ref_log_prob": self._array(reference_log_probs.masked_fill(waits, 0)),
+            "_ref_log_prob": running,
+        }
         if kl is None:
             return None
-        kl = self._array(kl) * self._running
+        kl = self._array(kl.masked_fill(waits, 0))
         self._episode_kl += _host(kl)
         infos |= {"kl": kl, "_kl": running}
         return kl
 
-    def _score_ended(self, ended, rewards, infos: dict[str, Any]):
-        """Step scoring: add the scores of the episodes that ended just now; fill their infos."""
+    def _score_ended(self, ended, infos: dict[str, Any]):
+        """Step scoring: the scores ``[B]`` of the episodes that ended just now; fills their infos."""
         ended = _host(ended)
         scores = self._score(ended, infos)
         terminal = np.zeros(self.num_envs)
         terminal[ended] = scores
         if self.shaping is not None and self.shaping.policy is not None:
             self.shaping.schedule.update(float(self._episode_kl[ended].mean()), int(ended.sum()))
-        if self.render_mode is not None and self.shaping is None:
-            last = _host(self._lengths - self._prompt_lengths)[ended] - 1
-            self._token_values[np.flatnonzero(ended), last] += scores
-        return rewards + self._array(terminal)
+        return self._array(terminal)
 
     def _score_batch(self):
         """Batch scoring: all rows have ended. Their returns, and infos that break them down."""
         infos: dict[str, Any] = {}
         everywhere = np.ones(self.num_envs, np.bool_)
-        scores = torch.from_numpy(self._score(everywhere, infos)).to(self.device)
+        scores = _tensor(self._array(self._score(everywhere, infos)))
         prompt_lengths = _tensor(self._prompt_lengths)
         response_lengths = _tensor(self._lengths) - prompt_lengths
         steps = torch.arange(int(response_lengths.max()), device=self.device)
@@ -457,11 +461,13 @@ class TextGenVectorEnv(SpecOfLiveObjects, VectorEnv):
             infos["ref_log_probs"] = self._array(reference_log_probs)
             infos["_ref_log_probs"] = everywhere.copy()
             if kl is not None:
-                coefficient = torch.from_numpy(self._kl_coef).to(self.device)
-                token_rewards -= coefficient[:, None] * kl
+                token_rewards -= _tensor(self._array(self._kl_coef))[:, None] * kl
                 infos |= {"token_kl": self._array(kl), "_token_kl": everywhere.copy()}
                 self.shaping.schedule.update(float(kl.sum(1).mean()), self.num_envs)
         infos |= {"token_rewards": self._array(token_rewards), "_token_rewards": everywhere.copy()}
+        if self.render_mode is not None:
+            values = infos.get("token_kl", infos["token_rewards"])
+            self._token_values[:, : len(steps)] = _host(values)
         self._some_ended = True
         return self._array(token_rewards.sum(dim=1)), infos
 
@@ -469,7 +475,7 @@ class TextGenVectorEnv(SpecOfLiveObjects, VectorEnv):
         """Reference log-probs and KL ``[B, T]`` of whole responses, 0 off the mask."""
         if self.shaping.stepwise_only:
             every = [
-                None if part[0] is None else torch.stack(part, dim=1)[:, : len(steps)] * mask
+                None if part[0] is None else _responses(part, mask)
                 for part in zip(*self._step_kl, strict=True)
             ]
             return every[0], every[1]
@@ -480,8 +486,8 @@ class TextGenVectorEnv(SpecOfLiveObjects, VectorEnv):
         ).to(self.device)
         if not self._step_log_probs:
             return reference_log_probs, None
-        log_probs = torch.stack(self._step_log_probs, dim=1)[:, : len(steps)]
-        return reference_log_probs, self.shaping.kl(log_probs, reference_log_probs) * mask
+        log_probs = _responses(self._step_log_probs, mask)
+        return reference_log_probs, self.shaping.kl(log_probs, reference_log_probs)
 
     def _score(self, ended: np.ndarray, infos: dict[str, Any]) -> np.ndarray:
         """Scores of the rows in ``ended``, penalties included; fills the infos of a last step."""
@@ -537,16 +543,19 @@ class TextGenVectorEnv(SpecOfLiveObjects, VectorEnv):
 
     def _with_finals(self, ended, infos: dict[str, Any]) -> dict[str, Any]:
         """SAME_STEP: put what belongs to the episodes that ended under ``final_obs/final_info``."""
-        ended, observation = _host(ended).copy(), self._observation()
+        ended = _host(ended).copy()
+        rows = np.flatnonzero(ended)
+        observation = {key: value[rows] for key, value in self._observation().items()}  # copies
         final_obs = np.full(self.num_envs, None, dtype=object)
-        for row in np.flatnonzero(ended):
-            final_obs[row] = {key: value[row] for key, value in observation.items()}
-        last = ("response", "response_length", "score", "finish_reason")
-        final_info = {key: value for key, value in infos.items() if key.removeprefix("_") in last}
-        others = {key: value for key, value in infos.items() if key not in final_info}
-        for key in ("ref_log_prob", "kl"):
-            if key in infos:
-                final_info |= {key: infos[key], f"_{key}": infos[f"_{key}"] & ended}
+        for i, row in enumerate(rows):
+            final_obs[row] = {key: value[i] for key, value in observation.items()}
+        final_info: dict[str, Any] = {}
+        others: dict[str, Any] = {}
+        for key in [key for key in infos if not key.startswith("_")]:
+            has = infos[f"_{key}"]
+            for part, rows_of_part in ((final_info, has & ended), (others, has & ~ended)):
+                if rows_of_part.any():
+                    part.update({key: infos[key], f"_{key}": rows_of_part})
         return others | {
             "final_obs": final_obs,
             "_final_obs": ended,
@@ -554,12 +563,11 @@ class TextGenVectorEnv(SpecOfLiveObjects, VectorEnv):
             "_final_info": ended.copy(),
         }
 
-    def _remember_values(self, kl, rewards) -> None:
-        """For rendering: each token's KL where there is one, its reward elsewhere."""
-        rows = np.flatnonzero(_host(self._running))
-        values = _host(rewards if kl is None else kl)
+    def _remember_values(self, stepped, values) -> None:
+        """For rendering: the KL or the reward of the tokens that these rows have just got."""
+        rows = np.flatnonzero(_host(stepped))
         at = _host(self._lengths - self._prompt_lengths)[rows] - 1
-        self._token_values[rows, at] = values[rows]
+        self._token_values[rows, at] = _host(values)[rows]
 
     def render(self) -> tuple[str, ...] | None:
         """``"ansi"``: each row's text, its tokens coloured by their KL, or else by their reward."""
@@ -589,7 +597,9 @@ class TextGenVectorEnv(SpecOfLiveObjects, VectorEnv):
         """A host array or a tensor as the configured kind, on the configured device."""
         if self.array == "numpy":
             return _host(values)
-        return _tensor(values).to(self.device, non_blocking=True)
+        values = _tensor(values)
+        dtype = torch.float32 if values.is_floating_point() else values.dtype
+        return values.to(self.device, dtype, non_blocking=True)
 
 
 _TORCH_DTYPES = {
@@ -606,6 +616,12 @@ def _host(values) -> np.ndarray:
 
 def _tensor(values) -> torch.Tensor:
     return values if isinstance(values, torch.Tensor) else torch.from_numpy(np.asarray(values))
+
+
+def _responses(steps: Sequence[torch.Tensor], mask: torch.Tensor) -> torch.Tensor:
+    """What was noted step by step, ``[B]`` each, as rows ``[B, T]``; 0 off the mask."""
+    every = torch.stack(list(steps), dim=1)[:, : mask.shape[1]].to(mask.device)
+    return every.masked_fill(~mask, 0)  # a waiting row may have nan or -inf there
 
 
 def _require(condition: bool, message: str) -> None:

@@ -1,11 +1,25 @@
 """The algorithms, one page each.
 
-All of them ascend E[Σ_t ∇log π(a_t|s_t) · Ψ_t]; they differ in Ψ, in the surrogate whose gradient
-that is, and in what keeps the policy close to where it was.
+All of them ascend the unified policy gradient, E[Σ_t ∇log π(a_t|s_t) · Ψ_t]. They differ in Ψ, in
+the surrogate that has this gradient where π = π_old, and in what keeps π close. r = π / π_old.
+
+| | Ψ_t | surrogate, per step | reduced by | kept close by |
+|---|---|---|---|---|
+| `REINFORCE` | R(τ) − b or G_t − b | −log π · Ψ | sum over an episode | β·KL in the loss |
+| `ActorCritic` | GAE(γ, λ) | −log π · Ψ | mean over steps | entropy bonus |
+| `PPO` | GAE(γ, λ) | −min(r·Ψ, clip(r)·Ψ), or −r·Ψ | mean over steps | ε, and β·KL if asked |
+| `TRPO` | GAE(γ, λ) | −r·Ψ | mean over steps | KL(π_old‖π) ≤ δ |
+| `RLOO` | R(τ) − mean of the others | −log π · Ψ | sum over an episode | KL in the reward |
+| `GRPO` | (R(τ) − mean) / std of group | −min(r·Ψ, clip(r)·Ψ) | mean of means | β·KL in the loss |
+
+R(τ) is the return of a whole episode, G_t the return from step t on, b a moving average.
 """
 
 from agents.algorithms.actor_critic import ActorCritic
+from agents.algorithms.grpo import GRPO
 from agents.algorithms.ppo import PPO
 from agents.algorithms.reinforce import REINFORCE
+from agents.algorithms.rloo import RLOO
+from agents.algorithms.trpo import TRPO
 
-__all__ = ["PPO", "REINFORCE", "ActorCritic"]
+__all__ = ["GRPO", "PPO", "REINFORCE", "RLOO", "TRPO", "ActorCritic"]

@@ -7,10 +7,10 @@ from typing import Any
 from torch import Tensor
 
 from agents.agent import Agent
-from agents.functional import advantages as psi
-from agents.functional import critic_losses, surrogates
+from agents.functional import surrogates
 from agents.functional.reductions import token_mean
 from agents.rollout import Batch, Rollout
+from agents.terms import Metrics, critic_terms, estimated_advantages, mean_metrics, reduced
 
 
 class ActorCritic(Agent):
@@ -45,29 +45,17 @@ class ActorCritic(Agent):
         self.vf_coef, self.ent_coef = vf_coef, ent_coef
 
     def update(self, rollout: Rollout) -> dict[str, float]:
-        advantages = psi.generalized_advantages(
-            rollout.rewards, rollout.values, rollout.next_values, rollout.ended,
-            self.gamma, self.gae_lambda, rollout.mask,
-        )  # fmt: skip
-        returns = advantages + rollout.values
-        if self.normalize_advantage:
-            advantages = psi.normalize(advantages, rollout.mask)
-        return self.descend(rollout.batch(advantages=advantages, returns=returns))
+        columns = estimated_advantages(
+            rollout, self.gamma, self.gae_lambda, self.normalize_advantage
+        )
+        batches = rollout.batches(self.batch_size, self.generator, **columns)
+        return mean_metrics([self.descend(batch) for batch in batches])
 
-    def loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor | float]]:
+    def loss(self, batch: Batch) -> tuple[Tensor, Metrics]:
         now = self.policy.evaluate(
             batch.observations, batch.actions, batch.mask, entropy=self.ent_coef > 0
         )
-        policy_loss = token_mean(
-            surrogates.score_function(now.log_probs, batch.advantages), batch.mask, batch.num_steps
-        )
-        value_loss = token_mean(
-            critic_losses.squared_error(now.values, batch.returns), batch.mask, batch.num_steps
-        )
-        loss = policy_loss + self.vf_coef * value_loss
-        metrics = {"policy_loss": policy_loss.detach(), "value_loss": value_loss.detach()}
-        if now.entropy is not None:
-            entropy = token_mean(now.entropy, batch.mask, batch.num_steps)
-            loss = loss - self.ent_coef * entropy
-            metrics["entropy"] = entropy.detach()
-        return loss, metrics
+        losses = surrogates.score_function(now.log_probs, batch.advantages)
+        policy_loss = reduced(losses, batch, token_mean)
+        terms, metrics = critic_terms(now.values, now.entropy, batch, self.vf_coef, self.ent_coef)
+        return policy_loss + terms, {"policy_loss": policy_loss.detach(), **metrics}

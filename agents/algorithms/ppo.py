@@ -1,22 +1,28 @@
 """Proximal policy optimisation (Schulman et al. 2017): several steps on one rollout, each kept
-close to the policy that acted."""
+close to the policy that acted, by a clip, by a KL penalty, or by both."""
 
 from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from agents.agent import Agent, mean_metrics
-from agents.functional import advantages as psi
-from agents.functional import critic_losses, surrogates
+from agents.agent import Agent, Schedule
+from agents.functional import surrogates
 from agents.functional.reductions import token_mean
 from agents.rollout import Batch, Rollout
+from agents.terms import (
+    Metrics,
+    critic_terms,
+    estimated_advantages,
+    mean_metrics,
+    ratio_metrics,
+    reduced,
+)
 
 
 class PPO(Agent):
-    """Ascend min(r·A, clip(r, 1−ε, 1+ε)·A), r = π(a|s) / π_old(a|s).
+    """Ascend min(r·A, clip(r, 1−ε, 1+ε)·A) − β·KL, r = π(a|s) / π_old(a|s).
 
     Args:
         policy, env: as in `agents.Agent`, where the remaining arguments are explained as well.
@@ -24,7 +30,12 @@ class PPO(Agent):
         n_epochs: passes over each rollout.
         gamma: discount; 1 for text, where only the end is scored.
         gae_lambda: λ of GAE; 0 trusts the critic, 1 the returns.
-        clip_range: ε, a number or a function of the progress remaining.
+        clip_range: ε, a number or a function of the progress remaining; None does not clip.
+        dual_clip: c > 1 bounds the loss of a bad action that became likely (Ye et al. 2020).
+        kl_penalty: β of the penalty on the KL between π_old and π; 0 has none.
+        kl_penalty_target: adapt β so that the KL of an update, nats per step, stays near this
+            target (Schulman et al. 2017, section 4); None leaves β as it is.
+        reverse_kl: penalise KL(π‖π_old) instead of KL(π_old‖π).
         normalize_advantage: over the rollout's counted steps, to mean 0 and deviation 1.
         vf_coef: weight of the critic's loss.
         ent_coef: weight of the entropy bonus.
@@ -32,16 +43,22 @@ class PPO(Agent):
             this; None never stops them.
     """
 
+    learned = ("kl_penalty",)
+
     def __init__(
         self,
         policy: Any,
         env: Any,
         *,
-        learning_rate: float = 1e-5,
+        learning_rate: float | Schedule = 1e-5,
         n_epochs: int = 4,
         gamma: float = 1.0,
         gae_lambda: float = 0.95,
-        clip_range: float = 0.2,
+        clip_range: float | Schedule | None = 0.2,
+        dual_clip: float | None = None,
+        kl_penalty: float = 0.0,
+        kl_penalty_target: float | None = None,
+        reverse_kl: bool = False,
         normalize_advantage: bool = True,
         vf_coef: float = 0.1,
         ent_coef: float = 0.0,
@@ -50,54 +67,49 @@ class PPO(Agent):
     ):
         super().__init__(policy, env, learning_rate=learning_rate, **common)
         self.n_epochs, self.gamma, self.gae_lambda = n_epochs, gamma, gae_lambda
-        self.clip_range, self.normalize_advantage = clip_range, normalize_advantage
+        self.clip_range, self.dual_clip = clip_range, dual_clip
+        self.kl_penalty, self.kl_penalty_target = kl_penalty, kl_penalty_target
+        self.reverse_kl, self.normalize_advantage = reverse_kl, normalize_advantage
         self.vf_coef, self.ent_coef, self.target_kl = vf_coef, ent_coef, target_kl
 
     def update(self, rollout: Rollout) -> dict[str, float]:
-        advantages = psi.generalized_advantages(
-            rollout.rewards, rollout.values, rollout.next_values, rollout.ended,
-            self.gamma, self.gae_lambda, rollout.mask,
-        )  # fmt: skip
-        returns = advantages + rollout.values
-        if self.normalize_advantage:
-            advantages = psi.normalize(advantages, rollout.mask)
+        columns = estimated_advantages(
+            rollout, self.gamma, self.gae_lambda, self.normalize_advantage
+        )
         metrics: list[dict[str, float]] = []
         for _ in range(self.n_epochs):
-            for batch in rollout.batches(
-                self.batch_size, self.generator, advantages=advantages, returns=returns
-            ):
+            for batch in rollout.batches(self.batch_size, self.generator, **columns):
                 metrics.append(self.descend(batch))
             if self.target_kl is not None and metrics[-1]["approx_kl"] > 1.5 * self.target_kl:
                 break
+        if self.kl_penalty_target is not None:
+            self.kl_penalty = surrogates.adaptive_penalty(
+                self.kl_penalty, metrics[-1]["approx_kl"], self.kl_penalty_target
+            )
         # Before the first step π is π_old: anything but 0 here is a fault, or rounding.
-        return mean_metrics(metrics) | {"first_approx_kl": metrics[0]["approx_kl"]}
+        own = {"first_approx_kl": metrics[0]["approx_kl"], "kl_penalty": self.kl_penalty}
+        return mean_metrics(metrics) | own
 
-    def loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor | float]]:
+    def loss(self, batch: Batch) -> tuple[Tensor, Metrics]:
         now = self.policy.evaluate(
             batch.observations, batch.actions, batch.mask, entropy=self.ent_coef > 0
         )
-        clip_range = self.scheduled(self.clip_range)
-        policy_loss = token_mean(
-            surrogates.clipped(now.log_probs, batch.log_probs, batch.advantages, clip_range),
-            batch.mask,
-            batch.num_steps,
-        )
-        value_loss = token_mean(
-            critic_losses.squared_error(now.values, batch.returns), batch.mask, batch.num_steps
-        )
-        loss = policy_loss + self.vf_coef * value_loss
-        with torch.no_grad():
-            kl = surrogates.kl_old_new(now.log_probs, batch.log_probs)
-            metrics = {
-                "policy_loss": policy_loss.detach(),
-                "value_loss": value_loss.detach(),
-                "approx_kl": token_mean(kl, batch.mask),
-                "clip_fraction": surrogates.clip_fraction(
-                    now.log_probs, batch.log_probs, batch.mask, clip_range
-                ),
-            }
-        if now.entropy is not None:
-            entropy = token_mean(now.entropy, batch.mask, batch.num_steps)
-            loss = loss - self.ent_coef * entropy
-            metrics["entropy"] = entropy.detach()
-        return loss, metrics
+        clip_range = None if self.clip_range is None else self.scheduled(self.clip_range)
+        losses = self.surrogate(now.log_probs, batch.log_probs, batch.advantages, clip_range)
+        if self.kl_penalty > 0:
+            divergence = surrogates.kl_new_old if self.reverse_kl else surrogates.kl_old_new
+            losses = losses + self.kl_penalty * divergence(now.log_probs, batch.log_probs)
+        policy_loss = reduced(losses, batch, token_mean)
+        terms, metrics = critic_terms(now.values, now.entropy, batch, self.vf_coef, self.ent_coef)
+        metrics |= ratio_metrics(now.log_probs, batch, clip_range)
+        return policy_loss + terms, {"policy_loss": policy_loss.detach(), **metrics}
+
+    def surrogate(
+        self, log_probs: Tensor, old: Tensor, advantages: Tensor, clip_range: float | None
+    ) -> Tensor:
+        """The policy's loss per step ``[B, T]``, without penalty."""
+        if clip_range is None:
+            return surrogates.importance_weighted(log_probs, old, advantages)
+        if self.dual_clip is None:
+            return surrogates.clipped(log_probs, old, advantages, clip_range)
+        return surrogates.dual_clipped(log_probs, old, advantages, clip_range, self.dual_clip)

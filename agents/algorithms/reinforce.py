@@ -11,6 +11,7 @@ from agents.functional import advantages as psi
 from agents.functional import surrogates
 from agents.functional.reductions import sequence_sum
 from agents.rollout import Batch, Rollout
+from agents.terms import Metrics, mean_metrics, reduced, reference_log_probs
 
 
 class REINFORCE(Agent):
@@ -25,11 +26,13 @@ class REINFORCE(Agent):
         baseline_momentum: m of the moving average b ← m·b + (1−m)·mean return that is subtracted
             from the returns; None subtracts nothing.
         normalize_advantage: divide Ψ by its standard deviation over the rollout, after subtracting
-            its mean. It keeps the step size apart from the reward's scale, at the price of a small
-            bias.
-        kl_penalty: β of a penalty β·KL(π‖π_ref) in the loss, to the environment's reference; 0 has
-            none. It is the exact gradient's own form of what ``kl_coef`` does in the reward.
+            its mean. It keeps the step size apart from the reward's scale, for a small bias.
+        kl_penalty: β of a penalty β·KL(π‖π_ref) in the loss, to the environment's reference.
+        penalize_old: penalise KL(π‖π_old) to the policy that acted instead, which matters once a
+            rollout takes several steps (``batch_size``).
     """
+
+    learned = ("baseline",)
 
     def __init__(
         self,
@@ -42,12 +45,13 @@ class REINFORCE(Agent):
         baseline_momentum: float | None = 0.9,
         normalize_advantage: bool = True,
         kl_penalty: float = 0.0,
+        penalize_old: bool = False,
         **common: Any,
     ):
         super().__init__(policy, env, learning_rate=learning_rate, **common)
         self.gamma, self.return_to_go = gamma, return_to_go
         self.baseline_momentum, self.normalize_advantage = baseline_momentum, normalize_advantage
-        self.kl_penalty = kl_penalty
+        self.kl_penalty, self.penalize_old = kl_penalty, penalize_old
         self.baseline: float | None = None
 
     def update(self, rollout: Rollout) -> dict[str, float]:
@@ -60,7 +64,8 @@ class REINFORCE(Agent):
         advantages = returns - self.subtracted(returns[rollout.mask].mean().item())
         if self.normalize_advantage:
             advantages = psi.normalize(advantages, rollout.mask)
-        return self.descend(rollout.batch(advantages=advantages))
+        batches = rollout.batches(self.batch_size, self.generator, advantages=advantages)
+        return mean_metrics([self.descend(batch) for batch in batches])
 
     def subtracted(self, mean_return: float) -> float:
         """b as it stood before this rollout; the rollout's mean then moves it."""
@@ -70,8 +75,12 @@ class REINFORCE(Agent):
         self.baseline = psi.moving_average_baseline(before, mean_return, self.baseline_momentum)
         return before
 
-    def loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor | float]]:
+    def loss(self, batch: Batch) -> tuple[Tensor, Metrics]:
         log_probs = self.policy.evaluate(batch.observations, batch.actions, batch.mask).log_probs
         losses = surrogates.score_function(log_probs, batch.advantages)
-        loss = sequence_sum(losses, batch.mask, batch.num_rows)
+        if self.kl_penalty > 0:
+            anchor = batch.log_probs if self.penalize_old else reference_log_probs(batch)
+            kl = surrogates.importance_weighted_kl(log_probs, batch.log_probs, anchor)
+            losses = losses + self.kl_penalty * kl
+        loss = reduced(losses, batch, sequence_sum)
         return loss, {"policy_loss": loss.detach()}

@@ -82,8 +82,11 @@ def clip_fraction(
     mask: Tensor,
     clip_range: float,
     clip_range_high: float | None = None,
+    count: Tensor | float | None = None,
 ) -> Tensor:
     """Metric: the share of counted steps with r outside [1 - ε, 1 + ε], whatever the advantage.
+
+    `count` as in `reductions`: the counted steps of the whole, of which these are a micro-batch.
 
     Returns:
         A scalar; NaN when no step counts.
@@ -92,7 +95,8 @@ def clip_fraction(
     check_bool(mask=mask)
     ratios = ratio(log_probs, old_log_probs)[mask]
     high = clip_range if clip_range_high is None else clip_range_high
-    return ((ratios < 1 - clip_range) | (ratios > 1 + high)).float().mean()
+    outside = (ratios < 1 - clip_range) | (ratios > 1 + high)
+    return outside.sum() / (mask.sum() if count is None else count)
 
 
 def kl_old_new(log_probs: Tensor, old_log_probs: Tensor) -> Tensor:

@@ -11,12 +11,11 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import torch
-import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from agents.policies.base import Evaluation
-from agents.policies.distributions import TokenDistribution, to_rows
+from agents.policies.distributions import TokenDistribution, draw, to_rows
 from textenv.lm.decoder import Decoder
 from textenv.lm.loading import load_model
 from textenv.lm.parts import check_supported, split, unwrapped
@@ -88,13 +87,22 @@ class CausalLMPolicy(nn.Module):
         check_supported(self.model, observation_space["input_ids"].shape[0])
         self.sampling = Sampling(temperature, tuple(banned_tokens), vocabulary)
         self.dtype, self.device = DTYPES[dtype], torch.device(device)
-        self.value_head = nn.Linear(unwrapped(self.model).config.get_text_config().hidden_size, 1)
+        size = unwrapped(self.model).config.get_text_config().hidden_size
+        # Random weights, not wanted here, would be drawn from the world's generator.
+        self.value_head = nn.utils.skip_init(nn.Linear, size, 1, device=device)
         nn.init.zeros_(self.value_head.weight)  # a critic that starts at zero disturbs nothing
         nn.init.zeros_(self.value_head.bias)
-        self.value_head.to(device)
         self.generator = torch.Generator(device=self.device)
         self.last_log_probs: Tensor | None = None
         self.last_logits: Tensor | None = None
+
+    def actor_parameters(self) -> list[nn.Parameter]:
+        """Those that π depends on."""
+        return [p for p in self.model.parameters() if p.requires_grad]
+
+    def critic_parameters(self) -> list[nn.Parameter]:
+        """Those that only V depends on."""
+        return list(self.value_head.parameters())
 
     def seed(self, seed: int) -> None:
         """Seed the drawing of actions."""
@@ -144,16 +152,11 @@ class CausalLMPolicy(nn.Module):
         if state is None:
             state = self.initial_state(*input_ids.shape)
         logits, hidden = state.next(input_ids, lengths, start)
-        logits = self.sampling.apply(logits)
-        if deterministic:
-            actions = logits.argmax(dim=-1)
-        else:
-            # argmax(log p + Gumbel noise) is a draw from p, and four times as quick as multinomial.
-            noise = torch.empty_like(logits).exponential_(generator=self.generator).log_()
-            actions = (logits - noise).argmax(dim=-1)
-        log_probs = -F.cross_entropy(logits, actions, reduction="none")
+        every = self.sampling.apply(logits).log_softmax(dim=-1)
+        actions = every.argmax(dim=-1) if deterministic else draw(every, self.generator)
+        log_probs = every.gather(1, actions[:, None])[:, 0]
         values = self.value_head(hidden)[:, 0]
-        self.last_log_probs, self.last_logits = log_probs, logits
+        self.last_log_probs, self.last_logits = log_probs, every
         return actions, log_probs, values, state
 
     def predict_values(self, observation: dict[str, Any]) -> Tensor:

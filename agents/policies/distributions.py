@@ -24,6 +24,22 @@ def to_rows(values: Tensor, mask: Tensor) -> Tensor:
     return rows.masked_scatter(mask, values)
 
 
+def draw(log_probs: Tensor, generator: torch.Generator) -> Tensor:
+    """A draw from each row of normalised ``log_probs`` ``[B, A]``: actions ``[B]``.
+
+    By the inverse of the cumulative distribution, with one random number a row. The usual ways
+    (`multinomial`, Gumbel noise) need one for every action, which for a vocabulary of 50,000 takes
+    a third of the time of a rollout on a CPU.
+    """
+    cumulative = log_probs.exp().cumsum(dim=-1)
+    uniform = torch.rand(
+        (len(log_probs), 1), generator=generator, device=log_probs.device, dtype=log_probs.dtype
+    )
+    # 1 − u lies in (0, 1], so that an action of probability 0 is never met; the last entry may
+    # differ from 1 by rounding.
+    return torch.searchsorted(cumulative, (1 - uniform) * cumulative[:, -1:])[:, 0]
+
+
 class TokenDistribution:
     """Next-token distributions, kept as hidden states: logits exist only while they are used.
 

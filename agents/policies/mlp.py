@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.distributions import Categorical, Distribution, Independent, Normal
 
 from agents.policies.base import Evaluation
-from agents.policies.distributions import TorchDistribution, to_rows
+from agents.policies.distributions import TorchDistribution, draw, to_rows
 
 
 class MlpPolicy(nn.Module):
@@ -69,6 +69,15 @@ class MlpPolicy(nn.Module):
         self.generator = torch.Generator(device=self.device)
         self.to(device)
 
+    def actor_parameters(self) -> list[nn.Parameter]:
+        """Those that π depends on."""
+        critic = {id(p) for p in self.critic.parameters()}
+        return [p for p in self.parameters() if p.requires_grad and id(p) not in critic]
+
+    def critic_parameters(self) -> list[nn.Parameter]:
+        """Those that only V depends on."""
+        return list(self.critic.parameters())
+
     def seed(self, seed: int) -> None:
         """Seed the drawing of actions."""
         self.generator.manual_seed(seed)
@@ -103,10 +112,7 @@ class MlpPolicy(nn.Module):
         values = self.critic(features)[:, 0]
         if self.discrete:
             log_probs = outputs.log_softmax(dim=-1)
-            noise = 0.0
-            if not deterministic:
-                noise = torch.empty_like(outputs).exponential_(generator=self.generator).log_()
-            actions = (log_probs - noise).argmax(dim=-1)
+            actions = log_probs.argmax(-1) if deterministic else draw(log_probs, self.generator)
             return actions, log_probs.gather(1, actions[:, None])[:, 0], values, None
         noise = torch.zeros_like(outputs)
         if not deterministic:

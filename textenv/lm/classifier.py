@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import torch
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
+from transformers import AutoModelForSequenceClassification
+
+from textenv.lm.loading import load_tokenizer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -32,7 +34,7 @@ def load_classifier(
         model, loading = AutoModelForSequenceClassification.from_pretrained(
             source, output_loading_info=True, use_safetensors=True, trust_remote_code=False
         )
-        tokenizer = _load_tokenizer(source)
+        tokenizer = load_tokenizer(source)
     except (OSError, ValueError) as error:
         raise ValueError(
             f"reward={source!r} cannot be loaded as a sequence-classification model ({error}): "
@@ -66,17 +68,9 @@ def load_classifier_tokenizer(model: PreTrainedModel) -> PreTrainedTokenizerBase
             f"reward is a {type(model).__name__} that does not know its tokenizer: {mend}"
         )
     try:
-        return _load_tokenizer(source)
+        return load_tokenizer(source)
     except (OSError, ValueError) as error:
         raise ValueError(
             f"reward is a {type(model).__name__} from {source!r}, where no tokenizer can be "
             f"loaded ({error}): {mend}"
         ) from error
-
-
-def _load_tokenizer(source: str) -> PreTrainedTokenizerBase:
-    tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
-    # Where there are no tokenizer files, transformers makes a tokenizer that knows no words.
-    if len(tokenizer) <= len(tokenizer.all_special_ids):
-        raise ValueError("there is no tokenizer beside the model")
-    return tokenizer

@@ -154,7 +154,7 @@ class Decoder:
             if fresh.any():
                 self.columns = int(lengths.max())
             else:
-                self.columns += 1
+                self.columns = min(self.columns + 1, self.max_length)
             return fresh, ~fresh
         input_ids, lengths = input_ids.cpu(), lengths.cpu()
         width = input_ids.shape[1]
@@ -219,4 +219,6 @@ class Decoder:
         if self.logits is None:
             self.logits = logits.new_zeros(self.num_rows, logits.shape[1])
             self.hidden = hidden.new_zeros(self.num_rows, hidden.shape[1])
-        self.logits[rows], self.hidden[rows] = logits, hidden
+        # Not in place: the caller may still hold what the last call returned.
+        self.logits = self.logits.index_copy(0, rows, logits)
+        self.hidden = self.hidden.index_copy(0, rows, hidden)

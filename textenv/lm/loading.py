@@ -56,14 +56,37 @@ def locate(source: str | os.PathLike[str]) -> tuple[str, dict[str, str]]:
     return (str(path) if path.is_dir() else source), {}
 
 
+def hide_progress_bars() -> None:
+    """Let transformers load in silence, as befits a command line that prints its own lines."""
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
+
+
 def load_tokenizer(source: str | os.PathLike[str] | PreTrainedTokenizerBase):
-    """The tokenizer of ``source`` (see the module's page); a live tokenizer is handed back."""
+    """The tokenizer of ``source`` (see the module's page); a live tokenizer is handed back.
+
+    Raises:
+        ValueError: there is no tokenizer beside the model.
+    """
     if not isinstance(source, str | os.PathLike):
         return source
     from transformers import AutoTokenizer
 
     name, keywords = locate(source)
-    return AutoTokenizer.from_pretrained(name, **keywords)
+    missing = ValueError(
+        f"tokenizer={str(source)!r}: there is no tokenizer beside the model, or none that can be "
+        "read; save one there with tokenizer.save_pretrained, or name its own folder or hub id."
+    )
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(name, **keywords)
+    except ValueError as error:
+        raise missing from error
+    # Without its files, transformers makes a tokenizer of some architectures that knows no words.
+    if len(tokenizer) <= len(tokenizer.all_special_ids):
+        raise missing
+    return tokenizer
 
 
 def load_model(
@@ -90,6 +113,8 @@ def load_model(
     name, keywords = locate(source)
     if attn_implementation is not None:
         keywords["attn_implementation"] = attn_implementation
+    if (Path(name) / "adapter_config.json").is_file():
+        return _with_adapters(name, dtype, attn_implementation).to(device).eval()
     # transformers may keep the weights of a GGUF file packed unless they are asked for in float32.
     packed = "gguf_file" in keywords
     read_as = torch.float32 if packed else dtype
@@ -97,6 +122,23 @@ def load_model(
     if packed:
         model = _without_quantization_mark(model).to(dtype)
     return model.to(device).eval()
+
+
+def _with_adapters(folder: str, dtype: torch.dtype, attn_implementation: str | None):
+    """The base model that adapters in a folder name, wrapped by PEFT so that they go on learning.
+
+    `from_pretrained` would load the two as well, but hold both fixed.
+    """
+    from peft import PeftConfig, PeftModel
+
+    base = PeftConfig.from_pretrained(folder).base_model_name_or_path
+    if not base:
+        raise ValueError(
+            f"The adapters in {folder!r} don't say which base model they belong to: load that one "
+            "and pass peft.PeftModel.from_pretrained(base, folder, is_trainable=True)."
+        )
+    model = load_model(base, dtype=dtype, attn_implementation=attn_implementation)
+    return PeftModel.from_pretrained(model, folder, is_trainable=True)
 
 
 def _without_quantization_mark(model: PreTrainedModel) -> PreTrainedModel:
@@ -108,7 +150,8 @@ def _without_quantization_mark(model: PreTrainedModel) -> PreTrainedModel:
     config = model.config
     if hasattr(config, "quantization_config"):
         del config.quantization_config
-    plain = type(model)._from_config(config, dtype=model.dtype)
+    with torch.random.fork_rng():  # weights that nobody keeps are drawn from nobody's generator
+        plain = type(model)._from_config(config, dtype=model.dtype)
     plain.load_state_dict(model.state_dict())
     plain.generation_config = model.generation_config
     return plain

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 SUPPORTED_LAYERS = {"full_attention", "sliding_attention"}
+SUPPORTED_ATTENTION = {"sdpa", "eager"}  # they take the row cache's own masks
 
 
 def unwrapped(model: nn.Module) -> PreTrainedModel:
@@ -69,8 +70,8 @@ def check_supported(model: nn.Module, max_length: int) -> None:
 
     Raises:
         ValueError: the context is shorter than ``max_length``, a layer is not plain attention, a
-            sliding window is shorter than ``max_length``, or body and head do not make up the
-            model's own logits.
+            sliding window is shorter than ``max_length``, the attention takes no masks, or body and
+            head do not make up the model's own logits.
     """
     model = unwrapped(model)
     config, name = model.config.get_text_config(), type(model).__name__
@@ -92,6 +93,11 @@ def check_supported(model: nn.Module, max_length: int) -> None:
         raise ValueError(
             f"{name} attends through a sliding window of {window} tokens, shorter than an episode "
             f"({max_length}): lower max_new_tokens or max_prompt_tokens to at most {window} in all."
+        )
+    if config._attn_implementation not in SUPPORTED_ATTENTION:
+        raise ValueError(
+            f"{name} has attn_implementation={config._attn_implementation!r}, but the row cache "
+            "needs masks of its own: load the model with 'sdpa' or 'eager'."
         )
     body, head = split(model)
     probe = torch.tensor([[1, 2, 0]], device=model.device)

@@ -278,7 +278,7 @@ def test_a_model_without_tokenizer_beside_it_is_refused(folder):
         file.unlink()
     with pytest.raises(ValueError, match=r"where no tokenizer can be loaded .*: pass Classifier"):
         resolve_reward(model)
-    with pytest.raises(ValueError, match=r"cannot be loaded .*\(there is no tokenizer beside the"):
+    with pytest.raises(ValueError, match=r"cannot be loaded .*there is no tokenizer beside the"):
         resolve_reward(folder)
 
 

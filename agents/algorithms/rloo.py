@@ -1,0 +1,50 @@
+"""RLOO (Kool et al. 2019; Ahmadian et al. 2024): REINFORCE whose baseline is the mean return of the
+other answers to the same prompt."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from agents.agent import Agent
+from agents.functional import surrogates
+from agents.functional.advantages import leave_one_out
+from agents.functional.reductions import sequence_sum
+from agents.rollout import Batch, Rollout
+from agents.terms import Metrics, group_advantages, mean_metrics, reduced
+
+
+class RLOO(Agent):
+    """Make a whole answer likelier by how much it beats the others of its group.
+
+    No critic; the KL to the reference belongs in the reward (``kl_coef`` of the environment). A row
+    of the rollout has to hold one episode, as it does for text.
+
+    Args:
+        policy, env: as in `agents.Agent`, where the remaining arguments are explained as well.
+        learning_rate: of AdamW.
+        group_size: G, consecutive rows that begin alike.
+    """
+
+    def __init__(
+        self,
+        policy: Any,
+        env: Any,
+        *,
+        learning_rate: float = 1e-5,
+        group_size: int = 4,
+        **common: Any,
+    ):
+        super().__init__(policy, env, learning_rate=learning_rate, group_size=group_size, **common)
+
+    def update(self, rollout: Rollout) -> dict[str, float]:
+        columns = group_advantages(rollout, leave_one_out, self.group_size)
+        batches = rollout.batches(self.batch_size, self.generator, **columns)
+        return mean_metrics([self.descend(batch) for batch in batches])
+
+    def loss(self, batch: Batch) -> tuple[Tensor, Metrics]:
+        log_probs = self.policy.evaluate(batch.observations, batch.actions, batch.mask).log_probs
+        losses = surrogates.score_function(log_probs, batch.advantages)
+        loss = reduced(losses, batch, sequence_sum)
+        return loss, {"policy_loss": loss.detach()}

@@ -1,0 +1,143 @@
+"""How good is an agent? Standard evaluation loops, for text and for anything else."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from gymnasium.vector import AutoresetMode, VectorEnv
+
+from agents.rollout import Rollout, collect_episodes
+
+
+@dataclass(frozen=True)
+class TextEvaluation:
+    """Episodes of text and what they are worth, one entry an episode.
+
+    Attributes:
+        scores: of the reward, without shaping.
+        kls: KL(π‖π_ref) of the whole episode, nats: Σ_t log π(a_t|s_t) − log π_ref(a_t|s_t), whose
+            mean is unbiased. Empty without a reference.
+        recomputed_kls: the same from one plain forward pass of both models, without cache, chunks
+            or anything else that the loop uses.
+        lengths: tokens.
+        prompts, responses: texts.
+        tokens_per_second: of generation and scoring.
+    """
+
+    scores: np.ndarray
+    kls: np.ndarray
+    recomputed_kls: np.ndarray
+    lengths: np.ndarray
+    prompts: list[str]
+    responses: list[str]
+    tokens_per_second: float
+
+    @property
+    def distinct_2(self) -> float:
+        """See `distinct_n`."""
+        return distinct_n(self.responses, 2)
+
+
+def distinct_n(texts: Sequence[str], n: int) -> float:
+    """Different word n-grams / all word n-grams of a corpus (Li et al. 2016): 0 is monotony.
+
+    It falls with the size of the corpus, so compare corpora of one size only.
+    """
+    grams = [
+        tuple(words[i : i + n])
+        for words in (text.lower().split() for text in texts)
+        for i in range(len(words) - n + 1)
+    ]
+    return len(set(grams)) / max(len(grams), 1)
+
+
+def evaluate_text(
+    agent: Any, env: VectorEnv, n_episodes: int = 256, seed: int = 0
+) -> TextEvaluation:
+    """Sample episodes from a text agent; the same prompts and random numbers for the same seed.
+
+    Args:
+        agent: with a `CausalLMPolicy`. Its random generator is left as it was.
+        env: a native text environment with ``scoring="batch"`` and ``array="torch"``.
+        n_episodes: at least so many; whole batches are taken.
+        seed: of prompts and actions.
+    """
+    policy = agent.policy
+    env.unwrapped.bind(policy)
+    generator_state = policy.generator.get_state()
+    policy.seed(seed)
+    rollouts, prompts, seconds = [], [], 0.0
+    while sum(len(rollout.mask) for rollout in rollouts) < n_episodes:
+        began = time.perf_counter()
+        rollouts.append(collect_episodes(env, policy, seed=None if rollouts else seed))
+        seconds += time.perf_counter() - began
+        prompts += [env.prompts[index].text for index in env.prompt_index]
+    policy.generator.set_state(generator_state)
+
+    def column(key: str) -> np.ndarray:
+        return np.array([value for rollout in rollouts for value in rollout.episodes.get(key, [])])
+
+    reference = env.shaping.reference if env.shaping is not None else None
+    kls = [] if reference is None else [recomputed_kl(policy, reference, r) for r in rollouts]
+    return TextEvaluation(
+        column("score"),
+        column("kl"),
+        np.concatenate(kls) if kls else np.zeros(0),
+        column("length"),
+        prompts,
+        [text for rollout in rollouts for text in rollout.episodes["response"]],
+        column("length").sum() / seconds,
+    )
+
+
+@torch.no_grad()
+def recomputed_kl(policy: Any, reference: Any, rollout: Rollout) -> np.ndarray:
+    """Σ_t log π(a_t|s_t) − log π_ref(a_t|s_t) of each row ``[B]``, by plain forward passes."""
+    input_ids, prompt_lengths = (
+        rollout.observations[key] for key in ("input_ids", "prompt_lengths")
+    )
+    steps = torch.arange(rollout.mask.shape[1], device=input_ids.device)
+    columns = (prompt_lengths[:, None] + steps - 1).clamp(max=input_ids.shape[1] - 1)
+    rows = torch.arange(len(input_ids), device=input_ids.device)[:, None]
+
+    def log_probs(model: Any) -> torch.Tensor:
+        logits = policy.sampling.apply(model(input_ids=input_ids).logits[rows, columns])
+        return logits.log_softmax(-1).gather(2, rollout.actions[:, :, None])[:, :, 0]
+
+    with policy.autocast():
+        own = log_probs(policy.model)
+    return ((own - log_probs(reference)) * rollout.mask).sum(dim=1).cpu().numpy()
+
+
+def evaluate_returns(
+    agent: Any, env: VectorEnv, n_episodes: int = 100, seed: int = 0, deterministic: bool = True
+) -> np.ndarray:
+    """Returns ``[n_episodes]`` of whole episodes in any vector environment with numpy arrays.
+
+    The first episodes to end would be the short ones, so each row contributes the same number.
+    """
+    mode = env.metadata.get("autoreset_mode", AutoresetMode.NEXT_STEP)
+    rows = env.num_envs
+    wanted = -(-n_episodes // rows)
+    finished: list[list[float]] = [[] for _ in range(rows)]
+    observation, _ = env.reset(seed=seed)
+    state, start = None, np.ones(rows, dtype=bool)
+    returns, resetting = np.zeros(rows), np.zeros(rows, dtype=bool)
+    while min(map(len, finished)) < wanted:
+        actions, state = agent.predict(observation, state, start, deterministic)
+        observation, rewards, terminated, truncated, _ = env.step(actions)
+        returns += rewards * ~resetting
+        start = (terminated | truncated) & ~resetting
+        for row in np.flatnonzero(start):
+            finished[row].append(returns[row])
+        returns[start] = 0
+        if mode == AutoresetMode.NEXT_STEP:
+            resetting = start
+        elif mode == AutoresetMode.DISABLED and start.any():
+            observation, _ = env.reset(options={"reset_mask": start})
+    return np.array([row[:wanted] for row in finished]).ravel()[:n_episodes]

