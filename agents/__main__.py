@@ -21,7 +21,7 @@ import docstring_parser
 import gymnasium as gym
 import torch
 import tyro
-from gymnasium.vector import AutoresetMode
+from gymnasium.vector import AutoresetMode, VectorEnv
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -29,8 +29,9 @@ from stable_baselines3.common.logger import configure
 
 from agents import algorithms
 from agents.agent import Agent
+from agents.compare import interval, significant_differences
 from agents.evaluation import TextEvaluation, evaluate_text
-from agents.plots import learning_curve
+from agents.plots import comparison, learning_curve, read_progress
 from textenv.lm.loading import hide_progress_bars, load_model, load_tokenizer
 
 
@@ -41,6 +42,30 @@ def _spoken(name: str) -> str:
 
 AGENTS = {_spoken(name): getattr(algorithms, name) for name in algorithms.__all__}
 console = Console(highlight=False)
+EVALUATION_SEED = 1_000_000  # apart from those that one trains with
+
+
+def presets(agent: str, model: str) -> dict[str, Any]:
+    """Defaults that suit an algorithm and a model.
+
+    What suits two million parameters would wreck a real model, and the other way round; one step a
+    rollout can be larger than one of four.
+    """
+    tiny = model == "bundled"
+    several_steps = {"ppo": {"learning_rate": 5e-4 if tiny else 2e-5, "batch_size": 32}}
+    one_step = {"learning_rate": 1e-3 if tiny else 2e-5}
+    chosen = {**several_steps, "trpo": {}}.get(agent, one_step)
+    return {**chosen, "kl_coef": 0.0} if agent == "grpo" else chosen
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A finished run: evaluations before and after, tokens and seconds of learning."""
+
+    before: TextEvaluation
+    after: TextEvaluation
+    timesteps: int
+    seconds: float
 
 
 @dataclass
@@ -82,10 +107,42 @@ class Train:
 
 
 @dataclass
+class Compare:
+    """Train several algorithms on several seeds with equal tokens, and say which differ."""
+
+    agents: list[str] = field(default_factory=lambda: list(AGENTS))
+    """Which algorithms; each with its own defaults."""
+    seeds: int = 5
+    """Seeds 0, 1, 2, ..."""
+    model: str = "bundled"
+    """As for train."""
+    reward: str = "sentiment"
+    """As for train."""
+    prompts: str = "bundled"
+    """As for train."""
+    total_timesteps: int = 60_000
+    """Tokens of each run."""
+    kl_coef: float = Train.kl_coef
+    """As for train; algorithms with the KL in their loss take none in the reward."""
+    max_new_tokens: int = 24
+    """Token budget of a response."""
+    n_envs: int = 64
+    """Episodes per rollout."""
+    eval_episodes: int = 256
+    """Episodes of the evaluations before and after."""
+    output: Path = Path("runs/compare")
+    """Folder for all runs and the plot."""
+    device: str = "auto"
+    """"auto" takes an accelerator if there is one."""
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    """As for train."""
+
+
+@dataclass
 class Evaluate:
     """Sample from a saved agent and measure it."""
 
-    path: Path
+    path: tyro.conf.Positional[Path]
     """The folder of the agent."""
     reward: str = "sentiment"
     """As for train."""
@@ -103,20 +160,14 @@ class Evaluate:
     """"auto" takes an accelerator if there is one."""
 
 
-# What suits the 2-million-parameter model would wreck a real one, and the other way round.
-TINY = {"learning_rate": 5e-4}
-REAL = {"learning_rate": 2e-5}
-
-
-def train(options: Train, hyperparameters: dict[str, Any]) -> None:
-    """Evaluate, learn, evaluate again; leave everything in the output folder."""
+def make(options: Train, hyperparameters: dict[str, Any]) -> tuple[Agent, VectorEnv]:
+    """The agent in its environment, and an environment like it that reports KL without shaping."""
     device = _device(options.device)
-    dtype = _dtype(options.dtype, device, options.model)
-    output = options.output or Path("runs") / "-".join(
-        (options.agent, Path(options.model).stem, str(options.seed))
-    )
-    output.mkdir(parents=True, exist_ok=True)
+    algorithm = AGENTS[options.agent]
+    needs = getattr(algorithm, "policy_needs", {})
+    dtype = needs.get("dtype") or _dtype(options.dtype, device, options.model)
     text = dict(
+        num_envs=options.n_envs,
         tokenizer=load_tokenizer(options.model),
         prompts=options.prompts,
         reward=options.reward,
@@ -129,41 +180,35 @@ def train(options: Train, hyperparameters: dict[str, Any]) -> None:
         device=device,
         copy=False,
     )
-    agent: Agent = AGENTS[options.agent](
+    policy = {"model": options.model, "temperature": options.temperature, "dtype": dtype}
+    groups = {"group_size": hyperparameters.get("group_size", 1)}
+    agent = algorithm(
         "CausalLMPolicy",
-        gym.make_vec(
-            "TextGen-v0",
-            num_envs=options.n_envs,
-            kl_coef=options.kl_coef,
-            group_size=hyperparameters.get("group_size", 1),
-            **text,
-        ),
-        policy_kwargs={
-            "model": options.model,
-            "temperature": options.temperature,
-            "dtype": dtype,
-            **_policy_needs(AGENTS[options.agent]),
-        },
+        gym.make_vec("TextGen-v0", kl_coef=options.kl_coef, **groups, **text),
+        policy_kwargs={**policy, **needs},
         seed=options.seed,
         device=device,
         **hyperparameters,
     )
-    judge = gym.make_vec("TextGen-v0", num_envs=options.n_envs, **text)
+    return agent, gym.make_vec("TextGen-v0", **text)
+
+
+def run(options: Train, hyperparameters: dict[str, Any], output: Path) -> Outcome:
+    """Evaluate, learn, evaluate again; leave agent, logs and plot in the output folder."""
+    output.mkdir(parents=True, exist_ok=True)
+    agent, judge = make(options, hyperparameters)
     parameters = sum(p.numel() for p in agent.policy.parameters())
     console.print(
         f"[bold]{type(agent).__name__}[/] on {options.model} ({parameters / 1e6:.1f} M parameters, "
-        f"{device}, {dtype}), reward {options.reward}, seed {options.seed}"
+        f"{agent.device}, {_name(agent.policy.dtype)}), reward {options.reward}, "
+        f"seed {options.seed}"
     )
-    before = evaluate_text(agent, judge, options.eval_episodes, seed=1_000_000)
+    before = evaluate_text(agent, judge, options.eval_episodes, EVALUATION_SEED)
     agent.set_logger(configure(str(output), ["csv", "tensorboard"]))
     began = time.perf_counter()
     agent.learn(options.total_timesteps, progress_bar=True)
     seconds = time.perf_counter() - began
-    after = evaluate_text(agent, judge, options.eval_episodes, seed=1_000_000)
-
-    console.print(_table(before=before, after=after))
-    _print_samples("before", before)
-    _print_samples("after", after)
+    after = evaluate_text(agent, judge, options.eval_episodes, EVALUATION_SEED)
     agent.save(output, optimizer=False)
     agent.logger.close()
     learning_curve(
@@ -171,12 +216,71 @@ def train(options: Train, hyperparameters: dict[str, Any]) -> None:
         output / "learning_curve.png",
         f"{type(agent).__name__} on {options.model}, reward {options.reward}",
     )
-    console.print(
-        f"\n{agent.num_timesteps} tokens in {seconds:.0f} s "
-        f"({agent.num_timesteps / seconds:.0f} tokens/s, learning included)\n"
-        f"agent  {output}\nplot   {output / 'learning_curve.png'}\n"
-        f"again  python -m agents evaluate {output} --reference {options.model}"
+    return Outcome(before, after, agent.num_timesteps, seconds)
+
+
+def train(options: Train, hyperparameters: dict[str, Any]) -> None:
+    """Fine-tune, and print what changed."""
+    output = options.output or Path("runs") / "-".join(
+        (options.agent, Path(options.model).stem, str(options.seed))
     )
+    outcome = run(options, hyperparameters, output)
+    console.print(_table(before=outcome.before, after=outcome.after))
+    _print_samples("before", outcome.before)
+    _print_samples("after", outcome.after)
+    console.print(
+        f"\n{outcome.timesteps} tokens in {outcome.seconds:.0f} s "
+        f"({outcome.timesteps / outcome.seconds:.0f} tokens/s, learning included)\n"
+        f"agent  {output}\nplot   {output / 'learning_curve.png'}\n"
+        f"again  python -m agents evaluate {output} --reference {options.model}",
+        soft_wrap=True,
+    )
+
+
+def compare(options: Compare) -> None:
+    """Train each algorithm on each seed; print a table and draw a plot."""
+    runs: dict[str, list] = {name: [] for name in options.agents}
+    finals: dict[str, list[TextEvaluation]] = {name: [] for name in options.agents}
+    for seed in range(options.seeds):
+        for name in options.agents:
+            output = options.output / f"{name}-{seed}"
+            hyperparameters = presets(name, options.model)
+            one = Train(
+                agent=name,
+                model=options.model,
+                reward=options.reward,
+                prompts=options.prompts,
+                total_timesteps=options.total_timesteps,
+                kl_coef=hyperparameters.pop("kl_coef", options.kl_coef),
+                max_new_tokens=options.max_new_tokens,
+                n_envs=options.n_envs,
+                eval_episodes=options.eval_episodes,
+                seed=seed,
+                device=options.device,
+                dtype=options.dtype,
+            )
+            finals[name].append(run(one, hyperparameters, output).after)
+            runs[name].append(read_progress(output / "progress.csv"))
+    table = Table(box=None, pad_edge=False)
+    for heading in ("", "score", "KL, nats per episode", "length", "distinct-2"):
+        table.add_column(heading, justify="left" if not heading else "right")
+    scores = {name: [float(e.scores.mean()) for e in finals[name]] for name in finals}
+    for name in sorted(finals, key=lambda name: -sum(scores[name])):
+        columns = (
+            scores[name],
+            [e.kls.mean() for e in finals[name]],
+            [e.lengths.mean() for e in finals[name]],
+            [e.distinct_2 for e in finals[name]],
+        )
+        table.add_row(name, *(escape(str(interval(column))) for column in columns))
+    console.print(table)
+    console.print("\nsignificantly apart (the interval of the difference in score excludes 0):")
+    for better, worse, gap in significant_differences(scores):
+        console.print(f"  {better} over {worse}: {escape(str(gap))}")
+    pairs = {name: [(e.kls.mean(), e.scores.mean()) for e in finals[name]] for name in finals}
+    title = f"{options.model}, reward {options.reward}, {options.seeds} seeds"
+    comparison(runs, pairs, options.output / "comparison.png", title)
+    console.print(f"\nplot   {options.output / 'comparison.png'}")
 
 
 def evaluate(options: Evaluate) -> None:
@@ -248,15 +352,15 @@ def _dtype(name: str, device: str, model: str) -> str:
     return "bfloat16" if quick and model != "bundled" else "float32"
 
 
-def _policy_needs(algorithm: type[Agent]) -> dict[str, Any]:
-    return getattr(algorithm, "policy_needs", {})
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
 
 
 # --- options ------------------------------------------------------------------------------------
 
 NOT_OFFERED = {
     "n_envs", "env_kwargs", "policy_kwargs", "tensorboard_log", "verbose", "seed", "device",
-    "n_steps",
+    "n_steps", "compare", "reduction",
 }  # fmt: skip
 
 
@@ -270,6 +374,8 @@ def _hyperparameters(algorithm: type[Agent], presets: dict[str, Any]) -> list[tu
         for name, parameter in inspect.signature(kind.__init__).parameters.items():
             if parameter.kind is not parameter.KEYWORD_ONLY or name in {*fields, *NOT_OFFERED}:
                 continue
+            if kind is Agent and name == "group_size":
+                continue  # only where the algorithm has groups
             default = presets.get(name, parameter.default)
             help = " ".join((help_of.get(name) or "").split())
             hint = Annotated[_plain(hints[name]), tyro.conf.arg(help=_capitalised(help))]
@@ -309,19 +415,25 @@ def main(arguments: list[str] | None = None) -> None:
     if command == "evaluate":
         evaluate(tyro.cli(Evaluate, args=arguments[1:], prog="python -m agents evaluate"))
         return
+    if command == "compare":
+        compare(tyro.cli(Compare, args=arguments[1:], prog="python -m agents compare"))
+        return
     if command != "train":
         console.print(__doc__.strip(), markup=False)
         sys.exit(0 if command in ("-h", "--help") else 2)
     name = _chosen(arguments, "--agent", Train.agent)
     if name not in AGENTS:
         sys.exit(f"--agent {name} is unknown: use one of {', '.join(AGENTS)}.")
-    tiny = _chosen(arguments, "--model", Train.model) == "bundled"
-    own = _hyperparameters(AGENTS[name], TINY if tiny else REAL)
+    suited = presets(name, _chosen(arguments, "--model", Train.model))
+    own = _hyperparameters(AGENTS[name], suited)
     group = dataclasses.make_dataclass(AGENTS[name].__name__, own)
     group.__doc__ = f"Hyper-parameters of {AGENTS[name].__name__}."
     kind = dataclasses.make_dataclass(
         "Train",
-        [("own", Annotated[group, tyro.conf.arg(name="")], field(default_factory=group))],
+        [
+            ("kl_coef", float, field(default=suited.get("kl_coef", Train.kl_coef))),
+            ("own", Annotated[group, tyro.conf.arg(name="")], field(default_factory=group)),
+        ],
         bases=(Train,),
     )
     kind.__doc__ = Train.__doc__

@@ -253,8 +253,10 @@ class Agent:
     @torch.no_grad()
     def _evaluate_old(self, rollout: Rollout) -> None:
         size = self.micro_batch_size or self.batch_size or len(rollout.mask)
+        rollout.rounding = torch.zeros_like(rollout.log_probs)
         for batch, rows in _chunks(rollout, size):
             evaluation = self.policy.evaluate(batch.observations, batch.actions, batch.mask)
+            rollout.rounding[rows] = (evaluation.log_probs - batch.log_probs).abs()
             rollout.log_probs[rows] = evaluation.log_probs
 
     @property
@@ -343,6 +345,9 @@ class Agent:
             if native_text:
                 env_kwargs.setdefault("device", str(self.device))
                 env_kwargs.setdefault("group_size", self.group_size)
+            if gym.spec(env).vector_entry_point is None:
+                # NEXT_STEP, the default, would spend a step on each reset.
+                env_kwargs.setdefault("vector_kwargs", {"autoreset_mode": AutoresetMode.SAME_STEP})
             env = gym.make_vec(env, num_envs=n_envs, **env_kwargs)
         if isinstance(env, gym.Env):
             single = env
@@ -391,8 +396,11 @@ def _chunks(rollout: Rollout, size: int) -> Iterator[tuple[Batch, Tensor]]:
 def _episode_means(rollout: Rollout) -> dict[str, float]:
     """Means over the episodes that ended in a rollout, under the names of stable-baselines3."""
     names = {"return": "ep_rew_mean", "length": "ep_len_mean", "score": "score_mean", "kl": "kl"}
-    return {
+    means = {
         f"rollout/{name}": float(np.mean(rollout.episodes[key]))
         for key, name in names.items()
         if rollout.episodes.get(key)
     }
+    if rollout.rounding is not None:
+        means["rollout/rounding"] = float(rollout.rounding.sum() / rollout.mask.sum())
+    return means

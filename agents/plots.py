@@ -5,8 +5,16 @@ from __future__ import annotations
 import csv
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+from agents.compare import interval
+
+SCORE, KL = "rollout/score_mean", "rollout/kl"
 
 
 def read_progress(path: str | Path) -> dict[str, np.ndarray]:
@@ -15,6 +23,49 @@ def read_progress(path: str | Path) -> dict[str, np.ndarray]:
         rows = list(csv.DictReader(file))
     names = rows[0] if rows else []
     return {name: np.array([float(row[name] or "nan") for row in rows]) for name in names}
+
+
+def on_grid(progress: Mapping[str, np.ndarray], column: str, grid: np.ndarray) -> np.ndarray:
+    """A column of a run's log at common numbers of timesteps, between the points by lines."""
+    known = ~np.isnan(progress[column])
+    return np.interp(grid, progress["time/total_timesteps"][known], progress[column][known])
+
+
+def band(axes, label: str, grid: np.ndarray, curves: np.ndarray) -> None:
+    """The mean of several runs' curves ``[runs, points]`` and its 95 % interval around it."""
+    (line,) = axes.plot(grid, curves.mean(axis=0), label=label)
+    edges = [interval(column) for column in curves.T]
+    low, high = [edge.low for edge in edges], [edge.high for edge in edges]
+    axes.fill_between(grid, low, high, color=line.get_color(), alpha=0.15, linewidth=0)
+
+
+def comparison(
+    runs: Mapping[str, list[dict[str, np.ndarray]]],
+    finals: Mapping[str, list[tuple[float, float]]],
+    target: str | Path,
+    title: str = "",
+) -> None:
+    """Several algorithms, several seeds each: score against tokens, final score against KL.
+
+    Args:
+        runs: for each algorithm the logs of its seeds, as `read_progress` gives them.
+        finals: for each algorithm and seed the KL (nats per episode) and the score at the end.
+        target: where the picture goes.
+        title: above it.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(10, 4), layout="constrained")
+    score, trade = figure.subplots(1, 2)
+    for label, logs in runs.items():
+        steps = [log["time/total_timesteps"] for log in logs]
+        grid = np.linspace(max(s[0] for s in steps), min(s[-1] for s in steps), 40)
+        band(score, label, grid, np.array([on_grid(log, SCORE, grid) for log in logs]))
+        trade.scatter(*zip(*finals[label], strict=True), s=22, label=label)
+    score.set(xlabel="tokens", ylabel="mean score of a rollout")
+    trade.set(xlabel="KL to the reference, nats per episode", ylabel="final mean score")
+    trade.legend(frameon=False)
+    _finish(figure, (score, trade), target, title)
 
 
 def learning_curve(runs: Mapping[str, str | Path], target: str | Path, title: str = "") -> None:
@@ -32,15 +83,37 @@ def learning_curve(runs: Mapping[str, str | Path], target: str | Path, title: st
     for label, path in runs.items():
         progress = read_progress(path)
         tokens = progress["time/total_timesteps"]
-        score.plot(tokens, progress["rollout/score_mean"], label=label)
-        if "rollout/kl" in progress:
-            kl.plot(tokens, progress["rollout/kl"], label=label)
+        score.plot(tokens, progress[SCORE], label=label)
+        if KL in progress:
+            kl.plot(tokens, progress[KL], label=label)
     score.set(xlabel="tokens", ylabel="mean score of a rollout")
     kl.set(xlabel="tokens", ylabel="KL to the reference, nats per episode")
-    for axes in (score, kl):
-        axes.grid(alpha=0.3)
-        axes.spines[["top", "right"]].set_visible(False)
     if len(runs) > 1:
         score.legend(frameon=False)
+    _finish(figure, (score, kl), target, title)
+
+
+def _finish(figure, every_axes, target: str | Path, title: str) -> None:
+    for axes in every_axes:
+        axes.grid(alpha=0.3)
+        axes.spines[["top", "right"]].set_visible(False)
     figure.suptitle(title)
     figure.savefig(target, dpi=130)
+
+
+def save_figure(figure: Figure, target: str | Path) -> None:
+    """Write a picture in the house's plain style: a grid, half a frame, legends where labels are.
+
+    Args:
+        figure: its axes are tidied.
+        target: the PNG; its folder is made, and its name printed.
+    """
+    for axes in figure.axes:
+        axes.set_axisbelow(True)
+        axes.grid(alpha=0.3)
+        axes.spines[["top", "right"]].set_visible(False)
+        if axes.get_legend() is None and axes.get_legend_handles_labels()[0]:
+            axes.legend(frameon=False)
+    Path(target).parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(target, dpi=130)
+    print(f"plot  {target}")

@@ -41,6 +41,7 @@ class Rollout:
         mask: True means "counts". Padding and the steps that NEXT_STEP spends on resetting do not.
         sequential: whether a row is one whole sequence, which must not be torn apart.
         reference_log_probs: log π_ref(a_t|s_t) where the environment has a reference.
+        rounding: |log π of acting − of evaluating|, where a reduced precision sets them apart.
         episodes: of those that ended, one entry each: ``return``, ``length``, and for text
             ``score``, ``kl`` (nats per episode), ``prompt``, ``response``.
     """
@@ -55,6 +56,7 @@ class Rollout:
     mask: Tensor
     sequential: bool = False
     reference_log_probs: Tensor | None = None
+    rounding: Tensor | None = None
     episodes: dict[str, list] = field(default_factory=dict)
 
     @property

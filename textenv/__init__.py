@@ -1,21 +1,32 @@
 """Token generation as a Gymnasium environment.
 
-``import textenv`` registers ``TextGen-v0``, for ``gym.make`` and ``gym.make_vec`` alike.
+``import textenv`` registers ``TextGen-v0``, for ``gym.make`` and ``gym.make_vec`` alike, and the
+black box of one number ``Parabola-v0``.
 """
 
 import gymnasium as gym
 
 from textenv.env import TextGenEnv
 from textenv.episode import Episode
+from textenv.parabola import ParabolaEnv
 from textenv.rewards import RewardError
 from textenv.shaping import AdaptiveKL
 from textenv.sharing import Shared
 from textenv.vector_env import TextGenVectorEnv
 
-__all__ = ["AdaptiveKL", "Episode", "RewardError", "Shared", "TextGenEnv", "TextGenVectorEnv"]
+__all__ = [
+    "AdaptiveKL",
+    "Episode",
+    "ParabolaEnv",
+    "RewardError",
+    "Shared",
+    "TextGenEnv",
+    "TextGenVectorEnv",
+]
 
 gym.register(
     id="TextGen-v0",
     entry_point="textenv.env:TextGenEnv",
     vector_entry_point="textenv.vector_env:TextGenVectorEnv",
 )
+gym.register(id="Parabola-v0", entry_point="textenv.parabola:ParabolaEnv")

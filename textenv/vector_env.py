@@ -277,10 +277,11 @@ class TextGenVectorEnv(SpecOfLiveObjects, VectorEnv):
             self._stop_rows(ended, stops)
             if not self._all_ended():
                 return self._observation(), rewards, truncated, self._zeros_like(truncated), infos
+            self._some_ended = True
             rewards, infos = self._score_batch()
             return self._observation(), rewards, ~truncated, truncated, infos
 
-        some_ended = bool(ended.any())
+        self._some_ended = some_ended = bool(ended.any())
         if some_ended:
             self._stop_rows(ended, stops)
             rewards = rewards + self._score_ended(ended, infos)
@@ -288,10 +289,8 @@ class TextGenVectorEnv(SpecOfLiveObjects, VectorEnv):
             self._remember_values(running | ended, rewards if kl is None else kl)
         if some_ended and self.autoreset_mode == AutoresetMode.SAME_STEP:
             infos = self._with_finals(ended, infos) | self._begin(_host(ended), None)
-            some_ended = False
         elif was_waiting is not None and self.autoreset_mode == AutoresetMode.NEXT_STEP:
             infos |= self._begin(_host(was_waiting), None)
-        self._some_ended = some_ended
         return self._observation(), rewards, ended, truncated, infos
 
     # --- beginnings -------------------------------------------------------------------------
@@ -347,10 +346,11 @@ class TextGenVectorEnv(SpecOfLiveObjects, VectorEnv):
         return self._info("prompt", mask, texts)
 
     def _check_may_go_on(self) -> None:
-        if self.autoreset_mode == AutoresetMode.DISABLED:
+        # With SAME_STEP, this is so only where the reward raised and so nothing was reset.
+        if self.autoreset_mode != AutoresetMode.NEXT_STEP:
             rows = np.flatnonzero(~_host(self._running)).tolist()
             raise gym.error.ResetNeeded(
-                f"The episodes of rows {rows} have ended and autoreset is disabled: call reset(), "
+                f"The episodes of rows {rows} have ended and nothing has reset them: call reset(), "
                 "or reset(options={'reset_mask': mask}) for these rows alone, before the next step."
             )
 
@@ -436,7 +436,7 @@ class TextGenVectorEnv(SpecOfLiveObjects, VectorEnv):
         return kl
 
     def _score_ended(self, ended, infos: dict[str, Any]):
-        """Step scoring: the scores ``[B]`` of the episodes that ended just now; fills their infos."""
+        """Step scoring: scores ``[B]`` of the episodes that have just ended, and their infos."""
         ended = _host(ended)
         scores = self._score(ended, infos)
         terminal = np.zeros(self.num_envs)
@@ -468,7 +468,6 @@ class TextGenVectorEnv(SpecOfLiveObjects, VectorEnv):
         if self.render_mode is not None:
             values = infos.get("token_kl", infos["token_rewards"])
             self._token_values[:, : len(steps)] = _host(values)
-        self._some_ended = True
         return self._array(token_rewards.sum(dim=1)), infos
 
     def _batch_kl(self, mask: torch.Tensor, prompt_lengths: torch.Tensor, steps: torch.Tensor):

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from agents.policies.base import Evaluation
 from agents.policies.distributions import TokenDistribution, draw, to_rows
 from textenv.lm.decoder import Decoder
-from textenv.lm.loading import load_model
+from textenv.lm.loading import cast, load_model
 from textenv.lm.parts import check_supported, split, unwrapped
 from textenv.lm.scoring import Sampling, response_states
 
@@ -92,6 +92,7 @@ class CausalLMPolicy(nn.Module):
         self.value_head = nn.utils.skip_init(nn.Linear, size, 1, device=device)
         nn.init.zeros_(self.value_head.weight)  # a critic that starts at zero disturbs nothing
         nn.init.zeros_(self.value_head.bias)
+        self._acting: list[nn.Module] = []  # in a list, for a copy is no part of this module
         self.generator = torch.Generator(device=self.device)
         self.last_log_probs: Tensor | None = None
         self.last_logits: Tensor | None = None
@@ -119,10 +120,18 @@ class CausalLMPolicy(nn.Module):
 
     def initial_state(self, num_rows: int, max_length: int) -> Decoder:
         """An empty cache, over a fresh copy of the weights where acting has its own precision."""
-        model = self.model
-        if self.rounds:
-            model = copy.deepcopy(unwrapped(model)).to(self.dtype)
-        return Decoder(model, num_rows, max_length)
+        return Decoder(self.acting_model(), num_rows, max_length)
+
+    @torch.no_grad()
+    def acting_model(self) -> nn.Module:
+        """The model that acts: the one that learns, or its present copy in lower precision."""
+        if not self.rounds:
+            return self.model
+        if not self._acting:
+            self._acting.append(cast(copy.deepcopy(unwrapped(self.model)), self.dtype))
+        copies, originals = self._acting[0].parameters(), unwrapped(self.model).parameters()
+        torch._foreach_copy_(list(copies), list(originals))
+        return self._acting[0]
 
     @torch.no_grad()
     def act(

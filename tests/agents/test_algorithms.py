@@ -14,7 +14,7 @@ from stable_baselines3.common.logger import configure
 from torch.testing import assert_close
 
 import agents.algorithms
-from agents import PPO, REINFORCE, ActorCritic
+from agents import PPO, REINFORCE, TRPO, ActorCritic
 
 NAMES = agents.algorithms.__all__
 GROUPED = {"GRPO", "RLOO"}
@@ -120,6 +120,15 @@ def test_one_seed_gives_one_run_bit_for_bit(name, make_agent):
     assert not all(torch.equal(runs[0][key], runs[2][key]) for key in runs[0])
 
 
+@pytest.mark.parametrize("seeds", [(3, 4), (None, None)])
+def test_other_seeds_draw_other_actions_and_minibatches(seeds, make_agent):
+    """With one prompt, so that the environment's own chance makes no difference."""
+    one, other = (make_agent("PPO", seed=seed, env={"prompts": ["a"]}) for seed in seeds)
+    assert not torch.equal(one.collect().actions[:, 0], other.collect().actions[:, 0])
+    orders = [torch.randperm(100, generator=agent.generator) for agent in (one, other)]
+    assert not torch.equal(*orders)
+
+
 @pytest.mark.parametrize("seed", [None, 5])
 @pytest.mark.parametrize("policy", ["CausalLMPolicy", "MlpPolicy", "bundled"])
 def test_the_constructor_leaves_the_worlds_generators_alone(
@@ -149,10 +158,10 @@ def test_it_learns_to_say_a_wanted_word(name, make_agent):
     """Reward: the share of "b" in a response of four tokens. At random it is about 1 in 8."""
     agent = make_agent(
         name, 64, env={"stop": None, "max_new_tokens": 4, "min_new_tokens": 4},
-        model={"spread": 0.1},
+        model={"spread": 0.1}, **({"target_kl": 0.05} if name == "TRPO" else {}),
     )  # fmt: skip
     before = np.mean(agent.collect().episodes["score"])
-    agent.learn(40 * 64 * 4)
+    agent.learn((20 if name == "TRPO" else 40) * 64 * 4)
     after = np.mean(agent.collect().episodes["score"])
     assert before < 0.3 and after > 0.8
 
@@ -163,6 +172,7 @@ def test_it_learns_to_say_a_wanted_word(name, make_agent):
         (REINFORCE, {}),
         (ActorCritic, {"vf_coef": 0.5}),
         (PPO, {"vf_coef": 0.5, "batch_size": 64}),
+        (TRPO, {}),
     ],
 )
 def test_it_learns_to_walk_down_a_corridor(kind, kwargs, corridor):

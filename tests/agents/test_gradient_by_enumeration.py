@@ -22,8 +22,10 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.testing import assert_close
 
-from agents import PPO, REINFORCE, ActorCritic, CausalLMPolicy
-from agents.rollout import Rollout
+from agents import GRPO, PPO, REINFORCE, RLOO, ActorCritic, CausalLMPolicy
+from agents.functional.advantages import group_centered
+from agents.functional.reductions import sequence_sum
+from agents.rollout import Batch, Rollout
 
 VOCABULARY, BUDGET, EOS = 4, 3, 0
 PROMPTS = ["a", "b c a"]
@@ -64,20 +66,20 @@ class Scripted(CausalLMPolicy):
 
 @pytest.fixture
 def enumerated(make_tokenizer, make_model):
-    """Makes an agent whose rollout is every response to every prompt, once."""
+    """Makes an agent whose rollout is every response to every prompt, once, or given episodes."""
 
-    def make(kind: type, kl_coef: float, **kwargs):
-        episodes = list(itertools.product(range(len(PROMPTS)), responses()))
+    def make(kind: type, kl_coef: float, episodes=None, **kwargs):
+        episodes = episodes or list(itertools.product(range(len(PROMPTS)), responses()))
         shaping = dict(reference=make_model("llama", VOCABULARY, seed=5), kl_coef=kl_coef)
         envs = gym.make_vec(
             "TextGen-v0", num_envs=len(episodes), tokenizer=make_tokenizer(VOCABULARY),
             prompts=PROMPTS, reward=reward, max_new_tokens=BUDGET, no_stop_penalty=PENALTY,
-            **(shaping if kl_coef else {}),
+            group_size=kwargs.get("group_size", 1), **(shaping if kl_coef else {}),
         )  # fmt: skip
         index = np.array([prompt for prompt, _ in episodes])
         envs.reset = partial(envs.reset, options={"prompt_index": index})
         agent = kind(
-            Scripted, envs, seed=0, gamma=1.0,
+            Scripted, envs, seed=0,
             policy_kwargs={"model": make_model("llama", VOCABULARY), "temperature": 0.8}, **kwargs,
         )  # fmt: skip
         script = torch.full((len(episodes), BUDGET), 3)  # what ended rows say must not matter
@@ -119,12 +121,18 @@ def exact_gradient(agent, episodes, kl_coef: float) -> tuple[float, Tensor]:
     return expected.item(), gradient(-expected, agent.policy.model)
 
 
-def expected_gradient(agent, rollout: Rollout) -> Tensor:
-    """Σ_τ π(τ) · ∇loss(τ), each episode's loss summed over its steps."""
+def captured_batch(agent, rollout: Rollout) -> Batch:
+    """The batch that an update would descend on."""
     captured = []
     agent.descend = lambda batch: captured.append(batch) or {"approx_kl": 0.0}
     agent.update(rollout)
     (batch,) = captured
+    return batch
+
+
+def expected_gradient(agent, rollout: Rollout) -> Tensor:
+    """Σ_τ π(τ) · ∇loss(τ), each episode's loss summed over its steps."""
+    batch = captured_batch(agent, rollout)
     weights = rollout.log_probs.sum(dim=1).exp() / len(PROMPTS)
     assert_close(weights.sum(), torch.tensor(1.0))
     total = 0.0
@@ -157,6 +165,40 @@ def test_the_expected_gradient_is_the_gradient_of_the_expected_return(
     expected = expected_gradient(agent, rollout)
     assert exact.norm() > 0.1
     assert (expected - exact).norm() / exact.norm() < 1e-5
+
+
+GROUPED = {
+    "rloo": (RLOO, {}, 1.0),
+    # A mean that includes the answer itself shrinks the gradient by (G − 1) / G.
+    "dr. grpo": (
+        GRPO,
+        {"compare": group_centered, "reduction": sequence_sum, "kl_penalty": 0.0},
+        0.5,
+    ),
+}
+
+
+@pytest.mark.parametrize("kl_coef", [0.0, 0.3])
+@pytest.mark.parametrize(("kind", "kwargs", "factor"), GROUPED.values(), ids=GROUPED)
+def test_the_expected_gradient_of_pairs_of_answers(kind, kwargs, factor, kl_coef, enumerated):
+    """Every pair of answers to the same prompt, each judged against the other."""
+    pairs = [
+        (prompt, response)
+        for prompt in range(len(PROMPTS))
+        for pair in itertools.product(responses(), repeat=2)
+        for response in pair
+    ]
+    agent, _ = enumerated(kind, kl_coef, episodes=pairs, group_size=2, **kwargs)
+    batch = captured_batch(agent, rollout := agent.collect())
+    weights = rollout.log_probs.sum(dim=1).exp().reshape(-1, 2).prod(dim=1) / len(PROMPTS)
+    assert_close(weights.sum(), torch.tensor(1.0))
+    # The loss is linear in the advantages, so that the weights may go there; rows: a pair's two.
+    batch.advantages = batch.advantages * weights.repeat_interleave(2)[:, None]
+    batch.num_rows = 2
+    expected = gradient(agent.loss(batch)[0], agent.policy.model)
+    every = list(itertools.product(range(len(PROMPTS)), responses()))
+    _, exact = exact_gradient(agent, every, kl_coef)
+    assert (expected - factor * exact).norm() / exact.norm() < 1e-5
 
 
 def test_a_baseline_changes_no_expected_gradient(enumerated):

@@ -211,6 +211,26 @@ def test_the_steps_spent_on_resetting_are_masked():
     assert len(rollout.batch()) == 31
 
 
+@pytest.mark.parametrize("mode", MODES)
+def test_a_policy_is_told_where_episodes_begin(mode):
+    """At t = 0 and nowhere else; its state does not outlive a rollout."""
+
+    class Told(MlpPolicy):
+        def act(self, observation, state=None, episode_start=None, deterministic=False):
+            calls.append((state, observation[:, 1] == 0, np.array(episode_start)))
+            return *super().act(observation, None, episode_start, deterministic)[:3], "state"
+
+    calls: list[tuple] = []
+    envs = counting_envs(mode)
+    policy = Told(envs.single_observation_space, envs.single_action_space, seed=0)
+    collector = StepCollector(envs, seed=0)
+    for _ in range(3):
+        collector.collect(policy, 8)
+    assert [state for state, _, _ in calls] == [None, *["state"] * 7] * 3
+    for _, begins, told in calls:
+        assert begins.tolist() == told.tolist()
+
+
 def test_boxes_are_clipped_on_their_way_to_the_environment_only():
     class Echo(gym.Env):
         observation_space = gym.spaces.Box(-1, 1, (1,), np.float32)

@@ -214,6 +214,41 @@ def test_a_prompt_and_its_beginning_are_two_prompts(make_model, count_passes):
     torch.testing.assert_close(logits, full_forward(model, rows), rtol=1e-4, atol=1e-4)
 
 
+class OnAccelerator(torch.Tensor):
+    """A tensor that says it lies on an accelerator."""
+
+    is_cuda = True
+
+
+def test_on_an_accelerator_the_starts_are_believed(make_model, count_passes):
+    model = make_model()
+    decoder = Decoder(model, num_rows=3, max_length=LENGTH)
+    rows = Rows([5, 6], [9, 8, 7], [3])
+    shapes = count_passes(model)
+
+    def check(*starts):
+        start = torch.tensor([row in starts for row in range(3)])
+        believed = rows.input_ids.clone().as_subclass(OnAccelerator)
+        logits, _ = decoder.next(believed, rows.lengths.clone(), start)
+        torch.testing.assert_close(
+            logits.as_subclass(torch.Tensor), full_forward(model, rows), rtol=1e-4, atol=1e-4
+        )
+
+    check(0, 1, 2)
+    assert shapes[0] == (3, 3)
+    rows.grow(0, 1, 2)
+    shapes.clear()
+    check()
+    assert shapes[0] == (3, 1)
+    rows.grow(0, 2)  # row 1 waits: it is fed its last token again
+    check()
+    rows.begin(1, [11, 12, 13, 14, 15])
+    rows.grow(0, 2)
+    check(1)
+    for _ in range(LENGTH):  # nothing grows, and nothing runs out of the table
+        check()
+
+
 def test_rows_of_the_wrong_number_or_length_are_refused(make_model):
     decoder = Decoder(make_model(), num_rows=2, max_length=LENGTH)
     for wrong in (Rows([1]), Rows([1], [2], length=LENGTH + 1)):

@@ -280,8 +280,8 @@ def test_rows_that_have_ended_are_not_stepped_without_autoreset(scoring, make):
     run_out(env)
     with pytest.raises(
         gym.error.ResetNeeded,
-        match=r"The episodes of rows \[0, 1\] have ended and autoreset is disabled: call reset\(\), "
-        r"or reset\(options=\{'reset_mask': mask\}\)",
+        match=r"The episodes of rows \[0, 1\] have ended and nothing has reset them: call "
+        r"reset\(\), or reset\(options=\{'reset_mask': mask\}\)",
     ):
         env.step(np.array([5, 6]))
 
@@ -366,7 +366,7 @@ def test_prompts_that_are_not_there_are_refused(index, make):
             [float("inf"), 1.0],
             r"reward 'odd' scored episode 0 with inf, which is not a finite real",
         ),
-        ([1.0, None], r"scored episode 1 with None, which is not a finite real .* response '222'"),
+        ([1.0, None], r"scored episode 1 with None, which is not a finite real .* response 'QQQ'"),
         ([1.0], r"reward 'odd' answered with 1 scores for 2 episodes: return 2 numbers"),
         (1.0, r"reward 'odd' answered with 1\.0, a float: return 2 numbers"),
         (torch.ones(2, 1), r"reward 'odd' answered with the shape \(2, 1\): return 2 numbers"),
@@ -391,7 +391,7 @@ def test_what_a_reward_raises_is_told_with_its_cause(num_envs, make):
     with pytest.raises(
         RewardError,
         match=r"reward 'broken' raised KeyError: 'missing'; it was given episode 0, with prompt "
-        r"'(ab|longer)' and response '222'",
+        r"'(ab|longer)' and response 'QQQ'",
     ) as raised:
         if num_envs is None:
             env.reset()
@@ -400,6 +400,31 @@ def test_what_a_reward_raises_is_told_with_its_cause(num_envs, make):
         else:
             run_out(env)
     assert isinstance(raised.value.__cause__, KeyError)
+
+
+@pytest.mark.parametrize(
+    "driving",
+    [{"autoreset_mode": mode} for mode in AutoresetMode]
+    + [{"autoreset_mode": AutoresetMode.DISABLED, "scoring": "batch"}],
+)
+def test_an_episode_whose_reward_failed_does_not_go_on_in_silence(driving, make):
+    calls = []
+
+    def fails_once(episodes):
+        calls.append(len(episodes))
+        return [1.0 / (len(calls) - 1)] * len(episodes)
+
+    env = make(reward=fails_once, **driving)
+    with pytest.raises(RewardError, match=r"raised ZeroDivisionError"):
+        run_out(env)
+    if driving["autoreset_mode"] == AutoresetMode.NEXT_STEP:
+        *_, infos = env.step(np.array([50, 50]))
+        assert infos["_prompt"].all() and infos["prompt"][0] in ("ab", "longer")
+    else:
+        with pytest.raises(gym.error.ResetNeeded, match=r"rows \[0, 1\] have ended"):
+            env.step(np.array([50, 50]))
+        run_out(env)
+    assert calls[0] == 2
 
 
 # --- shaping ------------------------------------------------------------------------------------

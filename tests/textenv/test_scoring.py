@@ -29,7 +29,7 @@ def responses(rows):
 
 
 def own_log_probs(model, rows, temperature=1.0, banned=()):
-    """By the definition: one plain pass a row, all its logits, one log-softmax, one token a step."""
+    """By the definition: one plain pass a row, all its logits, their log-softmax, each token."""
     log_probs = []
     for ids, prompt, response in zip(rows, PROMPT_LENGTHS, RESPONSE_LENGTHS, strict=True):
         logits = model(input_ids=ids[: prompt + response][None]).logits[0].float() / temperature

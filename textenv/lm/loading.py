@@ -14,11 +14,14 @@ A *source* is one of
 from __future__ import annotations
 
 import importlib.util
+import io
 import os
+from contextlib import nullcontext, redirect_stderr
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
+from torch import nn
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -118,9 +121,12 @@ def load_model(
     # transformers may keep the weights of a GGUF file packed unless they are asked for in float32.
     packed = "gguf_file" in keywords
     read_as = torch.float32 if packed else dtype
-    model = AutoModelForCausalLM.from_pretrained(name, dtype=read_as, **keywords)
+    # It also draws a bar for each tensor of such a file, whatever its settings say.
+    silence = redirect_stderr(io.StringIO()) if packed else nullcontext()
+    with silence:
+        model = AutoModelForCausalLM.from_pretrained(name, dtype=read_as, **keywords)
     if packed:
-        model = _without_quantization_mark(model).to(dtype)
+        model = cast(_without_quantization_mark(model), dtype)
     return model.to(device).eval()
 
 
@@ -139,6 +145,18 @@ def _with_adapters(folder: str, dtype: torch.dtype, attn_implementation: str | N
         )
     model = load_model(base, dtype=dtype, attn_implementation=attn_implementation)
     return PeftModel.from_pretrained(model, folder, is_trainable=True)
+
+
+@torch.no_grad()
+def cast(model: nn.Module, dtype: torch.dtype) -> nn.Module:
+    """Change the precision of the weights, in place, and of nothing else.
+
+    ``model.to(dtype)`` would round the buffers as well, among them the frequencies of rotary
+    embeddings: at column 40 that is an error of several degrees.
+    """
+    for parameter in model.parameters():
+        parameter.data = parameter.data.to(dtype)
+    return model
 
 
 def _without_quantization_mark(model: PreTrainedModel) -> PreTrainedModel:

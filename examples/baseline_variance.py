@@ -1,0 +1,88 @@
+"""What a baseline does to the gradient's noise, on the bundled language model.
+
+    python examples/baseline_variance.py
+
+The same responses and rewards; only what is subtracted from the reward differs. None of it depends
+on the action it judges, so all gradients agree on average, but not in how far they scatter.
+"""
+
+import gymnasium as gym
+import torch
+from matplotlib.figure import Figure
+
+from agents import RLOO, CausalLMPolicy
+from agents.functional import critic_losses, surrogates
+from agents.functional.advantages import leave_one_out, moving_average_baseline
+from agents.functional.reductions import sequence_sum, token_mean
+from agents.plots import save_figure
+from textenv.lm.loading import hide_progress_bars
+from textenv.rewards import resolve_reward
+
+GROUP = 4
+sentiment = resolve_reward("sentiment")
+
+
+def praise(episodes):
+    """From 0 to 1, as reward models like to answer: without a baseline, everything is good."""
+    return [(1 + score) / 2 for score in sentiment(episodes)]
+
+
+def main(critic_rollouts: int = 30, rollouts: int = 8, rows: int = 128) -> None:
+    hide_progress_bars()
+    envs = gym.make_vec("TextGen-v0", num_envs=rows, reward=praise, group_size=GROUP)
+    agent = RLOO("CausalLMPolicy", envs, group_size=GROUP, seed=0, device="cpu")
+
+    # The critic is a second copy of the model, so that the policy stays as it is.
+    critic = CausalLMPolicy(envs.single_observation_space, envs.single_action_space)
+    optimizer = torch.optim.Adam(critic.parameters())
+    for i in range(critic_rollouts):
+        rollout = agent.collect()
+        optimizer.param_groups[0]["lr"] = 1e-3 * (1 - i / critic_rollouts)
+        scores = rollout.rewards.sum(dim=1, keepdim=True).expand_as(rollout.rewards)
+        for batch in rollout.batches(32, agent.generator, returns=scores):
+            values = critic.evaluate(batch.observations, batch.actions, batch.mask).values
+            loss = token_mean(critic_losses.squared_error(values, batch.returns), batch.mask)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+
+    gradients, average = {}, 0.5
+    layer = [agent.policy.body.norm.weight]  # one layer's gradient will do
+    for _ in range(rollouts):
+        rollout = agent.collect()
+        batch, scores = rollout.batch(), rollout.rewards.sum(dim=1)
+        with torch.no_grad():
+            values = critic.evaluate(batch.observations, batch.actions, batch.mask).values
+        advantages = {
+            "none": scores[:, None],
+            "moving average": scores[:, None] - average,
+            "leave one out": leave_one_out(scores, GROUP)[:, None],
+            "critic V(s)": scores[:, None] - values,
+        }
+        average = moving_average_baseline(average, scores.mean().item(), momentum=0.9)
+        for group in torch.arange(rows).split(GROUP):
+            part = batch.take(group)
+            now = agent.policy.evaluate(part.observations, part.actions, part.mask)
+            for name, every in advantages.items():
+                each = every[group].expand_as(part.mask)
+                loss = sequence_sum(surrogates.score_function(now.log_probs, each), part.mask)
+                (gradient,) = torch.autograd.grad(loss, layer, retain_graph=True)
+                gradients.setdefault(name, []).append(-gradient)
+
+    variances = {name: torch.stack(g).var(dim=0).sum().item() for name, g in gradients.items()}
+    print(f"{'baseline':16}variance of the gradient of {GROUP} responses")
+    for name, variance in variances.items():
+        print(f"{name:16}{variance:.4f}   {variance / variances['none']:4.0%}")
+
+    figure = Figure(figsize=(6, 3), layout="constrained")
+    axes = figure.subplots()
+    bars = axes.barh(list(variances), list(variances.values()), color="tab:blue")
+    axes.bar_label(bars, fmt="%.3f", padding=3)
+    axes.invert_yaxis()
+    axes.set(xlabel=f"variance of the gradient of {GROUP} responses")
+    axes.set_title("The same responses, four baselines")
+    save_figure(figure, "runs/baseline_variance.png")
+
+
+if __name__ == "__main__":
+    main()

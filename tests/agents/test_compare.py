@@ -1,0 +1,36 @@
+"""Intervals of few runs."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from agents.compare import difference, interval, significant_differences
+from agents.evaluation import distinct_n
+
+
+def test_an_interval_holds_the_mean_and_shrinks_with_the_sample():
+    values = np.random.default_rng(0).normal(3.0, 1.0, 400)
+    few, many = interval(values[:5]), interval(values)
+    assert few.low < values[:5].mean() < few.high
+    assert many.low < 3.0 < many.high
+    assert many.high - many.low < (few.high - few.low) / 2
+
+
+def test_equal_runs_have_an_interval_of_one_point():
+    assert interval([2.0, 2.0]) == interval([2.0, 2.0, 2.0])
+    assert (interval([2.0, 2.0]).low, interval([2.0, 2.0]).high) == (2.0, 2.0)
+
+
+def test_a_difference_is_significant_only_where_its_interval_excludes_zero():
+    far, near = [5.0, 5.1, 4.9, 5.05], [1.0, 1.2, 0.9, 1.1]
+    assert difference(far, near).excludes_zero
+    assert not difference(near, [0.9, 1.3, 1.0, 1.05]).excludes_zero
+    assert difference([2.0, 2.0], [1.0, 1.0]).mean == 1.0
+    pairs = significant_differences({"near": near, "far": far})
+    assert [(better, worse) for better, worse, _ in pairs] == [("far", "near")]
+
+
+def test_distinct_n_by_hand():
+    assert distinct_n(["a b a b"], 2) == 2 / 3  # ab, ba, ab
+    assert distinct_n(["good good good good"], 2) == 1 / 3
+    assert distinct_n(["one"], 2) == 0.0
