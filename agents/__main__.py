@@ -45,17 +45,26 @@ console = Console(highlight=False)
 EVALUATION_SEED = 1_000_000  # apart from those that one trains with
 
 
-def presets(agent: str, model: str) -> dict[str, Any]:
-    """Defaults that suit an algorithm and a model.
+def presets(agent: str, model: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Defaults that suit an algorithm and a model: of `Train`, and of the hyper-parameters.
 
     What suits two million parameters would wreck a real model, and the other way round; one step a
     rollout can be larger than one of four.
     """
     tiny = model == "bundled"
-    several_steps = {"ppo": {"learning_rate": 5e-4 if tiny else 2e-5, "batch_size": 32}}
-    one_step = {"learning_rate": 1e-3 if tiny else 2e-5}
-    chosen = {**several_steps, "trpo": {}}.get(agent, one_step)
-    return {**chosen, "kl_coef": 0.0} if agent == "grpo" else chosen
+    run = {"total_timesteps": 40_000, "kl_coef": 0.1} if tiny else {}
+    if agent == "ppo":
+        own = {"learning_rate": 3e-4} if tiny else {"learning_rate": 2e-5, "n_epochs": 2}
+    elif agent == "trpo":
+        # A language model has more parameters than a rollout has tokens: without much damping and
+        # large rollouts, the natural gradient fits their noise.
+        own = {"target_kl": 0.05, "cg_damping": 1.0, "cg_max_steps": 10, "fisher_rows": 32}
+        run["n_envs"] = 256 if tiny else 64
+    else:
+        own = {"learning_rate": 1e-3 if tiny else 3e-5}
+    if agent == "grpo":
+        run["kl_coef"], own["kl_penalty"] = 0.0, 0.1 if tiny else 0.05  # the KL is in its loss
+    return run, own
 
 
 @dataclass(frozen=True)
@@ -81,7 +90,7 @@ class Train:
     sequence-classification model."""
     prompts: str = "bundled"
     """"bundled", a text file with one prompt per line, or a JSON-lines file."""
-    total_timesteps: int = 100_000
+    total_timesteps: int = 60_000
     """Tokens to generate while learning."""
     kl_coef: float = 0.05
     """β, the price of a nat of KL to the reference, in units of the score."""
@@ -120,14 +129,12 @@ class Compare:
     """As for train."""
     prompts: str = "bundled"
     """As for train."""
-    total_timesteps: int = 60_000
-    """Tokens of each run."""
-    kl_coef: float = Train.kl_coef
-    """As for train; algorithms with the KL in their loss take none in the reward."""
+    total_timesteps: int | None = None
+    """Tokens of each run; by default as for train."""
     max_new_tokens: int = 24
     """Token budget of a response."""
-    n_envs: int = 64
-    """Episodes per rollout."""
+    n_envs: int | None = None
+    """Episodes per rollout; by default as for train."""
     eval_episodes: int = 256
     """Episodes of the evaluations before and after."""
     output: Path = Path("runs/compare")
@@ -244,21 +251,13 @@ def compare(options: Compare) -> None:
     for seed in range(options.seeds):
         for name in options.agents:
             output = options.output / f"{name}-{seed}"
-            hyperparameters = presets(name, options.model)
-            one = Train(
-                agent=name,
-                model=options.model,
-                reward=options.reward,
-                prompts=options.prompts,
-                total_timesteps=options.total_timesteps,
-                kl_coef=hyperparameters.pop("kl_coef", options.kl_coef),
-                max_new_tokens=options.max_new_tokens,
-                n_envs=options.n_envs,
-                eval_episodes=options.eval_episodes,
-                seed=seed,
-                device=options.device,
-                dtype=options.dtype,
-            )
+            suited, hyperparameters = presets(name, options.model)
+            chosen = {
+                field.name: getattr(options, field.name)
+                for field in dataclasses.fields(Train)
+                if getattr(options, field.name, None) is not None
+            }
+            one = Train(**{**suited, **chosen, "agent": name, "seed": seed, "output": output})
             finals[name].append(run(one, hyperparameters, output).after)
             runs[name].append(read_progress(output / "progress.csv"))
     table = Table(box=None, pad_edge=False)
@@ -424,14 +423,15 @@ def main(arguments: list[str] | None = None) -> None:
     name = _chosen(arguments, "--agent", Train.agent)
     if name not in AGENTS:
         sys.exit(f"--agent {name} is unknown: use one of {', '.join(AGENTS)}.")
-    suited = presets(name, _chosen(arguments, "--model", Train.model))
-    own = _hyperparameters(AGENTS[name], suited)
+    suited, own_suited = presets(name, _chosen(arguments, "--model", Train.model))
+    own = _hyperparameters(AGENTS[name], own_suited)
+    hints = get_type_hints(Train, include_extras=True)
     group = dataclasses.make_dataclass(AGENTS[name].__name__, own)
     group.__doc__ = f"Hyper-parameters of {AGENTS[name].__name__}."
     kind = dataclasses.make_dataclass(
         "Train",
         [
-            ("kl_coef", float, field(default=suited.get("kl_coef", Train.kl_coef))),
+            *((key, hints[key], field(default=value)) for key, value in suited.items()),
             ("own", Annotated[group, tyro.conf.arg(name="")], field(default_factory=group)),
         ],
         bases=(Train,),

@@ -101,6 +101,7 @@ class Agent:
             self.trained_parameters(),
             lr=self._now(learning_rate, 1.0),
             eps=1e-5,  # as in the PPO of OpenAI's baselines
+            fused=True,  # one kernel instead of a dozen a parameter
             weight_decay=weight_decay,
         )
         self.generator = torch.Generator()  # of minibatches
@@ -245,6 +246,8 @@ class Agent:
             if self._collector is None:
                 self._collector = StepCollector(self.env, self._env_seed)
             rollout = self._collector.collect(self.policy, self.n_steps or 128, on_step)
+            while rollout.num_steps == 0:  # NEXT_STEP has spent all of them on resetting
+                rollout = self._collector.collect(self.policy, self.n_steps or 128, on_step)
         if self.policy.rounds:
             self._evaluate_old(rollout)
         self.num_timesteps += rollout.num_steps
@@ -341,8 +344,7 @@ class Agent:
     def _prepared(self, env: Any, n_envs: int, env_kwargs: dict[str, Any]) -> VectorEnv:
         made_here = isinstance(env, str)
         if made_here:
-            native_text = gym.spec(env).vector_entry_point == TEXT_ENTRY_POINT
-            if native_text:
+            if _is_native_text(env):
                 env_kwargs.setdefault("device", str(self.device))
                 env_kwargs.setdefault("group_size", self.group_size)
             if gym.spec(env).vector_entry_point is None:
@@ -384,7 +386,12 @@ class Agent:
         return callback
 
 
-TEXT_ENTRY_POINT = "textenv.vector_env:TextGenVectorEnv"
+def _is_native_text(env_id: str) -> bool:
+    """Whether an id, one of a user's own included, makes a `TextGenVectorEnv`."""
+    entry_point = gym.spec(env_id).vector_entry_point
+    if isinstance(entry_point, str):
+        entry_point = gym.envs.registration.load_env_creator(entry_point)
+    return entry_point is TextGenVectorEnv
 
 
 def _chunks(rollout: Rollout, size: int) -> Iterator[tuple[Batch, Tensor]]:

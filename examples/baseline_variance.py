@@ -79,6 +79,7 @@ def main(critic_rollouts: int = 30, rollouts: int = 8, rows: int = 128) -> None:
     bars = axes.barh(list(variances), list(variances.values()), color="tab:blue")
     axes.bar_label(bars, fmt="%.3f", padding=3)
     axes.invert_yaxis()
+    axes.margins(x=0.12)
     axes.set(xlabel=f"variance of the gradient of {GROUP} responses")
     axes.set_title("The same responses, four baselines")
     save_figure(figure, "runs/baseline_variance.png")

@@ -1,7 +1,7 @@
-"""What a policy says about its actions: distributions over the counted steps of a batch.
+"""What a policy says about its actions: distributions over the steps of a batch.
 
-Each holds the N steps that a mask counts and answers with ``[B, T]`` tensors, 0 off the mask.
-``kl`` is analytic, worked out over all actions and not from samples.
+Each answers with ``[B, T]`` tensors, in which only counted steps mean anything. ``kl`` is analytic,
+worked out over all actions and not from samples.
 """
 
 from __future__ import annotations
@@ -91,26 +91,24 @@ class TokenDistribution:
 
 
 class TorchDistribution:
-    """A `torch.distributions` distribution over the counted steps.
+    """A `torch.distributions` distribution over all steps of a batch, counted or not.
 
     Args:
-        distribution: with the batch shape ``[N]``.
-        mask: ``[B, T]`` bool with N True entries.
+        distribution: with the batch shape ``[B, T]``.
     """
 
-    def __init__(self, distribution: Distribution, mask: Tensor):
-        self.distribution, self.mask = distribution, mask
+    def __init__(self, distribution: Distribution):
+        self.distribution = distribution
 
     def log_probs(self, actions: Tensor, entropy: bool = False) -> tuple[Tensor, Tensor | None]:
         """log π of ``actions`` ``[B, T, ...]`` and, if asked for, the entropy of π, ``[B, T]``."""
-        log_probs = self.distribution.log_prob(actions[self.mask])
-        return to_rows(log_probs, self.mask), (
-            to_rows(self.distribution.entropy(), self.mask) if entropy else None
+        return self.distribution.log_prob(actions), (
+            self.distribution.entropy() if entropy else None
         )
 
     def kl(self, other: TorchDistribution) -> Tensor:
         """KL(self‖other), ``[B, T]`` in nats; gradients flow to both."""
-        return to_rows(kl_divergence(self.distribution, other.distribution), self.mask)
+        return kl_divergence(self.distribution, other.distribution)
 
     def detach(self) -> TorchDistribution:
         """This distribution as it is now, without gradient."""
@@ -120,4 +118,4 @@ class TorchDistribution:
         fixed = type(inner)(**{name: getattr(inner, name).detach() for name in names})
         if inner is not base:
             fixed = torch.distributions.Independent(fixed, base.reinterpreted_batch_ndims)
-        return TorchDistribution(fixed, self.mask)
+        return TorchDistribution(fixed)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.distributions import Categorical, Distribution, Independent, Normal
 
 from agents.policies.base import Evaluation
-from agents.policies.distributions import TorchDistribution, draw, to_rows
+from agents.policies.distributions import TorchDistribution, draw
 
 
 class MlpPolicy(nn.Module):
@@ -91,7 +91,7 @@ class MlpPolicy(nn.Module):
         return tensor.float().flatten(start_dim=1)
 
     def distribution(self, features: Tensor) -> Distribution:
-        """π(·|s) for features ``[N, F]``."""
+        """π(·|s) for features ``[..., F]``."""
         outputs = self.actor(features)
         if self.discrete:
             return Categorical(logits=outputs, validate_args=False)
@@ -130,12 +130,13 @@ class MlpPolicy(nn.Module):
         self, observations: Tensor, actions: Tensor, mask: Tensor, entropy: bool = False
     ) -> Evaluation:
         """Steps ``observations`` ``[B, T, ...]`` with gradients; see `CausalLMPolicy.evaluate`."""
-        features = self.features(observations[mask])
-        distribution = TorchDistribution(self.distribution(features), mask)
-        flat = actions if self.discrete else actions.reshape(*mask.shape, -1)
+        # Steps that don't count are worked out as well: with networks so small that is quicker than
+        # picking the others, and the reductions leave them out.
+        features = self.features(observations.flatten(end_dim=1)).unflatten(0, mask.shape)
+        distribution = TorchDistribution(self.distribution(features))
+        flat = actions if self.discrete else actions.flatten(start_dim=2)
         log_probs, entropies = distribution.log_probs(flat, entropy)
-        values = to_rows(self.critic(features)[:, 0], mask)
-        return Evaluation(log_probs, values, entropies, distribution)
+        return Evaluation(log_probs, self.critic(features)[..., 0], entropies, distribution)
 
     def save(self, folder: Path, tokenizer: Any = None) -> None:
         """Write the weights as ``policy.safetensors``."""

@@ -14,7 +14,7 @@ from stable_baselines3.common.logger import configure
 from torch.testing import assert_close
 
 import agents.algorithms
-from agents import PPO, REINFORCE, TRPO, ActorCritic
+from agents import PPO, REINFORCE, RLOO, TRPO, ActorCritic
 
 NAMES = agents.algorithms.__all__
 GROUPED = {"GRPO", "RLOO"}
@@ -346,6 +346,18 @@ def test_an_id_makes_the_native_environment_in_its_fast_mode():
     assert agent.env.num_envs == 3 and agent.scores_batches
     assert agent.env.array == "torch" and agent.env.max_new_tokens == 4
     assert agent.collect().mask.shape[1] <= 4
+
+
+def test_an_id_of_ones_own_is_driven_the_same_way():
+    gym.register(
+        "OwnText-v0", entry_point="textenv:TextGenEnv",
+        vector_entry_point="textenv:TextGenVectorEnv", kwargs={"reward": "length"},
+    )  # fmt: skip
+    try:
+        agent = RLOO("CausalLMPolicy", "OwnText-v0", n_envs=4, group_size=2)
+    finally:
+        gym.registry.pop("OwnText-v0")
+    assert agent.scores_batches and agent.env.group_size == 2
 
 
 def test_an_unknown_policy_or_environment_is_an_error():

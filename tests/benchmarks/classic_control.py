@@ -216,8 +216,8 @@ def main(options: Options) -> None:
     table = report(results, options)
     command = f"python tests/benchmarks/classic_control.py --workers {options.workers}"
     text = (
-        f"# `{command}`\n\n{options.seeds} seeds, {options.timesteps} timesteps each; final "
-        "return: mean of 20 greedy episodes; mean over seeds with 95 % bootstrap interval; time: ratio of "
+        f"# `{command}`\n\n{options.seeds} seeds, {options.timesteps} timesteps each; "
+        "final return: mean of 20 greedy episodes; mean over seeds with 95 % bootstrap interval; time: ratio of "
         f"medians.\n\n{table}\n\n![learning curves](classic_control.png)\n"
     )
     (RESULTS / "classic_control.md").write_text(text)

@@ -23,8 +23,7 @@ def test_what_numbers_are_worth():
         assert answer[1:] == (reward, True, False, {}) and answer[0] == 0
 
 
-@pytest.mark.filterwarnings("ignore:We recommend you to use a symmetric and normalized Box")
-@pytest.mark.filterwarnings("ignore:.*normalized")
+@pytest.mark.filterwarnings("ignore:.*symmetric and normalized")  # x keeps its own scale
 def test_gymnasiums_and_sb3s_environment_checks():
     check_env(gym.make("Parabola-v0").unwrapped)
     check_env_of_sb3(ParabolaEnv())
@@ -75,3 +74,12 @@ def test_the_mean_gradient_is_that_of_the_expected_reward():
     assert weight.grad == 0
     standard_error = (215 / 40_000) ** 0.5  # 215 = Var((x − μ) R(x)) at μ = −2
     assert -bias.grad.item() == pytest.approx(8, abs=4 * standard_error)
+
+
+def test_steps_that_only_reset_teach_nothing():
+    """Gymnasium's default autoreset mode, NEXT_STEP: every second step is waited for."""
+    envs = gym.make_vec("Parabola-v0", num_envs=8)
+    agent = agents.REINFORCE("MlpPolicy", envs, n_steps=1, seed=0)
+    for taken in (8, 16, 24):
+        agent.update(agent.collect())
+        assert agent.num_timesteps == taken

@@ -1,0 +1,57 @@
+"""A reward of your own in five lines, an environment of your own in five more, and a minute of PPO.
+
+    python examples/custom_reward.py
+
+Reviews that alliterate: four words that begin like the prompt's last one, and the score is 1.
+"""
+
+import gymnasium as gym
+from matplotlib.figure import Figure
+from stable_baselines3.common.logger import configure
+
+from agents import PPO
+from agents.evaluation import evaluate_text
+from agents.plots import read_progress, save_figure
+from textenv.lm.loading import hide_progress_bars
+
+
+def alliteration(prompt: str, response: str) -> float:
+    letter = prompt.split()[-1][0].lower()
+    words = response.lower().split()
+    hits = sum(word.startswith(letter) for word in words)
+    return min(hits / 4, 1.0)
+
+
+gym.register(
+    id="Alliteration-v0",
+    entry_point="textenv:TextGenEnv",
+    vector_entry_point="textenv:TextGenVectorEnv",
+    kwargs={"reward": alliteration, "no_stop_penalty": 0.5},  # sentences should come to an end
+)
+
+
+def main(tokens: int = 40_000, episodes: int = 256) -> None:
+    hide_progress_bars()
+    agent = PPO(
+        "CausalLMPolicy", "Alliteration-v0", learning_rate=5e-4, seed=0, device="cpu",
+        env_kwargs={"reference": "bundled", "kl_coef": 0.02},
+    )  # fmt: skip
+    results = {"before": evaluate_text(agent, agent.env, episodes)}
+    agent.set_logger(configure("runs/alliteration", ["csv"]))
+    agent.learn(tokens, progress_bar=True)
+    results["after"] = evaluate_text(agent, agent.env, episodes)
+    for name, result in results.items():
+        print(f"\n{name}: score {result.scores.mean():.2f}, KL {result.kls.mean():z.1f} nats")
+        for i in range(6):
+            print(f"  {result.scores[i]:5.2f}  {result.prompts[i]} |{result.responses[i]}")
+
+    progress = read_progress("runs/alliteration/progress.csv")
+    figure = Figure(figsize=(5.5, 3.6), layout="constrained")
+    axes = figure.subplots()
+    axes.plot(progress["time/total_timesteps"], progress["rollout/score_mean"], color="tab:blue")
+    axes.set(xlabel="tokens", ylabel="score, mean of a rollout", title="Learning to alliterate")
+    save_figure(figure, "runs/custom_reward.png")
+
+
+if __name__ == "__main__":
+    main()
