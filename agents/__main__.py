@@ -10,6 +10,7 @@ import dataclasses
 import inspect
 import json
 import re
+import shlex
 import sys
 import time
 import types
@@ -54,14 +55,15 @@ def presets(agent: str, model: str) -> tuple[dict[str, Any], dict[str, Any]]:
     tiny = model == "bundled"
     run = {"total_timesteps": 40_000, "kl_coef": 0.1} if tiny else {}
     if agent == "ppo":
-        own = {"learning_rate": 3e-4} if tiny else {"learning_rate": 2e-5, "n_epochs": 2}
+        real = {"learning_rate": 3e-5, "n_epochs": 2, "batch_size": 32}
+        own = {"learning_rate": 3e-4} if tiny else real
     elif agent == "trpo":
         # A language model has more parameters than a rollout has tokens: without much damping and
         # large rollouts, the natural gradient fits their noise.
         own = {"target_kl": 0.05, "cg_damping": 1.0, "cg_max_steps": 10, "fisher_rows": 32}
         run["n_envs"] = 256 if tiny else 64
     else:
-        own = {"learning_rate": 1e-3 if tiny else 3e-5}
+        own = {"learning_rate": 1e-3 if tiny else 5e-5}
     if agent == "grpo":
         run["kl_coef"], own["kl_penalty"] = 0.0, 0.1 if tiny else 0.05  # the KL is in its loss
     return run, own
@@ -82,7 +84,8 @@ class Train:
     """Fine-tune a language model on a reward, and show what changed."""
 
     agent: str = "ppo"
-    """The algorithm: ppo, reinforce or actor-critic. It brings options of its own."""
+    """The algorithm: ppo, reinforce, actor-critic, rloo, grpo or trpo. It brings options of its
+    own."""
     model: str = "bundled"
     """"bundled", "smollm2", a folder, a .gguf file or a hub id. The reference is its beginning."""
     reward: str = "sentiment"
@@ -161,8 +164,8 @@ class Evaluate:
     """Token budget of a response."""
     episodes: int = 256
     """How many."""
-    seed: int = 0
-    """Of prompts and sampling."""
+    seed: int = EVALUATION_SEED
+    """Of prompts and sampling; by default those of the table that train prints."""
     device: str = "auto"
     """"auto" takes an accelerator if there is one."""
 
@@ -171,7 +174,7 @@ def make(options: Train, hyperparameters: dict[str, Any]) -> tuple[Agent, Vector
     """The agent in its environment, and an environment like it that reports KL without shaping."""
     device = _device(options.device)
     algorithm = AGENTS[options.agent]
-    needs = getattr(algorithm, "policy_needs", {})
+    needs = algorithm.policy_needs
     dtype = needs.get("dtype") or _dtype(options.dtype, device, options.model)
     text = dict(
         num_envs=options.n_envs,
@@ -215,8 +218,8 @@ def run(options: Train, hyperparameters: dict[str, Any], output: Path) -> Outcom
     began = time.perf_counter()
     agent.learn(options.total_timesteps, progress_bar=True)
     seconds = time.perf_counter() - began
-    after = evaluate_text(agent, judge, options.eval_episodes, EVALUATION_SEED)
     agent.save(output, optimizer=False)
+    after = evaluate_text(agent, judge, options.eval_episodes, EVALUATION_SEED)
     agent.logger.close()
     learning_curve(
         {type(agent).__name__: output / "progress.csv"},
@@ -229,7 +232,7 @@ def run(options: Train, hyperparameters: dict[str, Any], output: Path) -> Outcom
 def train(options: Train, hyperparameters: dict[str, Any]) -> None:
     """Fine-tune, and print what changed."""
     output = options.output or Path("runs") / "-".join(
-        (options.agent, Path(options.model).stem, str(options.seed))
+        (options.agent, Path(options.model).name.removesuffix(".gguf"), str(options.seed))
     )
     outcome = run(options, hyperparameters, output)
     console.print(_table(before=outcome.before, after=outcome.after))
@@ -239,13 +242,16 @@ def train(options: Train, hyperparameters: dict[str, Any]) -> None:
         f"\n{outcome.timesteps} tokens in {outcome.seconds:.0f} s "
         f"({outcome.timesteps / outcome.seconds:.0f} tokens/s, learning included)\n"
         f"agent  {output}\nplot   {output / 'learning_curve.png'}\n"
-        f"again  python -m agents evaluate {output} --reference {options.model}",
+        f"again  python -m agents evaluate {output} {_changed(options)}",
         soft_wrap=True,
     )
 
 
 def compare(options: Compare) -> None:
     """Train each algorithm on each seed; print a table and draw a plot."""
+    unknown = set(options.agents) - set(AGENTS)
+    if unknown or options.seeds < 2:
+        sys.exit(f"--agents takes {', '.join(AGENTS)}; --seeds at least 2.")
     runs: dict[str, list] = {name: [] for name in options.agents}
     finals: dict[str, list[TextEvaluation]] = {name: [] for name in options.agents}
     for seed in range(options.seeds):
@@ -273,9 +279,9 @@ def compare(options: Compare) -> None:
         )
         table.add_row(name, *(escape(str(interval(column))) for column in columns))
     console.print(table)
-    console.print("\nsignificantly apart (the interval of the difference in score excludes 0):")
-    for better, worse, gap in significant_differences(scores):
-        console.print(f"  {better} over {worse}: {escape(str(gap))}")
+    console.print("\nscores significantly apart (Welch's t-test, Holm's correction, 5 %):")
+    for better, worse, p in significant_differences(scores):
+        console.print(f"  {better} over {worse} (p = {p:.2g})")
     pairs = {name: [(e.kls.mean(), e.scores.mean()) for e in finals[name]] for name in finals}
     title = f"{options.model}, reward {options.reward}, {options.seeds} seeds"
     comparison(runs, pairs, options.output / "comparison.png", title)
@@ -334,6 +340,16 @@ def _print_samples(name: str, evaluation: TextEvaluation, count: int = 5) -> Non
         response = escape(evaluation.responses[i].replace("\n", "⏎"))
         prompt = escape(evaluation.prompts[i])
         console.print(f"  [dim]{evaluation.scores[i]:+.2f}[/]  [dim]{prompt}[/]{response}")
+
+
+def _changed(options: Train) -> str:
+    """The options of evaluate that reproduce a table of train."""
+    flags = [f"--reference {options.model}"]
+    for name in ("reward", "prompts", "max_new_tokens"):
+        value = getattr(options, name)
+        if value != getattr(Train, name):
+            flags.append(f"--{name.replace('_', '-')} {shlex.quote(str(value))}")
+    return " ".join(flags)
 
 
 def _device(name: str) -> str:

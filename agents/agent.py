@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import importlib
 import inspect
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import gymnasium as gym
 import numpy as np
@@ -57,7 +59,8 @@ class Agent:
         device: "auto", "cpu", "cuda", ...
     """
 
-    learned: tuple[str, ...] = ()  # numbers of an algorithm's own that learning changes
+    learned: ClassVar[tuple[str, ...]] = ()  # an algorithm's own numbers that learning changes
+    policy_needs: ClassVar[dict[str, Any]] = {}  # what it needs of a language model's policy
 
     def __init__(
         self,
@@ -91,6 +94,8 @@ class Agent:
         self.env = self._prepared(env, n_envs, dict(env_kwargs or {}))
 
         keywords = {"device": self.device, **self.policy_kwargs}
+        if getattr(self.policy_class, "sequential", False):
+            keywords = {**self.policy_needs, **keywords}
         if seed is not None and "seed" in inspect.signature(self.policy_class).parameters:
             keywords.setdefault("seed", seed)
         self.policy = self.policy_class(
@@ -145,8 +150,28 @@ class Agent:
             for name, value in metrics.items():
                 sums[name] = sums.get(name, 0.0) + float(value)
         sums["grad_norm"] = float(self.clip_gradients())
+        if not math.isfinite(sums["grad_norm"]):
+            raise FloatingPointError(
+                f"The gradient is not finite after {self.num_timesteps} timesteps: lower "
+                "learning_rate, or look for infinite rewards."
+            )
         self.optimizer.step()
         return sums
+
+    def descend_all(
+        self, rollout: Rollout, columns: Mapping[str, Tensor], n_epochs: int = 1
+    ) -> dict[str, float]:
+        """`descend` on minibatches of ``batch_size`` rows; the metrics' means.
+
+        Before the first step π is π_old, so a ``first_approx_kl`` other than 0 is a fault, or
+        rounding.
+        """
+        metrics = [
+            self.descend(batch)
+            for _ in range(n_epochs)
+            for batch in rollout.batches(self.batch_size, self.generator, **columns)
+        ]
+        return mean_metrics(metrics)
 
     def clip_gradients(self) -> Tensor:
         """Clip the gradients to ``max_grad_norm``; returns their norm before."""
@@ -185,7 +210,7 @@ class Agent:
         """
         if reset_num_timesteps:
             self.num_timesteps = 0
-        target = self.num_timesteps + total_timesteps
+        target = self.num_timesteps + total_timesteps  # schedules run up to it, as in SB3
         if self._logger is None:
             self._logger = configure_logger(
                 self.verbose, self.tensorboard_log, tb_log_name or type(self).__name__,
@@ -198,7 +223,7 @@ class Agent:
         try:
             with bar:
                 while self.num_timesteps < target:
-                    self.progress_remaining = 1 - (self.num_timesteps - before) / total_timesteps
+                    self.progress_remaining = 1 - self.num_timesteps / target
                     for group in self.optimizer.param_groups:
                         group["lr"] = self.scheduled(self.learning_rate)
                     callback.on_rollout_start()
@@ -301,8 +326,9 @@ class Agent:
 
         Args:
             path: the folder.
-            optimizer: also write the optimiser's state and the random generators', so that
-                learning goes on exactly where it was. They take twice the model's size.
+            optimizer: also write the state of the optimiser and of the generators that draw actions
+                and minibatches, so that learning goes on as it was; the environment's prompts are
+                drawn anew. They take twice the model's size.
         """
         checkpoint.save(self, Path(path), optimizer)
 
@@ -341,9 +367,15 @@ class Agent:
     def get_env(self) -> VectorEnv:
         return self.env
 
+    def get_vec_normalize_env(self) -> None:
+        """Asked by callbacks of stable-baselines3; nothing is normalised here."""
+
     def _prepared(self, env: Any, n_envs: int, env_kwargs: dict[str, Any]) -> VectorEnv:
         made_here = isinstance(env, str)
         if made_here:
+            module, _, env = env.rpartition(":")  # "package:Id-v0", as gym.make takes it
+            if module:
+                importlib.import_module(module)
             if _is_native_text(env):
                 env_kwargs.setdefault("device", str(self.device))
                 env_kwargs.setdefault("group_size", self.group_size)
@@ -364,6 +396,11 @@ class Agent:
             raise ValueError(
                 f"The environment's {env.num_envs} rows are no multiple of group_size="
                 f"{self.group_size}."
+            )
+        if env is not env.unwrapped and getattr(env.unwrapped, "scoring", "step") == "batch":
+            raise ValueError(
+                "A wrapped text environment is driven step by step: make it with scoring='step', "
+                "or pass it unwrapped."
             )
         if isinstance(env, TextGenVectorEnv):
             if not made_here and self.verbose and env.scoring != "batch":
@@ -391,7 +428,7 @@ def _is_native_text(env_id: str) -> bool:
     entry_point = gym.spec(env_id).vector_entry_point
     if isinstance(entry_point, str):
         entry_point = gym.envs.registration.load_env_creator(entry_point)
-    return entry_point is TextGenVectorEnv
+    return isinstance(entry_point, type) and issubclass(entry_point, TextGenVectorEnv)
 
 
 def _chunks(rollout: Rollout, size: int) -> Iterator[tuple[Batch, Tensor]]:
@@ -410,4 +447,12 @@ def _episode_means(rollout: Rollout) -> dict[str, float]:
     }
     if rollout.rounding is not None:
         means["rollout/rounding"] = float(rollout.rounding.sum() / rollout.mask.sum())
+    return means
+
+
+def mean_metrics(metrics: list[dict[str, float]]) -> dict[str, float]:
+    """The mean of each metric over optimiser steps; of the KL to π_old the first one as well."""
+    means = {name: sum(entry[name] for entry in metrics) / len(metrics) for name in metrics[0]}
+    if "approx_kl" in means:
+        means["first_approx_kl"] = metrics[0]["approx_kl"]
     return means

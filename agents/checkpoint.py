@@ -7,11 +7,13 @@ learning.safetensors         optimiser and random generators, if they were saved
 
 from __future__ import annotations
 
+import inspect
 import json
 import numbers
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 
@@ -19,12 +21,18 @@ from safetensors.torch import load_file, save_file
 def save(agent: Any, folder: Path, optimizer: bool) -> None:
     """Write ``agent`` (see `agents.Agent.save`)."""
     folder.mkdir(parents=True, exist_ok=True)
+    hyperparameters = agent.hyperparameters()
     agent.policy.save(folder, _tokenizer(agent.env.unwrapped))
     description = {
         "algorithm": type(agent).__name__,
         "policy": type(agent.policy).__name__,
         "policy_kwargs": _data(agent.policy_kwargs),
-        "hyperparameters": _data(agent.hyperparameters()),
+        "hyperparameters": _data(hyperparameters) | {"n_envs": agent.env.num_envs},
+        "functions": [
+            name
+            for name, value in hyperparameters.items()
+            if callable(value) and value is not _default(type(agent), name)
+        ],
         "num_timesteps": agent.num_timesteps,
         "learned": {name: getattr(agent, name) for name in agent.learned},
     }
@@ -46,7 +54,8 @@ def load(kind: type, folder: Path, env: Any, changes: dict[str, Any]) -> Any:
 
     Raises:
         FileNotFoundError: there is no agent in the folder.
-        ValueError: the folder holds an agent of another class.
+        ValueError: the folder holds an agent of another class, or one with hyper-parameters that
+            are functions, which cannot be saved and have to be given again.
     """
     file = folder / "agent.json"
     if not file.is_file():
@@ -56,6 +65,12 @@ def load(kind: type, folder: Path, env: Any, changes: dict[str, Any]) -> Any:
         raise ValueError(
             f"{str(folder)!r} holds a {description['algorithm']}, not a {kind.__name__}: open it "
             f"with {description['algorithm']}.load."
+        )
+    missing = [name for name in description["functions"] if name not in changes]
+    if missing:
+        raise ValueError(
+            f"{', '.join(missing)} of the agent in {str(folder)!r} are functions, which are not "
+            f"saved: give them again, {kind.__name__}.load(path, env, {missing[0]}=...)."
         )
     arguments = {**description["hyperparameters"], **changes}
     from agents import policies
@@ -88,6 +103,15 @@ def _restore(agent: Any, tensors: dict[str, torch.Tensor]) -> None:
     agent.generator.set_state(tensors["generator.minibatches"].cpu())
 
 
+def _default(kind: type, name: str) -> Any:
+    """The default of a constructor's argument, an algorithm's own or one that all have."""
+    for base in kind.__mro__:
+        parameters = inspect.signature(base.__init__).parameters
+        if name in parameters:
+            return parameters[name].default
+    return None
+
+
 def _tokenizer(env: Any) -> Any:
     """The tokenizer of a text environment, or of the first inside a vector of single ones."""
     first = getattr(env, "envs", [env])[0].unwrapped
@@ -102,4 +126,7 @@ def _data(values: dict[str, Any]) -> dict[str, Any]:
             return all(map(plain, value))
         return value is None or isinstance(value, str | bool | numbers.Real)
 
-    return {name: value for name, value in values.items() if plain(value)}
+    def python(value: Any) -> Any:
+        return value.item() if isinstance(value, np.generic) else value
+
+    return {name: python(value) for name, value in values.items() if plain(value)}

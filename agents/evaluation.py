@@ -68,7 +68,12 @@ def evaluate_text(
         seed: of prompts and actions.
     """
     policy = agent.policy
-    env.unwrapped.bind(policy)
+    if env.device.type != policy.device.type:
+        raise ValueError(
+            f"The agent is on {policy.device}, the environment on {env.device}: make the "
+            "environment with the agent's device."
+        )
+    env.bind(policy)
     generator_state = policy.generator.get_state()
     policy.seed(seed)
     rollouts, prompts, seconds = [], [], 0.0
@@ -103,15 +108,17 @@ def recomputed_kl(policy: Any, reference: Any, rollout: Rollout) -> np.ndarray:
     )
     steps = torch.arange(rollout.mask.shape[1], device=input_ids.device)
     columns = (prompt_lengths[:, None] + steps - 1).clamp(max=input_ids.shape[1] - 1)
-    rows = torch.arange(len(input_ids), device=input_ids.device)[:, None]
 
-    def log_probs(model: Any) -> torch.Tensor:
-        logits = policy.sampling.apply(model(input_ids=input_ids).logits[rows, columns])
-        return logits.log_softmax(-1).gather(2, rollout.actions[:, :, None])[:, :, 0]
+    def log_probs(model: Any, row: int) -> torch.Tensor:
+        logits = policy.sampling.apply(model(input_ids=input_ids[row][None]).logits[0])
+        return logits[columns[row]].log_softmax(-1).gather(1, rollout.actions[row][:, None])[:, 0]
 
-    with policy.autocast():
-        own = log_probs(policy.model)
-    return ((own - log_probs(reference)) * rollout.mask).sum(dim=1).cpu().numpy()
+    kls = []
+    for row in range(len(input_ids)):  # one at a time: all logits of a batch would take gigabytes
+        with policy.autocast():
+            own = log_probs(policy.model, row)
+        kls.append(((own - log_probs(reference, row)) * rollout.mask[row]).sum().item())
+    return np.array(kls)
 
 
 def evaluate_returns(

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from agents.compare import interval
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-from agents.compare import interval
 
 SCORE, KL = "rollout/score_mean", "rollout/kl"
 
@@ -64,8 +64,8 @@ def comparison(
         trade.scatter(*zip(*finals[label], strict=True), s=22, label=label)
     score.set(xlabel="tokens", ylabel="mean score of a rollout")
     trade.set(xlabel="KL to the reference, nats per episode", ylabel="final mean score")
-    trade.legend(frameon=False)
-    _finish(figure, (score, trade), target, title)
+    figure.suptitle(title)
+    save_figure(figure, target)
 
 
 def learning_curve(runs: Mapping[str, str | Path], target: str | Path, title: str = "") -> None:
@@ -88,25 +88,16 @@ def learning_curve(runs: Mapping[str, str | Path], target: str | Path, title: st
             kl.plot(tokens, progress[KL], label=label)
     score.set(xlabel="tokens", ylabel="mean score of a rollout")
     kl.set(xlabel="tokens", ylabel="KL to the reference, nats per episode")
-    if len(runs) > 1:
-        score.legend(frameon=False)
-    _finish(figure, (score, kl), target, title)
-
-
-def _finish(figure, every_axes, target: str | Path, title: str) -> None:
-    for axes in every_axes:
-        axes.grid(alpha=0.3)
-        axes.spines[["top", "right"]].set_visible(False)
     figure.suptitle(title)
-    figure.savefig(target, dpi=130)
+    save_figure(figure, target)
 
 
-def save_figure(figure: Figure, target: str | Path) -> None:
+def save_figure(figure: Figure, target: str | Path) -> Path:
     """Write a picture in the house's plain style: a grid, half a frame, legends where labels are.
 
     Args:
         figure: its axes are tidied.
-        target: the PNG; its folder is made, and its name printed.
+        target: the PNG; its folder is made. Returned as a path.
     """
     for axes in figure.axes:
         axes.set_axisbelow(True)
@@ -114,6 +105,7 @@ def save_figure(figure: Figure, target: str | Path) -> None:
         axes.spines[["top", "right"]].set_visible(False)
         if axes.get_legend() is None and axes.get_legend_handles_labels()[0]:
             axes.legend(frameon=False)
-    Path(target).parent.mkdir(parents=True, exist_ok=True)
+    target = Path(target)
+    target.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(target, dpi=130)
-    print(f"plot  {target}")
+    return target

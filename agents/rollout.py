@@ -1,7 +1,7 @@
 """Experience: driving a policy through an environment, and what comes of it.
 
 `collect_episodes` drives a text environment that scores in batches: one row is one episode.
-`collect_steps` drives any Gymnasium vector environment, in all three autoreset modes.
+`StepCollector` drives any Gymnasium vector environment, in all three autoreset modes.
 Both return a `Rollout`, which hands out its rows in `Batch`es.
 """
 
@@ -40,10 +40,12 @@ class Rollout:
         ended: the episode is terminated or truncated after step t.
         mask: True means "counts". Padding and the steps that NEXT_STEP spends on resetting do not.
         sequential: whether a row is one whole sequence, which must not be torn apart.
+        whole_episodes: whether each row is one episode from its beginning to its end, in the order
+            of the environment's rows: what comparing within groups takes for granted.
         reference_log_probs: log π_ref(a_t|s_t) where the environment has a reference.
         rounding: |log π of acting − of evaluating|, where a reduced precision sets them apart.
         episodes: of those that ended, one entry each: ``return``, ``length``, and for text
-            ``score``, ``kl`` (nats per episode), ``prompt``, ``response``.
+            ``score``, ``kl`` (nats per episode), ``response``.
     """
 
     observations: Tree
@@ -55,6 +57,7 @@ class Rollout:
     ended: Tensor
     mask: Tensor
     sequential: bool = False
+    whole_episodes: bool = False
     reference_log_probs: Tensor | None = None
     rounding: Tensor | None = None
     episodes: dict[str, list] = field(default_factory=dict)
@@ -63,6 +66,11 @@ class Rollout:
     def num_steps(self) -> int:
         """How many steps count."""
         return int(self.mask.sum())
+
+    @property
+    def completed(self) -> Tensor:
+        """``[B, T]`` bool: steps of episodes whose end is in the rollout."""
+        return self.ended.flip(1).cumsum(1).flip(1) > 0
 
     def batch(self, **columns: Tensor) -> Batch:
         """The whole rollout as one batch, with further columns ``[B, T]`` such as advantages.
@@ -205,6 +213,7 @@ def collect_episodes(
         ended,
         mask,
         sequential=True,
+        whole_episodes=True,
         reference_log_probs=None if reference_log_probs is None else reference_log_probs.float(),
         episodes=episodes,
     )
@@ -321,7 +330,7 @@ class _Record:
         self.steps.append((actions, log_probs, values))
         self.rewards[:, t], self.ended[:, t], self.mask[:, t] = rewards * counts, ended, counts
         if not self.policy.sequential:
-            self.observations.append(torch.as_tensor(observation))
+            self.observations.append(torch.tensor(observation))  # a copy: buffers may be reused
             return
         for row in np.flatnonzero(counts):
             if self.begin[row] is None:
@@ -361,7 +370,8 @@ class _Record:
         )  # fmt: skip
         if not policy.sequential:
             observations = torch.stack(self.observations, dim=1).to(device)
-            return replace(rollout, observations=observations)
+            one_step = self.shape[1] == 1 and bool(ended.all())
+            return replace(rollout, observations=observations, whole_episodes=one_step)
         for row in range(self.shape[0]):
             if self.begin[row] is not None:
                 self._cut(row, self.shape[1], last)

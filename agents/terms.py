@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -30,18 +29,33 @@ def estimated_advantages(
     return {"advantages": advantages, "returns": returns}
 
 
+def whole_returns(rollout: Rollout) -> Tensor:
+    """R(τ) of each row's episode, at every step of it ``[B, T]``.
+
+    Raises:
+        ValueError: a row is not one whole episode, so that its sum of rewards is no return.
+    """
+    if not rollout.whole_episodes:
+        raise ValueError(
+            "This needs one whole episode in each row of a rollout: give the agent a text "
+            "environment by its id or unwrapped, or episodes of one step with n_steps=1."
+        )
+    return psi.trajectory_return(rollout.rewards, rollout.mask)
+
+
 def group_advantages(
     rollout: Rollout, compare: Callable[[Tensor, int], Tensor], group_size: int
 ) -> dict[str, Tensor]:
     """Each row's return compared within its group, at every step: the column ``advantages``."""
-    returns = psi.trajectory_return(rollout.rewards, rollout.mask)[:, 0]
+    returns = whole_returns(rollout)[:, 0]
     return {"advantages": compare(returns, group_size)[:, None].expand_as(rollout.rewards)}
 
 
 def reduced(losses: Tensor, batch: Batch, reduction: Callable[..., Tensor]) -> Tensor:
     """A reduction of losses ``[B, T]`` by the counts of the whole optimiser step, of which the
     batch may be a part: so the results of micro-batches add up."""
-    count = batch.num_steps if reduction is token_mean else batch.num_rows
+    averages_steps = getattr(reduction, "func", reduction) is token_mean
+    count = batch.num_steps if averages_steps else batch.num_rows
     return reduction(losses, batch.mask, count=count)
 
 
@@ -60,13 +74,23 @@ def critic_terms(
 
 
 @torch.no_grad()
-def ratio_metrics(log_probs: Tensor, batch: Batch, clip_range: float | None) -> Metrics:
+def ratio_metrics(
+    log_probs: Tensor,
+    batch: Batch,
+    clip_range: float | None,
+    clip_range_high: float | None = None,
+) -> Metrics:
     """How far the policy has moved from the one that acted: KL per step, and what was clipped."""
     kl = surrogates.kl_old_new(log_probs, batch.log_probs)
     metrics: Metrics = {"approx_kl": reduced(kl, batch, token_mean)}
     if clip_range is not None:
         metrics["clip_fraction"] = surrogates.clip_fraction(
-            log_probs, batch.log_probs, batch.mask, clip_range, count=batch.num_steps
+            log_probs,
+            batch.log_probs,
+            batch.mask,
+            clip_range,
+            clip_range_high,
+            count=batch.num_steps,
         )
     return metrics
 
@@ -83,10 +107,3 @@ def reference_log_probs(batch: Batch) -> Tensor:
             "stay close to, or set kl_penalty=0."
         )
     return batch.reference_log_probs
-
-
-def mean_metrics(metrics: list[dict[str, Any]]) -> dict[str, float]:
-    """The mean of each metric over the optimiser steps of an update."""
-    return {
-        name: sum(float(entry[name]) for entry in metrics) / len(metrics) for name in metrics[0]
-    }

@@ -82,7 +82,7 @@ def main(critic_rollouts: int = 30, rollouts: int = 8, rows: int = 128) -> None:
     axes.margins(x=0.12)
     axes.set(xlabel=f"variance of the gradient of {GROUP} responses")
     axes.set_title("The same responses, four baselines")
-    save_figure(figure, "runs/baseline_variance.png")
+    print("plot ", save_figure(figure, "runs/baseline_variance.png"))
 
 
 if __name__ == "__main__":

@@ -60,7 +60,7 @@ def main(points: int = 2000) -> None:
         above.legend(loc="upper left" if advantage > 0 else "lower left", frameon=False)
         low, high = sorted((0.0, advantage))
         below.set(xlabel="ratio r", ylabel="its gradient", ylim=(low - 0.2, high + 0.2))
-    save_figure(figure, "runs/clip_picture.png")
+    print("plot ", save_figure(figure, "runs/clip_picture.png"))
 
 
 if __name__ == "__main__":

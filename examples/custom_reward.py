@@ -50,7 +50,7 @@ def main(tokens: int = 40_000, episodes: int = 256) -> None:
     axes = figure.subplots()
     axes.plot(progress["time/total_timesteps"], progress["rollout/score_mean"], color="tab:blue")
     axes.set(xlabel="tokens", ylabel="score, mean of a rollout", title="Learning to alliterate")
-    save_figure(figure, "runs/custom_reward.png")
+    print("plot ", save_figure(figure, "runs/custom_reward.png"))
 
 
 if __name__ == "__main__":

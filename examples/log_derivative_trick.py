@@ -90,7 +90,7 @@ def main(rollouts: int = 8, rows: int = 2048) -> None:
     axes.loglog(sizes, errors, "o", color="tab:orange", label="sampled by the agent")
     axes.axhline(exact.norm().item(), color="grey", linestyle="--", label="the gradient's own norm")
     axes.set(xlabel="samples N", ylabel="distance to the exact gradient")
-    save_figure(figure, "runs/log_derivative_trick.png")
+    print("plot ", save_figure(figure, "runs/log_derivative_trick.png"))
 
 
 if __name__ == "__main__":

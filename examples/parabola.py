@@ -79,7 +79,7 @@ def main(updates: int = 1500, draws: int = 100_000) -> None:
     right.plot(mus, plain, label="without baseline", color="tab:orange")
     right.plot(mus, better, label="with baseline E[R]", color="tab:blue")
     right.set(xlabel="μ", ylim=(0, None), title="Variance of the gradient of one guess")
-    save_figure(figure, "runs/parabola.png")
+    print("plot ", save_figure(figure, "runs/parabola.png"))
 
 
 if __name__ == "__main__":

@@ -58,7 +58,7 @@ def main(
     axes.set(xlabel="KL to the reference, nats per episode", ylabel="mean score")
     axes.set_title("What a nat of KL buys")
     axes.legend(loc="lower right", frameon=False, ncols=2)
-    save_figure(figure, "runs/reward_kl_curve.png")
+    print("plot ", save_figure(figure, "runs/reward_kl_curve.png"))
 
 
 if __name__ == "__main__":

@@ -83,7 +83,7 @@ def test_custom_reward(run):
     assert numbers("after: score #, KL #", printed)[1] > 0
 
 
-def test_sb3_loop(run):
-    printed = run("sb3_loop.py", updates=2, num_envs=8, episodes=3)
+def test_plain_torch_loop(run):
+    printed = run("plain_torch_loop.py", updates=2, num_envs=8, episodes=3)
     assert -1 <= numbers("trained by hand +mean return # ± #", printed)[0] <= 1
     assert printed.count("update ") == 2

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from textenv.lm.scoring import Sampling
 
 
+TOKENS_AT_ONCE = 2**15  # of one forward pass; more rows than that are scored in several
+
+
 class Policy(Protocol):
     """What the environment reads of a bound policy."""
 
@@ -68,6 +71,11 @@ class AdaptiveKL:
 
     def update(self, kl: float, num_episodes: int) -> None:
         """Take account of ``num_episodes`` ended episodes whose mean KL is ``kl`` nats."""
+        if 0.2 * num_episodes >= self.horizon:
+            raise ValueError(
+                f"AdaptiveKL(horizon={self.horizon}) is too short for {num_episodes} episodes at "
+                "once, which could turn β negative: take at least as many times ten."
+            )
         error = min(max(kl / self.target - 1, -0.2), 0.2)
         self.value *= 1 + error * num_episodes / self.horizon
 
@@ -123,8 +131,24 @@ class KLShaping:
         self.decoder = None
 
     def bind(self, policy: Policy) -> None:
-        """Take log π from ``policy`` from now on."""
+        """Take log π from ``policy`` from now on.
+
+        Raises:
+            ValueError: the policy's learning weights are the reference's own.
+        """
+        learning = getattr(policy, "parameters", list)()
+        learning = {id(p) for p in learning if p.requires_grad}
+        if any(id(p) in learning for p in self.reference.parameters()):
+            raise ValueError(
+                "The reference shares weights with the policy that learns, so the KL between them "
+                "would always be 0: load the reference as a second copy."
+            )
         self.policy = policy
+
+    def to(self, device: torch.device) -> None:
+        """Move the reference."""
+        self.reference.to(device)
+        self.decoder = None
 
     @property
     def sampling(self) -> Sampling:
@@ -195,9 +219,14 @@ class KLShaping:
             tensor.to(device) for tensor in (input_ids, prompt_lengths, actions, mask)
         )
         body, head = split(self.reference)
-        hidden = response_states(body, input_ids, prompt_lengths, mask)
-        log_probs, _ = token_log_probs(head, hidden, actions[mask], self.sampling)
-        return torch.zeros(mask.shape, device=device).masked_scatter_(mask, log_probs)
+        scores = torch.zeros(mask.shape, device=device)
+        rows_at_once = max(1, TOKENS_AT_ONCE // input_ids.shape[1])
+        for rows in torch.arange(len(mask), device=device).split(rows_at_once):
+            hidden = response_states(body, input_ids[rows], prompt_lengths[rows], mask[rows])
+            tokens = actions[rows][mask[rows]]
+            log_probs, _ = token_log_probs(head, hidden, tokens, self.sampling)
+            scores[rows] = scores[rows].masked_scatter(mask[rows], log_probs)
+        return scores
 
     def kl(self, log_probs: Tensor, reference_log_probs: Tensor) -> Tensor:
         """The sampled estimator of the KL, per token, in nats."""

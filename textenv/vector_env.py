@@ -30,8 +30,8 @@ class TextGenVectorEnv(SpecOfLiveObjects, VectorEnv):
 
     The Markov decision process and most arguments are those of `textenv.TextGenEnv`. Row i, seeded
     with ``seed + i``, behaves exactly as that environment does. All rows live in one token table
-    ``[num_envs, L]``: there are no subprocesses, no copies of history, and in torch mode nothing
-    waits for the device until an episode is scored.
+    ``[num_envs, L]``: there are no subprocesses and no copies of history. In torch mode with batch
+    scoring and without stop strings, nothing waits for the device until the episodes are scored.
 
     Args:
         num_envs: B, the number of rows.
@@ -48,7 +48,8 @@ class TextGenVectorEnv(SpecOfLiveObjects, VectorEnv):
             the shaped return of its whole episode, and ``infos["token_rewards"]`` ``[B, T]``,
             ``infos["token_kl"]`` ``[B, T]`` and ``infos["response_length"]`` ``[B]`` break it down.
         group_size: G consecutive rows get the same prompt, as GRPO and RLOO want it.
-        array: ``"numpy"`` or ``"torch"``, the kind of everything that goes in and out.
+        array: ``"numpy"`` or ``"torch"``, the kind of actions, observations, rewards and of what
+            infos hold for each token; scores, lengths and texts are numpy in either case.
         device: where the token table (torch mode), the reference and a reward model live.
         copy: hand out copies of the token table. False hands out views that the next step changes:
             quicker, and right for a client that does not keep observations.
@@ -160,6 +161,8 @@ class TextGenVectorEnv(SpecOfLiveObjects, VectorEnv):
         self.metadata = {**type(self).metadata, "autoreset_mode": self.autoreset_mode}
         self.scoring, self.array, self.copy = scoring, array, copy
         self.device = torch.device(device if array == "torch" else "cpu")
+        if self.shaping is not None and array == "torch":
+            self.shaping.to(self.device)
 
         rows, columns = self.num_envs, self.max_length
         # One column more than is shown: what rows that have ended are told to write goes there.

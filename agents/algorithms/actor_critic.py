@@ -10,7 +10,7 @@ from agents.agent import Agent
 from agents.functional import surrogates
 from agents.functional.reductions import token_mean
 from agents.rollout import Batch, Rollout
-from agents.terms import Metrics, critic_terms, estimated_advantages, mean_metrics, reduced
+from agents.terms import Metrics, critic_terms, estimated_advantages, reduced
 
 
 class ActorCritic(Agent):
@@ -48,8 +48,7 @@ class ActorCritic(Agent):
         columns = estimated_advantages(
             rollout, self.gamma, self.gae_lambda, self.normalize_advantage
         )
-        batches = rollout.batches(self.batch_size, self.generator, **columns)
-        return mean_metrics([self.descend(batch) for batch in batches])
+        return self.descend_all(rollout, columns)
 
     def loss(self, batch: Batch) -> tuple[Tensor, Metrics]:
         now = self.policy.evaluate(

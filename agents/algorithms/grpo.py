@@ -16,7 +16,6 @@ from agents.rollout import Batch, Rollout
 from agents.terms import (
     Metrics,
     group_advantages,
-    mean_metrics,
     ratio_metrics,
     reduced,
     reference_log_probs,
@@ -70,12 +69,7 @@ class GRPO(Agent):
 
     def update(self, rollout: Rollout) -> dict[str, float]:
         columns = group_advantages(rollout, self.compare, self.group_size)
-        metrics = [
-            self.descend(batch)
-            for _ in range(self.n_epochs)
-            for batch in rollout.batches(self.batch_size, self.generator, **columns)
-        ]
-        return mean_metrics(metrics) | {"first_approx_kl": metrics[0]["approx_kl"]}
+        return self.descend_all(rollout, columns, self.n_epochs)
 
     def loss(self, batch: Batch) -> tuple[Tensor, Metrics]:
         log_probs = self.policy.evaluate(batch.observations, batch.actions, batch.mask).log_probs
@@ -90,4 +84,5 @@ class GRPO(Agent):
                 kl = k3(log_probs, anchor)
             losses = losses + self.kl_penalty * kl
         loss = reduced(losses, batch, self.reduction)
-        return loss, {"policy_loss": loss.detach(), **ratio_metrics(log_probs, batch, None)}
+        moved = ratio_metrics(log_probs, batch, self.clip_range, self.clip_range_high)
+        return loss, {"policy_loss": loss.detach(), **moved}

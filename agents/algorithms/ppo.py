@@ -5,9 +5,10 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor
 
-from agents.agent import Agent, Schedule
+from agents.agent import Agent, Schedule, mean_metrics
 from agents.functional import surrogates
 from agents.functional.reductions import token_mean
 from agents.rollout import Batch, Rollout
@@ -15,7 +16,6 @@ from agents.terms import (
     Metrics,
     critic_terms,
     estimated_advantages,
-    mean_metrics,
     ratio_metrics,
     reduced,
 )
@@ -65,6 +65,11 @@ class PPO(Agent):
         target_kl: float | None = None,
         **common: Any,
     ):
+        if kl_penalty_target is not None and not kl_penalty > 0:
+            raise ValueError(
+                f"kl_penalty_target={kl_penalty_target} adapts kl_penalty by factors, which leaves "
+                f"kl_penalty={kl_penalty} at 0: begin with one above 0."
+            )
         super().__init__(policy, env, learning_rate=learning_rate, **common)
         self.n_epochs, self.gamma, self.gae_lambda = n_epochs, gamma, gae_lambda
         self.clip_range, self.dual_clip = clip_range, dual_clip
@@ -82,13 +87,22 @@ class PPO(Agent):
                 metrics.append(self.descend(batch))
             if self.target_kl is not None and metrics[-1]["approx_kl"] > 1.5 * self.target_kl:
                 break
-        if self.kl_penalty_target is not None:
-            self.kl_penalty = surrogates.adaptive_penalty(
-                self.kl_penalty, metrics[-1]["approx_kl"], self.kl_penalty_target
-            )
-        # Before the first step π is π_old: anything but 0 here is a fault, or rounding.
-        own = {"first_approx_kl": metrics[0]["approx_kl"], "kl_penalty": self.kl_penalty}
-        return mean_metrics(metrics) | own
+        if self.kl_penalty_target is None:
+            return mean_metrics(metrics)
+        moved = self.moved(rollout)
+        self.kl_penalty = surrogates.adaptive_penalty(
+            self.kl_penalty, moved, self.kl_penalty_target
+        )
+        return mean_metrics(metrics) | {"kl_after": moved, "kl_penalty": self.kl_penalty}
+
+    @torch.no_grad()
+    def moved(self, rollout: Rollout) -> float:
+        """KL(π_old‖π), nats per step, after the last optimiser step."""
+        whole, kl = rollout.batch(), 0.0
+        for part in whole.micro_batches(self.micro_batch_size or self.batch_size):
+            now = self.policy.evaluate(part.observations, part.actions, part.mask)
+            kl += float(ratio_metrics(now.log_probs, part, None)["approx_kl"])
+        return kl
 
     def loss(self, batch: Batch) -> tuple[Tensor, Metrics]:
         now = self.policy.evaluate(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from torch import Tensor
@@ -11,7 +12,7 @@ from agents.functional import advantages as psi
 from agents.functional import surrogates
 from agents.functional.reductions import sequence_sum
 from agents.rollout import Batch, Rollout
-from agents.terms import Metrics, mean_metrics, reduced, reference_log_probs
+from agents.terms import Metrics, reduced, reference_log_probs, whole_returns
 
 
 class REINFORCE(Agent):
@@ -25,8 +26,8 @@ class REINFORCE(Agent):
             Rewards before t do not depend on a_t; leaving them out lowers the variance.
         baseline_momentum: m of the moving average b ← m·b + (1−m)·mean return that is subtracted
             from the returns; None subtracts nothing.
-        normalize_advantage: divide Ψ by its standard deviation over the rollout, after subtracting
-            its mean. It keeps the step size apart from the reward's scale, for a small bias.
+        normalize_advantage: divide Ψ by its standard deviation over the rollout, which keeps the
+            size of a step apart from the scale of the reward.
         kl_penalty: β of a penalty β·KL(π‖π_ref) in the loss, to the environment's reference.
         penalize_old: penalise KL(π‖π_old) to the policy that acted instead, which matters once a
             rollout takes several steps (``batch_size``).
@@ -55,17 +56,24 @@ class REINFORCE(Agent):
         self.baseline: float | None = None
 
     def update(self, rollout: Rollout) -> dict[str, float]:
+        # Without a critic there is nothing to bootstrap from: steps of an episode whose end is not
+        # in the rollout have no return yet, and are left out.
+        rollout = replace(rollout, mask=rollout.mask & rollout.completed)
+        if not rollout.mask.any():
+            raise ValueError(
+                f"No episode ended within the {rollout.mask.shape[1]} steps of a rollout, so there "
+                "is no return to learn from: raise n_steps."
+            )
         if self.return_to_go:
             returns = psi.discounted_returns(
-                rollout.rewards, rollout.ended, self.gamma, rollout.next_values, rollout.mask
+                rollout.rewards, rollout.ended, self.gamma, mask=rollout.mask
             )
         else:
-            returns = psi.trajectory_return(rollout.rewards, rollout.mask)
+            returns = whole_returns(rollout)
         advantages = returns - self.subtracted(returns[rollout.mask].mean().item())
         if self.normalize_advantage:
-            advantages = psi.normalize(advantages, rollout.mask)
-        batches = rollout.batches(self.batch_size, self.generator, advantages=advantages)
-        return mean_metrics([self.descend(batch) for batch in batches])
+            advantages = psi.scaled(advantages, rollout.mask)
+        return self.descend_all(rollout, {"advantages": advantages})
 
     def subtracted(self, mean_return: float) -> float:
         """b as it stood before this rollout; the rollout's mean then moves it."""

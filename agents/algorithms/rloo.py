@@ -12,7 +12,7 @@ from agents.functional import surrogates
 from agents.functional.advantages import leave_one_out
 from agents.functional.reductions import sequence_sum
 from agents.rollout import Batch, Rollout
-from agents.terms import Metrics, group_advantages, mean_metrics, reduced
+from agents.terms import Metrics, group_advantages, reduced
 
 
 class RLOO(Agent):
@@ -40,8 +40,7 @@ class RLOO(Agent):
 
     def update(self, rollout: Rollout) -> dict[str, float]:
         columns = group_advantages(rollout, leave_one_out, self.group_size)
-        batches = rollout.batches(self.batch_size, self.generator, **columns)
-        return mean_metrics([self.descend(batch) for batch in batches])
+        return self.descend_all(rollout, columns)
 
     def loss(self, batch: Batch) -> tuple[Tensor, Metrics]:
         log_probs = self.policy.evaluate(batch.observations, batch.actions, batch.mask).log_probs

@@ -73,10 +73,7 @@ class TRPO(Agent):
             rollout, self.gamma, self.gae_lambda, self.normalize_advantage
         )
         metrics = self.trust_region_step(rollout.batch(**columns))
-        for _ in range(self.n_critic_updates):
-            for batch in rollout.batches(self.batch_size, self.generator, **columns):
-                metrics |= self.descend(batch)
-        return metrics
+        return metrics | self.descend_all(rollout, columns, self.n_critic_updates)
 
     def trust_region_step(self, batch: Batch) -> dict[str, float]:
         """Move the policy: x = H⁻¹(−g), scaled to the edge of the region, then drawn back."""
@@ -87,7 +84,8 @@ class TRPO(Agent):
         gradient = natural.flatten(torch.autograd.grad(loss, parameters, materialize_grads=True))
         loss = loss.item()
 
-        part = batch.take(torch.arange(min(self.fisher_rows or len(batch), len(batch))))
+        rows = torch.randperm(len(batch), generator=self.generator)[: self.fisher_rows]
+        part = batch.take(rows.to(batch.mask.device))
         now = self.policy.evaluate(part.observations, part.actions, part.mask).distribution
         fisher = natural.fisher_operator(
             token_mean(now.detach().kl(now), part.mask), parameters, self.cg_damping

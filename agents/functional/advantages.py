@@ -173,9 +173,25 @@ def normalize(advantages: Tensor, mask: Tensor, epsilon: float = 1e-8) -> Tensor
     check_rows(advantages=advantages, mask=mask)
     check_bool(mask=mask)
     deviations = _deviations(advantages[mask][None])[0]
-    variance = deviations.square().sum() / max(deviations.numel() - 1, 1)
-    normalized = deviations / (variance.sqrt() + epsilon)
+    normalized = deviations / (_standard_deviation(deviations) + epsilon)
     return torch.zeros_like(advantages).masked_scatter(mask, normalized)
+
+
+def scaled(advantages: Tensor, mask: Tensor, epsilon: float = 1e-8) -> Tensor:
+    """A / (std + ε) over the counted steps: `normalize` without subtracting the mean, which leaves
+    a baseline that was subtracted before in force.
+
+    Args and units as for `normalize`.
+    """
+    check_rows(advantages=advantages, mask=mask)
+    check_bool(mask=mask)
+    deviation = _standard_deviation(_deviations(advantages[mask][None])[0])
+    return torch.where(mask, advantages / (deviation + epsilon), 0.0)
+
+
+def _standard_deviation(deviations: Tensor) -> Tensor:
+    """With Bessel's correction; 0 for a sole one."""
+    return (deviations.square().sum() / max(deviations.numel() - 1, 1)).sqrt()
 
 
 def _counted(terms: Tensor, mask: Tensor | None) -> Tensor:

@@ -21,7 +21,8 @@ from textenv.lm.loading import cast, load_model
 from textenv.lm.parts import check_supported, split, unwrapped
 from textenv.lm.scoring import Sampling, response_states
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+# No float16: gradients would vanish in it without loss scaling.
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 class CausalLMPolicy(nn.Module):
@@ -36,7 +37,7 @@ class CausalLMPolicy(nn.Module):
         model: a source as in `textenv.lm.loading`, or a live model, also one wrapped by PEFT.
         temperature: logits are divided by it, in acting and in learning.
         banned_tokens: ids that are never chosen.
-        dtype: "float32", "bfloat16" or "float16". In reduced precision the weights that learn stay
+        dtype: "float32" or "bfloat16". In reduced precision the weights that learn stay
             float32: a copy acts, and the update runs under autocast. Then `act` and `evaluate`
             differ by rounding, and agents take the old log-probabilities from `evaluate`.
         attn_implementation: as in transformers; second derivatives (TRPO) need "eager".
@@ -70,6 +71,7 @@ class CausalLMPolicy(nn.Module):
             )
         self.model = load_model(model, device=device, attn_implementation=attn_implementation)
         self.model.eval()  # dropout stays off, in rollout and in update
+        _check_live(self.model, attn_implementation)
         self.body, self.head = split(self.model)
         vocabulary = int(action_space.n)
         columns = unwrapped(self.model).get_output_embeddings().weight.shape[0]
@@ -168,6 +170,7 @@ class CausalLMPolicy(nn.Module):
         self.last_log_probs, self.last_logits = log_probs, every
         return actions, log_probs, values, state
 
+    @torch.no_grad()
     def predict_values(self, observation: dict[str, Any]) -> Tensor:
         """V(s) ``[B]`` of whole observations, without touching any state."""
         input_ids = torch.as_tensor(observation["input_ids"])
@@ -226,3 +229,20 @@ class CausalLMPolicy(nn.Module):
     def is_batched(observation: dict[str, Any]) -> bool:
         """Whether an observation is of many rows, or of one."""
         return np.ndim(observation["input_ids"]) == 2
+
+
+def _check_live(model: nn.Module, attn_implementation: str | None) -> None:
+    """Refuse a live model that could not learn, or is not loaded as the arguments say."""
+    learning = {p.dtype for p in model.parameters() if p.requires_grad}
+    if learning - {torch.float32}:
+        raise ValueError(
+            f"The weights that learn are {', '.join(map(str, learning))}; small steps would vanish "
+            "in their rounding: load the model with dtype=torch.float32 (the policy's "
+            "dtype='bfloat16' then lets it act in bfloat16)."
+        )
+    loaded = unwrapped(model).config._attn_implementation
+    if attn_implementation not in (None, loaded):
+        raise ValueError(
+            f"The live model was loaded with attn_implementation={loaded!r}, not "
+            f"{attn_implementation!r}: load it with the one you want."
+        )

@@ -37,7 +37,8 @@ def draw(log_probs: Tensor, generator: torch.Generator) -> Tensor:
     )
     # 1 − u lies in (0, 1], so that an action of probability 0 is never met; the last entry may
     # differ from 1 by rounding.
-    return torch.searchsorted(cumulative, (1 - uniform) * cumulative[:, -1:])[:, 0]
+    drawn = torch.searchsorted(cumulative, (1 - uniform) * cumulative[:, -1:])[:, 0]
+    return drawn.clamp(max=log_probs.shape[1] - 1)  # beyond it only where probabilities are nan
 
 
 class TokenDistribution:

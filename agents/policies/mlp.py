@@ -51,13 +51,20 @@ class MlpPolicy(nn.Module):
         device: str | torch.device = "cpu",
     ):
         super().__init__()
+        if not isinstance(observation_space, gym.spaces.Box | gym.spaces.Discrete):
+            raise ValueError(
+                f"MlpPolicy reads Box and Discrete observations, not {observation_space}: wrap the "
+                "environment in gymnasium.wrappers.FlattenObservation."
+            )
+        if isinstance(action_space, gym.spaces.Discrete) and action_space.start != 0:
+            raise ValueError(f"MlpPolicy counts actions from 0, but this is {action_space}.")
         self.observation_space, self.device = observation_space, torch.device(device)
         self.discrete = isinstance(action_space, gym.spaces.Discrete)
         if not self.discrete and not isinstance(action_space, gym.spaces.Box):
             raise ValueError(f"MlpPolicy knows Discrete and Box actions, not {action_space}.")
         size = gym.spaces.flatdim(observation_space)
         outputs = int(action_space.n) if self.discrete else int(np.prod(action_space.shape))
-        with torch.random.fork_rng():  # nobody else's random numbers change
+        with torch.random.fork_rng(devices=[]):  # nobody else's random numbers change
             torch.manual_seed(torch.seed() if seed is None else seed)
             self.actor = _mlp([size, *net_arch, outputs], last_gain=0.01)
             self.critic = _mlp([size, *net_arch, 1], last_gain=1.0)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
+from scipy.stats import ttest_ind
 
 from agents.compare import difference, interval, significant_differences
 from agents.evaluation import distinct_n
@@ -21,13 +23,26 @@ def test_equal_runs_have_an_interval_of_one_point():
     assert (interval([2.0, 2.0]).low, interval([2.0, 2.0]).high) == (2.0, 2.0)
 
 
-def test_a_difference_is_significant_only_where_its_interval_excludes_zero():
+def test_a_difference_has_an_interval_around_it():
     far, near = [5.0, 5.1, 4.9, 5.05], [1.0, 1.2, 0.9, 1.1]
-    assert difference(far, near).excludes_zero
-    assert not difference(near, [0.9, 1.3, 1.0, 1.05]).excludes_zero
+    gap = difference(far, near)
+    assert 3.7 < gap.low < np.mean(far) - np.mean(near) < gap.high < 4.2
+    same = difference(near, [0.9, 1.3, 1.0, 1.05])
+    assert same.low < 0 < same.high
     assert difference([2.0, 2.0], [1.0, 1.0]).mean == 1.0
-    pairs = significant_differences({"near": near, "far": far})
-    assert [(better, worse) for better, worse, _ in pairs] == [("far", "near")]
+
+
+def test_significance_is_welchs_corrected_by_holm():
+    far, near, like_near = [5.0, 5.1, 4.9], [1.0, 1.2, 0.9], [1.1, 0.95, 1.05]
+    pairs = significant_differences({"near": near, "far": far, "like near": like_near})
+    assert sorted(pair[:2] for pair in pairs) == [("far", "like near"), ("far", "near")]
+    alone = ttest_ind(far, like_near, equal_var=False).pvalue
+    assert min(p for _, _, p in pairs) == pytest.approx(3 * alone)  # the smallest of three
+
+
+def test_one_seed_tells_nothing():
+    with pytest.raises(ValueError, match="at least 2 seeds"):
+        significant_differences({"a": [1.0], "b": [0.9]})
 
 
 def test_distinct_n_by_hand():

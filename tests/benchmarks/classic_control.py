@@ -152,7 +152,7 @@ def report(results: list[dict], options: Options) -> str:
     from matplotlib.figure import Figure
 
     from agents.compare import difference, interval
-    from agents.plots import band
+    from agents.plots import band, save_figure
 
     lines = [
         "| task | algorithm | ours | theirs | ours − theirs | our time / their time |",
@@ -174,16 +174,13 @@ def report(results: list[dict], options: Options) -> str:
             curves = [smooth(*zip(*result["curve"], strict=True), grid) for result in runs]
             band(axes, library, grid, np.array(curves))
         axes.set(title=f"{algorithm}, {task}", xlabel="timesteps")
-        axes.grid(alpha=0.3)
-        axes.spines[["top", "right"]].set_visible(False)
         lines.append(
             f"| {task} | {algorithm} | {interval(finals['ours'])} | {interval(finals['theirs'])} | "
             f"{difference(finals['ours'], finals['theirs'])} | "
             f"{seconds['ours'] / seconds['theirs']:.2f} |"
         )
     figure.axes[0].set_ylabel("return of an episode")
-    figure.axes[0].legend(frameon=False, loc="lower right")
-    figure.savefig(RESULTS / "classic_control.png", dpi=110)
+    save_figure(figure, RESULTS / "classic_control.png")
     return "\n".join(lines)
 
 
@@ -217,8 +214,8 @@ def main(options: Options) -> None:
     command = f"python tests/benchmarks/classic_control.py --workers {options.workers}"
     text = (
         f"# `{command}`\n\n{options.seeds} seeds, {options.timesteps} timesteps each; "
-        "final return: mean of 20 greedy episodes; mean over seeds with 95 % bootstrap interval; time: ratio of "
-        f"medians.\n\n{table}\n\n![learning curves](classic_control.png)\n"
+        "final return: mean of 20 greedy episodes; mean over seeds with 95 % bootstrap interval; "
+        f"time: ratio of medians.\n\n{table}\n\n![learning curves](classic_control.png)\n"
     )
     (RESULTS / "classic_control.md").write_text(text)
     print(text)

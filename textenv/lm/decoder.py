@@ -82,6 +82,8 @@ class _RowLayer(CacheLayerMixin):
     def get_max_length(self) -> int:
         return self.cache.max_length
 
+    get_max_cache_shape = get_max_length  # its name in earlier releases of transformers
+
 
 class Decoder:
     """A language model's next-token logits for a batch of growing token rows.

@@ -168,7 +168,7 @@ def _without_quantization_mark(model: PreTrainedModel) -> PreTrainedModel:
     config = model.config
     if hasattr(config, "quantization_config"):
         del config.quantization_config
-    with torch.random.fork_rng():  # weights that nobody keeps are drawn from nobody's generator
+    with torch.random.fork_rng(devices=[]):  # weights that nobody keeps take nobody's numbers
         plain = type(model)._from_config(config, dtype=model.dtype)
     plain.load_state_dict(model.state_dict())
     plain.generation_config = model.generation_config

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cache
 
 import torch
 import torch.nn.functional as F
@@ -47,12 +48,17 @@ class Sampling:
         if self.temperature != 1:
             logits = logits / self.temperature
         if self.banned_tokens:
-            banned = torch.tensor(self.banned_tokens, device=logits.device)
-            logits = logits.index_fill(-1, banned, -torch.inf)
+            logits = logits.index_fill(-1, _index(self.banned_tokens, logits.device), -torch.inf)
         return logits
 
     def limited_to(self, vocabulary: int) -> Sampling:
         return replace(self, vocabulary=vocabulary)
+
+
+@cache
+def _index(tokens: tuple[int, ...], device: torch.device) -> Tensor:
+    """On the device once and for all: a copy at each token would make the host wait."""
+    return torch.tensor(tokens, device=device)
 
 
 def response_states(

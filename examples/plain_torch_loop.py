@@ -1,6 +1,6 @@
 """REINFORCE by hand in plain torch and transformers: any code can drive the environment.
 
-    python examples/sb3_loop.py
+    python examples/plain_torch_loop.py
 
 `train` needs nothing of `agents`. The model that comes of it then moves into one of our agents,
 and stable-baselines3 evaluates that like one of its own.
@@ -75,7 +75,7 @@ def main(updates: int = 20, num_envs: int = 32, episodes: int = 50) -> None:
     axes = figure.subplots()
     axes.plot(range(1, updates + 1), history, color="tab:blue")
     axes.set(xlabel="update", ylabel="mean score", title="REINFORCE, written by hand")
-    save_figure(figure, "runs/sb3_loop.png")
+    print("plot ", save_figure(figure, "runs/plain_torch_loop.png"))
 
 
 if __name__ == "__main__":
