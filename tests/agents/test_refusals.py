@@ -117,7 +117,7 @@ def test_mlp_policy_names_the_spaces_it_reads():
 
 def test_reinforce_needs_an_episode_that_ends():
     agent = REINFORCE("MlpPolicy", "CartPole-v1", n_envs=2, n_steps=4, device="cpu")
-    with pytest.raises(ValueError, match="No episode ended within .* raise n_steps"):
+    with pytest.raises(ValueError, match=r"No episode ended within .* raise n_steps"):
         agent.learn(8)
 
 
