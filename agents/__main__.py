@@ -22,7 +22,7 @@ import docstring_parser
 import gymnasium as gym
 import torch
 import tyro
-from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.vector import VectorEnv
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -43,6 +43,7 @@ def _spoken(name: str) -> str:
 
 AGENTS = {_spoken(name): getattr(algorithms, name) for name in algorithms.__all__}
 console = Console(highlight=False)
+IN_BATCHES = dict(autoreset_mode="DISABLED", scoring="batch", array="torch", copy=False)
 EVALUATION_SEED = 1_000_000  # apart from those that one trains with
 
 
@@ -177,30 +178,26 @@ def make(options: Train, hyperparameters: dict[str, Any]) -> tuple[Agent, Vector
     needs = algorithm.policy_needs
     dtype = needs.get("dtype") or _dtype(options.dtype, device, options.model)
     text = dict(
-        num_envs=options.n_envs,
         tokenizer=load_tokenizer(options.model),
         prompts=options.prompts,
         reward=options.reward,
         max_new_tokens=options.max_new_tokens,
         stop=options.stop,
         reference=load_model(options.model, dtype=getattr(torch, dtype), device=device),
-        autoreset_mode=AutoresetMode.DISABLED,
-        scoring="batch",
-        array="torch",
         device=device,
-        copy=False,
     )
     policy = {"model": options.model, "temperature": options.temperature, "dtype": dtype}
-    groups = {"group_size": hyperparameters.get("group_size", 1)}
     agent = algorithm(
         "CausalLMPolicy",
-        gym.make_vec("TextGen-v0", kl_coef=options.kl_coef, **groups, **text),
+        "TextGen-v0",
+        n_envs=options.n_envs,
+        env_kwargs={"kl_coef": options.kl_coef, **text},
         policy_kwargs={**policy, **needs},
         seed=options.seed,
         device=device,
         **hyperparameters,
     )
-    return agent, gym.make_vec("TextGen-v0", **text)
+    return agent, gym.make_vec("TextGen-v0", num_envs=options.n_envs, **text, **IN_BATCHES)
 
 
 def run(options: Train, hyperparameters: dict[str, Any], output: Path) -> Outcome:
@@ -211,7 +208,8 @@ def run(options: Train, hyperparameters: dict[str, Any], output: Path) -> Outcom
     console.print(
         f"[bold]{type(agent).__name__}[/] on {options.model} ({parameters / 1e6:.1f} M parameters, "
         f"{agent.device}, {_name(agent.policy.dtype)}), reward {options.reward}, "
-        f"seed {options.seed}"
+        f"seed {options.seed}",
+        soft_wrap=True,
     )
     before = evaluate_text(agent, judge, options.eval_episodes, EVALUATION_SEED)
     agent.set_logger(configure(str(output), ["csv", "tensorboard"]))
@@ -300,11 +298,8 @@ def evaluate(options: Evaluate) -> None:
         reward=options.reward,
         max_new_tokens=options.max_new_tokens,
         reference=options.reference,
-        autoreset_mode=AutoresetMode.DISABLED,
-        scoring="batch",
-        array="torch",
         device=device,
-        copy=False,
+        **IN_BATCHES,
     )
     agent = getattr(algorithms, kind).load(options.path, env, device=device)
     result = evaluate_text(agent, env, options.episodes, options.seed)
@@ -339,7 +334,8 @@ def _print_samples(name: str, evaluation: TextEvaluation, count: int = 5) -> Non
     for i in range(count):
         response = escape(evaluation.responses[i].replace("\n", "⏎"))
         prompt = escape(evaluation.prompts[i])
-        console.print(f"  [dim]{evaluation.scores[i]:+.2f}[/]  [dim]{prompt}[/]{response}")
+        score = f"[dim]{evaluation.scores[i]:+.2f}[/]"
+        console.print(f"  {score}  [dim]{prompt}[/]{response}", soft_wrap=True)
 
 
 def _changed(options: Train) -> str:

@@ -43,11 +43,11 @@ def test_evaluate_opens_what_train_saved(trained, capsys):
 
 def test_compare_trains_each_and_draws(tmp_path, capsys):
     main([
-        "compare", "--agents", "ppo", "reinforce", "--seeds", "2", *SMALL,
+        "compare", "--agents", "ppo", "grpo", "--seeds", "2", *SMALL,
         "--output", str(tmp_path),
     ])  # fmt: skip
     printed = capsys.readouterr().out
-    assert "significantly apart" in printed and "reinforce" in printed
+    assert "significantly apart" in printed and "grpo" in printed
     assert (tmp_path / "comparison.png").stat().st_size > 5_000
     assert (tmp_path / "ppo-1" / "agent.json").is_file()
 

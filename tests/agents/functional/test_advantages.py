@@ -18,6 +18,7 @@ from agents.functional.advantages import (
     leave_one_out,
     moving_average_baseline,
     normalize,
+    scaled,
     temporal_difference_errors,
     trajectory_return,
 )
@@ -270,3 +271,11 @@ def test_finite_differences(rollout):
     assert torch.autograd.gradcheck(
         lambda rewards, values: generalized_advantages(rewards, values, *arguments), inputs
     )
+
+
+def test_scaled_divides_by_the_deviation_of_counted_steps_and_keeps_their_mean():
+    advantages = torch.tensor([[1.0, 3.0, 99.0]])
+    mask = torch.tensor([[True, True, False]])
+    deviation = 2**0.5  # of 1 and 3, with Bessel's correction
+    expected = torch.tensor([[1 / deviation, 3 / deviation, 0.0]])
+    assert_close(scaled(advantages, mask), expected)
