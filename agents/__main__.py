@@ -66,7 +66,9 @@ def presets(agent: str, model: str) -> tuple[dict[str, Any], dict[str, Any]]:
     else:
         own = {"learning_rate": 1e-3 if tiny else 5e-5}
     if agent == "grpo":
-        run["kl_coef"], own["kl_penalty"] = 0.0, 0.1 if tiny else 0.05  # the KL is in its loss
+        # The KL is in its loss, where it is a mean over tokens and is held against scores of
+        # deviation 1: β has to be larger than in a reward.
+        run["kl_coef"], own["kl_penalty"] = 0.0, 0.3
     return run, own
 
 
@@ -142,7 +144,7 @@ class Compare:
     eval_episodes: int = 256
     """Episodes of the evaluations before and after."""
     output: Path = Path("runs/compare")
-    """Folder for all runs and the plot."""
+    """Folder for all runs and the plot. Runs that are finished there are not repeated."""
     device: str = "auto"
     """"auto" takes an accelerator if there is one."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
@@ -218,6 +220,7 @@ def run(options: Train, hyperparameters: dict[str, Any], output: Path) -> Outcom
     seconds = time.perf_counter() - began
     agent.save(output, optimizer=False)
     after = evaluate_text(agent, judge, options.eval_episodes, EVALUATION_SEED)
+    (output / "evaluation.json").write_text(json.dumps(after.summary(), indent=2) + "\n")
     agent.logger.close()
     learning_curve(
         {type(agent).__name__: output / "progress.csv"},
@@ -246,12 +249,15 @@ def train(options: Train, hyperparameters: dict[str, Any]) -> None:
 
 
 def compare(options: Compare) -> None:
-    """Train each algorithm on each seed; print a table and draw a plot."""
+    """Train each algorithm on each seed; print a table and draw a plot.
+
+    Runs that are finished in the output folder are taken as they are.
+    """
     unknown = set(options.agents) - set(AGENTS)
     if unknown or options.seeds < 2:
         sys.exit(f"--agents takes {', '.join(AGENTS)}; --seeds at least 2.")
     runs: dict[str, list] = {name: [] for name in options.agents}
-    finals: dict[str, list[TextEvaluation]] = {name: [] for name in options.agents}
+    finals: dict[str, list[dict[str, float]]] = {name: [] for name in options.agents}
     for seed in range(options.seeds):
         for name in options.agents:
             output = options.output / f"{name}-{seed}"
@@ -262,25 +268,22 @@ def compare(options: Compare) -> None:
                 if getattr(options, field.name, None) is not None
             }
             one = Train(**{**suited, **chosen, "agent": name, "seed": seed, "output": output})
-            finals[name].append(run(one, hyperparameters, output).after)
+            if not (output / "evaluation.json").is_file():
+                run(one, hyperparameters, output)
+            finals[name].append(json.loads((output / "evaluation.json").read_text()))
             runs[name].append(read_progress(output / "progress.csv"))
     table = Table(box=None, pad_edge=False)
-    for heading in ("", "score", "KL, nats per episode", "length", "distinct-2"):
+    for heading in ("", "score", "KL, nats per episode", "length, tokens", "distinct-2"):
         table.add_column(heading, justify="left" if not heading else "right")
-    scores = {name: [float(e.scores.mean()) for e in finals[name]] for name in finals}
+    scores = {name: [final["score"] for final in finals[name]] for name in finals}
     for name in sorted(finals, key=lambda name: -sum(scores[name])):
-        columns = (
-            scores[name],
-            [e.kls.mean() for e in finals[name]],
-            [e.lengths.mean() for e in finals[name]],
-            [e.distinct_2 for e in finals[name]],
-        )
+        columns = ([final[key] for final in finals[name]] for key in finals[name][0])
         table.add_row(name, *(escape(str(interval(column))) for column in columns))
     console.print(table)
     console.print("\nscores significantly apart (Welch's t-test, Holm's correction, 5 %):")
     for better, worse, p in significant_differences(scores):
         console.print(f"  {better} over {worse} (p = {p:.2g})")
-    pairs = {name: [(e.kls.mean(), e.scores.mean()) for e in finals[name]] for name in finals}
+    pairs = {name: [(final["kl"], final["score"]) for final in finals[name]] for name in finals}
     title = f"{options.model}, reward {options.reward}, {options.seeds} seeds"
     comparison(runs, pairs, options.output / "comparison.png", title)
     console.print(f"\nplot   {options.output / 'comparison.png'}")

@@ -42,6 +42,15 @@ class TextEvaluation:
         """See `distinct_n`."""
         return distinct_n(self.responses, 2)
 
+    def summary(self) -> dict[str, float]:
+        """Means over the episodes: score, KL (nats), length (tokens), and distinct-2."""
+        return {
+            "score": float(self.scores.mean()),
+            "kl": float(self.kls.mean()),
+            "length": float(self.lengths.mean()),
+            "distinct_2": self.distinct_2,
+        }
+
 
 def distinct_n(texts: Sequence[str], n: int) -> float:
     """Different word n-grams / all word n-grams of a corpus (Li et al. 2016): 0 is monotony.
