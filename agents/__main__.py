@@ -273,12 +273,14 @@ def compare(options: Compare) -> None:
             finals[name].append(json.loads((output / "evaluation.json").read_text()))
             runs[name].append(read_progress(output / "progress.csv"))
     table = Table(box=None, pad_edge=False)
-    for heading in ("", "score", "KL, nats per episode", "length, tokens", "distinct-2"):
-        table.add_column(heading, justify="left" if not heading else "right")
+    for heading in ("", "score", "KL, nats", "length, tokens", "distinct-2"):
+        table.add_column(heading, justify="left" if not heading else "right", no_wrap=True)
     scores = {name: [final["score"] for final in finals[name]] for name in finals}
     for name in sorted(finals, key=lambda name: -sum(scores[name])):
-        columns = ([final[key] for final in finals[name]] for key in finals[name][0])
-        table.add_row(name, *(escape(str(interval(column))) for column in columns))
+        means = {key: interval([final[key] for final in finals[name]]) for key in finals[name][0]}
+        bounds = [escape(str(means[key])) for key in ("score", "kl")]
+        plain = [f"{means[key].mean:.3g}" for key in ("length", "distinct_2")]
+        table.add_row(name, *bounds, *plain)
     console.print(table)
     console.print("\nscores significantly apart (Welch's t-test, Holm's correction, 5 %):")
     for better, worse, p in significant_differences(scores):
