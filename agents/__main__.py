@@ -273,7 +273,7 @@ def compare(options: Compare) -> None:
             finals[name].append(json.loads((output / "evaluation.json").read_text()))
             runs[name].append(read_progress(output / "progress.csv"))
     table = Table(box=None, pad_edge=False)
-    for heading in ("", "score", "KL, nats", "length, tokens", "distinct-2"):
+    for heading in ("", "score", "KL, nats", "length", "distinct-2"):
         table.add_column(heading, justify="left" if not heading else "right", no_wrap=True)
     scores = {name: [final["score"] for final in finals[name]] for name in finals}
     for name in sorted(finals, key=lambda name: -sum(scores[name])):

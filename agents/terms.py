@@ -60,10 +60,23 @@ def reduced(losses: Tensor, batch: Batch, reduction: Callable[..., Tensor]) -> T
 
 
 def critic_terms(
-    values: Tensor, entropy: Tensor | None, batch: Batch, vf_coef: float, ent_coef: float
+    values: Tensor,
+    entropy: Tensor | None,
+    batch: Batch,
+    vf_coef: float,
+    ent_coef: float,
+    clip_range_vf: float | None = None,
 ) -> tuple[Tensor, Metrics]:
-    """vf_coef · mean (V − R)² − ent_coef · mean entropy, over the counted steps."""
-    errors = critic_losses.squared_error(values, batch.returns)
+    """vf_coef · mean (V − R)² − ent_coef · mean entropy, over the counted steps.
+
+    With ``clip_range_vf`` the values are kept near those of the critic that acted.
+    """
+    if clip_range_vf is None:
+        errors = critic_losses.squared_error(values, batch.returns)
+    else:
+        errors = critic_losses.clipped_squared_error(
+            values, batch.values, batch.returns, clip_range_vf
+        )
     value_loss = reduced(errors, batch, token_mean)
     terms, metrics = vf_coef * value_loss, {"value_loss": value_loss.detach()}
     if entropy is not None:

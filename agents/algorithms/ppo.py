@@ -31,6 +31,8 @@ class PPO(Agent):
         gamma: discount; 1 for text, where only the end is scored.
         gae_lambda: λ of GAE; 0 trusts the critic, 1 the returns.
         clip_range: ε, a number or a function of the progress remaining; None does not clip.
+        clip_range_vf: clip the values to within this of the old ones, in units of the return; None
+            does not.
         dual_clip: c > 1 bounds the loss of a bad action that became likely (Ye et al. 2020).
         kl_penalty: β of the penalty on the KL between π_old and π; 0 has none.
         kl_penalty_target: adapt β so that the KL of an update, nats per step, stays near this
@@ -55,6 +57,7 @@ class PPO(Agent):
         gamma: float = 1.0,
         gae_lambda: float = 0.95,
         clip_range: float | Schedule | None = 0.2,
+        clip_range_vf: float | None = None,
         dual_clip: float | None = None,
         kl_penalty: float = 0.0,
         kl_penalty_target: float | None = None,
@@ -72,7 +75,8 @@ class PPO(Agent):
             )
         super().__init__(policy, env, learning_rate=learning_rate, **common)
         self.n_epochs, self.gamma, self.gae_lambda = n_epochs, gamma, gae_lambda
-        self.clip_range, self.dual_clip = clip_range, dual_clip
+        self.clip_range, self.clip_range_vf = clip_range, clip_range_vf
+        self.dual_clip = dual_clip
         self.kl_penalty, self.kl_penalty_target = kl_penalty, kl_penalty_target
         self.reverse_kl, self.normalize_advantage = reverse_kl, normalize_advantage
         self.vf_coef, self.ent_coef, self.target_kl = vf_coef, ent_coef, target_kl
@@ -114,7 +118,9 @@ class PPO(Agent):
             divergence = surrogates.kl_new_old if self.reverse_kl else surrogates.kl_old_new
             losses = losses + self.kl_penalty * divergence(now.log_probs, batch.log_probs)
         policy_loss = reduced(losses, batch, token_mean)
-        terms, metrics = critic_terms(now.values, now.entropy, batch, self.vf_coef, self.ent_coef)
+        terms, metrics = critic_terms(
+            now.values, now.entropy, batch, self.vf_coef, self.ent_coef, self.clip_range_vf
+        )
         metrics |= ratio_metrics(now.log_probs, batch, clip_range)
         return policy_loss + terms, {"policy_loss": policy_loss.detach(), **metrics}
 

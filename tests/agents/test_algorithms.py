@@ -365,3 +365,18 @@ def test_an_unknown_policy_or_environment_is_an_error():
         PPO("CnnPolicy", "TextGen-v0", n_envs=2)
     with pytest.raises(gym.error.Error):
         PPO("MlpPolicy", "NoSuch-v0")
+
+
+def test_ppo_clips_values_near_those_of_the_critic_that_acted():
+    """Values that have moved beyond the range get no gradient, so the critic's loss stands still."""
+    agent = agents.PPO(
+        "MlpPolicy", "CartPole-v1", n_envs=2, n_steps=16, clip_range_vf=1e-9, seed=0, device="cpu"
+    )
+    rollout = agent.collect()
+    batch = rollout.batch(advantages=rollout.rewards, returns=rollout.values + 10)
+    with torch.no_grad():
+        agent.policy.critic[-1].bias += 1  # towards the returns, far outside the range
+    _, metrics = agent.loss(batch)
+    assert metrics["value_loss"].item() == pytest.approx(100, rel=1e-4)
+    agent.clip_range_vf = None
+    assert agent.loss(batch)[1]["value_loss"].item() == pytest.approx(81, rel=1e-4)
