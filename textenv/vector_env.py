@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import gymnasium as gym
@@ -12,6 +12,7 @@ from gymnasium.utils import seeding
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
+from textenv.arrays import Arrays, host, tensor
 from textenv.episode import Episode
 from textenv.lm.loading import load_model, load_tokenizer
 from textenv.prompts import encode_prompts, load_prompts
@@ -160,22 +161,23 @@ class TextGenVectorEnv(SpecOfLiveObjects, VectorEnv):
         _require(array in ("numpy", "torch"), f"array={array!r} must be 'numpy' or 'torch'.")
         self.metadata = {**type(self).metadata, "autoreset_mode": self.autoreset_mode}
         self.scoring, self.array, self.copy = scoring, array, copy
-        self.device = torch.device(device if array == "torch" else "cpu")
+        self._arrays = Arrays(array, device)
+        self.device = self._arrays.device
         if self.shaping is not None and array == "torch":
             self.shaping.to(self.device)
 
         rows, columns = self.num_envs, self.max_length
         # One column more than is shown: what rows that have ended are told to write goes there.
-        self._tokens = self._zeros((rows, columns + 1), np.int64)
-        self._mask = self._zeros((rows, columns + 1), np.int8)
-        self._rows = self._zeros(rows, np.int64) + self._array(np.arange(rows))
-        self._column = self._zeros(rows, np.int64)  # where a row's next token goes
-        self._lengths = self._zeros(rows, np.int64)
-        self._limits = self._zeros(rows, np.int64)  # the length at which the budget is spent
-        self._prompt_lengths = self._zeros(rows, np.int64)
-        self._running = self._zeros(rows, np.bool_)
-        self._stopped = self._zeros(rows, np.bool_)
-        self._is_stop_token = self._array(self.stop.is_stop_token)
+        self._tokens = self._arrays.zeros((rows, columns + 1), np.int64)
+        self._mask = self._arrays.zeros((rows, columns + 1), np.int8)
+        self._rows = self._arrays.of(np.arange(rows))
+        self._column = self._arrays.zeros(rows, np.int64)  # where a row's next token goes
+        self._lengths = self._arrays.zeros(rows, np.int64)
+        self._limits = self._arrays.zeros(rows, np.int64)  # the length at which the budget is spent
+        self._prompt_lengths = self._arrays.zeros(rows, np.int64)
+        self._running = self._arrays.zeros(rows, np.bool_)
+        self._stopped = self._arrays.zeros(rows, np.bool_)
+        self._is_stop_token = self._arrays.of(self.stop.is_stop_token)
         self._prompt_index = np.zeros(rows, np.int64)
         self._kl_coef = np.zeros(rows)  # β of the row's episode, fixed as it begins
         self._episode_kl = np.zeros(rows)
@@ -215,7 +217,7 @@ class TextGenVectorEnv(SpecOfLiveObjects, VectorEnv):
                 ``"prompt_index"``, int ``[B]``: which prompts to begin with, instead of drawn ones.
         """
         options = options or {}
-        mask = _host(options.get("reset_mask", np.ones(self.num_envs, np.bool_)))
+        mask = host(options.get("reset_mask", np.ones(self.num_envs, np.bool_)))
         _require(
             mask.shape == (self.num_envs,) and mask.dtype == np.bool_,
             f"options['reset_mask'] must be a bool array of the shape ({self.num_envs},).",
@@ -272,14 +274,20 @@ class TextGenVectorEnv(SpecOfLiveObjects, VectorEnv):
         ended = running & (stops | (self._lengths == self._limits))
         self._steps += 1
 
-        rewards = self._zeros(self.num_envs, np.float64)
-        truncated = self._zeros(self.num_envs, np.bool_)
+        rewards = self._arrays.zeros(self.num_envs, np.float64)
+        truncated = self._arrays.zeros(self.num_envs, np.bool_)
         if kl is not None:
-            rewards = rewards - self._array(self._kl_coef) * kl
+            rewards = rewards - self._arrays.of(self._kl_coef) * kl
         if self.scoring == "batch":
             self._stop_rows(ended, stops)
             if not self._all_ended():
-                return self._observation(), rewards, truncated, self._zeros_like(truncated), infos
+                return (
+                    self._observation(),
+                    rewards,
+                    truncated,
+                    self._arrays.zeros(self.num_envs, np.bool_),
+                    infos,
+                )
             self._some_ended = True
             rewards, infos = self._score_batch()
             return self._observation(), rewards, ~truncated, truncated, infos
@@ -291,9 +299,9 @@ class TextGenVectorEnv(SpecOfLiveObjects, VectorEnv):
         if self.render_mode is not None:
             self._remember_values(running | ended, rewards if kl is None else kl)
         if some_ended and self.autoreset_mode == AutoresetMode.SAME_STEP:
-            infos = self._with_finals(ended, infos) | self._begin(_host(ended), None)
+            infos = self._with_finals(ended, infos) | self._begin(host(ended), None)
         elif was_waiting is not None and self.autoreset_mode == AutoresetMode.NEXT_STEP:
-            infos |= self._begin(_host(was_waiting), None)
+            infos |= self._begin(host(was_waiting), None)
         return self._observation(), rewards, ended, truncated, infos
 
     # --- beginnings -------------------------------------------------------------------------
@@ -314,7 +322,7 @@ class TextGenVectorEnv(SpecOfLiveObjects, VectorEnv):
         """Put a prompt into each row of ``mask``; infos of the reset."""
         rows = np.flatnonzero(mask)
         if prompt_index is not None:
-            index = _host(prompt_index)
+            index = host(prompt_index)
             _require(
                 index.shape == (self.num_envs,)
                 and index.dtype.kind in "iu"
@@ -334,8 +342,8 @@ class TextGenVectorEnv(SpecOfLiveObjects, VectorEnv):
             lengths[i] = len(ids)
             tokens[i, : len(ids)] = ids
             attention[i, : len(ids)] = 1
-        at, lengths = self._array(rows), self._array(lengths)
-        self._tokens[at], self._mask[at] = self._array(tokens), self._array(attention)
+        at, lengths = self._arrays.of(rows), self._arrays.of(lengths)
+        self._tokens[at], self._mask[at] = self._arrays.of(tokens), self._arrays.of(attention)
         self._column[at] = self._lengths[at] = self._prompt_lengths[at] = lengths
         self._limits[at] = lengths + self.max_new_tokens
         self._running[at], self._stopped[at] = True, False
@@ -351,7 +359,7 @@ class TextGenVectorEnv(SpecOfLiveObjects, VectorEnv):
     def _check_may_go_on(self) -> None:
         # With SAME_STEP, this is so only where the reward raised and so nothing was reset.
         if self.autoreset_mode != AutoresetMode.NEXT_STEP:
-            rows = np.flatnonzero(~_host(self._running)).tolist()
+            rows = np.flatnonzero(~host(self._running)).tolist()
             raise gym.error.ResetNeeded(
                 f"The episodes of rows {rows} have ended and nothing has reset them: call reset(), "
                 "or reset(options={'reset_mask': mask}) for these rows alone, before the next step."
@@ -385,15 +393,15 @@ class TextGenVectorEnv(SpecOfLiveObjects, VectorEnv):
 
     def _completed_stop_strings(self, actions):
         """Rows whose token completes a stop string: the tail is decoded only where it might."""
-        chosen = _host(actions)
+        chosen = host(actions)
         hits = np.zeros(self.num_envs, np.bool_)
-        candidates = np.flatnonzero(self.stop.may_complete[chosen] & _host(self._running))
+        candidates = np.flatnonzero(self.stop.may_complete[chosen] & host(self._running))
         if len(candidates):
-            tokens, lengths = _host(self._tokens), _host(self._lengths)
-            begins = np.maximum(_host(self._prompt_lengths), lengths - self.stop.tail)
+            tokens, lengths = host(self._tokens), host(self._lengths)
+            begins = np.maximum(host(self._prompt_lengths), lengths - self.stop.tail)
             for row in candidates:
                 hits[row] = self.stop.text_ends(tokens[row, begins[row] : lengths[row]].tolist())
-        return self._array(hits)
+        return self._arrays.of(hits)
 
     def _stop_rows(self, ended, stops) -> None:
         self._running &= ~ended
@@ -416,62 +424,65 @@ class TextGenVectorEnv(SpecOfLiveObjects, VectorEnv):
                 self._step_log_probs.append(log_probs.detach().to(self.device))
             return None
         reference_log_probs, kl = shaping.step(
-            _tensor(self._tokens)[:, : self.max_length],
-            _tensor(self._lengths),
+            tensor(self._tokens)[:, : self.max_length],
+            tensor(self._lengths),
             torch.from_numpy(self._started.copy()),
-            _tensor(actions),
+            tensor(actions),
         )
         self._started[:] = False
         if self.scoring == "batch":
             self._step_kl.append((reference_log_probs, kl))
             return None
-        running = _host(self._running).copy()
-        waits = ~_tensor(self._running).to(reference_log_probs.device)
+        running = host(self._running).copy()
+        waits = ~tensor(self._running).to(reference_log_probs.device)
         infos |= {
-            "ref_log_prob": self._array(reference_log_probs.masked_fill(waits, 0)),
+            "ref_log_prob": self._arrays.of(reference_log_probs.masked_fill(waits, 0)),
             "_ref_log_prob": running,
         }
         if kl is None:
             return None
-        kl = self._array(kl.masked_fill(waits, 0))
-        self._episode_kl += _host(kl)
+        kl = self._arrays.of(kl.masked_fill(waits, 0))
+        self._episode_kl += host(kl)
         infos |= {"kl": kl, "_kl": running}
         return kl
 
     def _score_ended(self, ended, infos: dict[str, Any]):
         """Step scoring: scores ``[B]`` of the episodes that have just ended, and their infos."""
-        ended = _host(ended)
+        ended = host(ended)
         scores = self._score(ended, infos)
         terminal = np.zeros(self.num_envs)
         terminal[ended] = scores
         if self.shaping is not None and self.shaping.policy is not None:
             self.shaping.schedule.update(float(self._episode_kl[ended].mean()), int(ended.sum()))
-        return self._array(terminal)
+        return self._arrays.of(terminal)
 
     def _score_batch(self):
         """Batch scoring: all rows have ended. Their returns, and infos that break them down."""
         infos: dict[str, Any] = {}
         everywhere = np.ones(self.num_envs, np.bool_)
-        scores = _tensor(self._array(self._score(everywhere, infos)))
-        prompt_lengths = _tensor(self._prompt_lengths)
-        response_lengths = _tensor(self._lengths) - prompt_lengths
+        scores = tensor(self._arrays.of(self._score(everywhere, infos)))
+        prompt_lengths = tensor(self._prompt_lengths)
+        response_lengths = tensor(self._lengths) - prompt_lengths
         steps = torch.arange(int(response_lengths.max()), device=self.device)
         mask = steps < response_lengths[:, None]
         token_rewards = torch.zeros(mask.shape, dtype=scores.dtype, device=self.device)
         token_rewards.scatter_(1, response_lengths[:, None] - 1, scores[:, None])
         if self.shaping is not None:
             reference_log_probs, kl = self._batch_kl(mask, prompt_lengths, steps)
-            infos["ref_log_probs"] = self._array(reference_log_probs)
+            infos["ref_log_probs"] = self._arrays.of(reference_log_probs)
             infos["_ref_log_probs"] = everywhere.copy()
             if kl is not None:
-                token_rewards -= _tensor(self._array(self._kl_coef))[:, None] * kl
-                infos |= {"token_kl": self._array(kl), "_token_kl": everywhere.copy()}
+                token_rewards -= tensor(self._arrays.of(self._kl_coef))[:, None] * kl
+                infos |= {"token_kl": self._arrays.of(kl), "_token_kl": everywhere.copy()}
                 self.shaping.schedule.update(float(kl.sum(1).mean()), self.num_envs)
-        infos |= {"token_rewards": self._array(token_rewards), "_token_rewards": everywhere.copy()}
+        infos |= {
+            "token_rewards": self._arrays.of(token_rewards),
+            "_token_rewards": everywhere.copy(),
+        }
         if self.render_mode is not None:
             values = infos.get("token_kl", infos["token_rewards"])
-            self._token_values[:, : len(steps)] = _host(values)
-        return self._array(token_rewards.sum(dim=1)), infos
+            self._token_values[:, : len(steps)] = host(values)
+        return self._arrays.of(token_rewards.sum(dim=1)), infos
 
     def _batch_kl(self, mask: torch.Tensor, prompt_lengths: torch.Tensor, steps: torch.Tensor):
         """Reference log-probs and KL ``[B, T]`` of whole responses, 0 off the mask."""
@@ -481,7 +492,7 @@ class TextGenVectorEnv(SpecOfLiveObjects, VectorEnv):
                 for part in zip(*self._step_kl, strict=True)
             ]
             return every[0], every[1]
-        tokens = _tensor(self._tokens)
+        tokens = tensor(self._tokens)
         columns = (prompt_lengths[:, None] + steps).clamp(max=self.max_length)
         reference_log_probs = self.shaping.score(
             tokens[:, : self.max_length], prompt_lengths, tokens.gather(1, columns), mask
@@ -505,8 +516,8 @@ class TextGenVectorEnv(SpecOfLiveObjects, VectorEnv):
         return scores
 
     def _episodes(self, rows: np.ndarray) -> list[Episode]:
-        tokens, lengths = _host(self._tokens), _host(self._lengths)
-        stopped = _host(self._stopped)
+        tokens, lengths = host(self._tokens), host(self._lengths)
+        stopped = host(self._stopped)
         whole = [tokens[row, : lengths[row]].copy() for row in rows]
         prompts = [self.prompts[self._prompt_index[row]] for row in rows]
 
@@ -533,8 +544,7 @@ class TextGenVectorEnv(SpecOfLiveObjects, VectorEnv):
     def _observation(self) -> dict[str, Any]:
         tokens, mask = self._tokens[:, : self.max_length], self._mask[:, : self.max_length]
         if self.copy:
-            clone: Callable = np.copy if self.array == "numpy" else torch.clone
-            tokens, mask = clone(tokens), clone(mask)
+            tokens, mask = self._arrays.copy(tokens), self._arrays.copy(mask)
         return {"input_ids": tokens, "attention_mask": mask}
 
     def _info(self, key: str, mask: np.ndarray, values: Sequence, dtype: Any = object):
@@ -545,7 +555,7 @@ class TextGenVectorEnv(SpecOfLiveObjects, VectorEnv):
 
     def _with_finals(self, ended, infos: dict[str, Any]) -> dict[str, Any]:
         """SAME_STEP: put what belongs to the episodes that ended under ``final_obs/final_info``."""
-        ended = _host(ended).copy()
+        ended = host(ended).copy()
         rows = np.flatnonzero(ended)
         observation = {key: value[rows] for key, value in self._observation().items()}  # copies
         final_obs = np.full(self.num_envs, None, dtype=object)
@@ -567,15 +577,15 @@ class TextGenVectorEnv(SpecOfLiveObjects, VectorEnv):
 
     def _remember_values(self, stepped, values) -> None:
         """For rendering: the KL or the reward of the tokens that these rows have just got."""
-        rows = np.flatnonzero(_host(stepped))
-        at = _host(self._lengths - self._prompt_lengths)[rows] - 1
-        self._token_values[rows, at] = _host(values)[rows]
+        rows = np.flatnonzero(host(stepped))
+        at = host(self._lengths - self._prompt_lengths)[rows] - 1
+        self._token_values[rows, at] = host(values)[rows]
 
     def render(self) -> tuple[str, ...] | None:
         """``"ansi"``: each row's text, its tokens coloured by their KL, or else by their reward."""
         if self.render_mode is None:
             return None
-        tokens, lengths = _host(self._tokens), _host(self._lengths)
+        tokens, lengths = host(self._tokens), host(self._lengths)
         texts = []
         for row in range(self.num_envs):
             prompt = self.prompts[self._prompt_index[row]]
@@ -583,41 +593,6 @@ class TextGenVectorEnv(SpecOfLiveObjects, VectorEnv):
             pieces = [self.tokenizer.decode([token]) for token in response]
             texts.append(prompt.text + coloured(pieces, self._token_values[row, : len(pieces)]))
         return tuple(texts)
-
-    # --- numpy and torch --------------------------------------------------------------------
-
-    def _zeros(self, shape, dtype):
-        if self.array == "numpy":
-            return np.zeros(shape, dtype)
-        shape = (shape,) if isinstance(shape, int) else shape
-        return torch.zeros(shape, dtype=_TORCH_DTYPES[dtype], device=self.device)
-
-    def _zeros_like(self, array):
-        return np.zeros_like(array) if self.array == "numpy" else torch.zeros_like(array)
-
-    def _array(self, values):
-        """A host array or a tensor as the configured kind, on the configured device."""
-        if self.array == "numpy":
-            return _host(values)
-        values = _tensor(values)
-        dtype = torch.float32 if values.is_floating_point() else values.dtype
-        return values.to(self.device, dtype, non_blocking=True)
-
-
-_TORCH_DTYPES = {
-    np.int64: torch.int64,
-    np.int8: torch.int8,
-    np.bool_: torch.bool,
-    np.float64: torch.float32,  # rewards in torch mode: what learners compute in
-}
-
-
-def _host(values) -> np.ndarray:
-    return values.cpu().numpy() if isinstance(values, torch.Tensor) else np.asarray(values)
-
-
-def _tensor(values) -> torch.Tensor:
-    return values if isinstance(values, torch.Tensor) else torch.from_numpy(np.asarray(values))
 
 
 def _responses(steps: Sequence[torch.Tensor], mask: torch.Tensor) -> torch.Tensor:

@@ -368,7 +368,7 @@ def test_an_unknown_policy_or_environment_is_an_error():
 
 
 def test_ppo_clips_values_near_those_of_the_critic_that_acted():
-    """Values that have moved beyond the range get no gradient, so the critic's loss stands still."""
+    """Values that have moved beyond the range leave the loss of the critic as it was."""
     agent = agents.PPO(
         "MlpPolicy", "CartPole-v1", n_envs=2, n_steps=16, clip_range_vf=1e-9, seed=0, device="cpu"
     )
