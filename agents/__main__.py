@@ -1,7 +1,8 @@
-"""The command line: ``python -m agents train --help``.
+"""usage: python -m agents COMMAND [--help]
 
-train      fine-tune a language model on a reward, and show what changed
-evaluate   sample from a saved agent
+- train: fine-tune a language model on a reward, and show what changed
+- evaluate: sample from a saved agent
+- compare: train several algorithms on several seeds, and say which differ
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ from agents.compare import interval, significant_differences
 from agents.evaluation import TextEvaluation, evaluate_text
 from agents.plots import comparison, learning_curve, read_progress
 from textenv.lm.loading import hide_progress_bars, load_model, load_tokenizer
+from textenv.rewards import resolve_reward
 
 
 def _spoken(name: str) -> str:
@@ -182,7 +184,7 @@ def make(options: Train, hyperparameters: dict[str, Any]) -> tuple[Agent, Vector
     text = dict(
         tokenizer=load_tokenizer(options.model),
         prompts=options.prompts,
-        reward=options.reward,
+        reward=resolve_reward(options.reward, device),  # once, for it may be a model
         max_new_tokens=options.max_new_tokens,
         stop=options.stop,
         reference=load_model(options.model, dtype=getattr(torch, dtype), device=device),
