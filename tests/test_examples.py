@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -23,6 +24,7 @@ def run(tmp_path):
         done = subprocess.run(
             [sys.executable, "-W", "error::RuntimeWarning", "-c", code],
             cwd=tmp_path, capture_output=True, text=True, timeout=300,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
         )  # fmt: skip
         assert done.returncode == 0, done.stderr
         picture = tmp_path / "runs" / name.replace(".py", ".png")
