@@ -14,6 +14,7 @@ import re
 import shlex
 import sys
 import time
+import traceback
 import types
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -35,7 +36,7 @@ from agents.compare import interval, significant_differences
 from agents.evaluation import TextEvaluation, evaluate_text
 from agents.plots import comparison, learning_curve, read_progress
 from textenv.lm.loading import hide_progress_bars, load_model, load_tokenizer
-from textenv.rewards import resolve_reward
+from textenv.rewards import RewardError, resolve_reward
 
 
 def _spoken(name: str) -> str:
@@ -253,7 +254,7 @@ def train(options: Train, hyperparameters: dict[str, Any]) -> None:
 def compare(options: Compare) -> None:
     """Train each algorithm on each seed; print a table and draw a plot.
 
-    Runs that are finished in the output folder are taken as they are.
+    Runs that are finished in the output folder with the same settings are not repeated.
     """
     unknown = set(options.agents) - set(AGENTS)
     if unknown or options.seeds < 2:
@@ -270,8 +271,10 @@ def compare(options: Compare) -> None:
                 if getattr(options, field.name, None) is not None
             }
             one = Train(**{**suited, **chosen, "agent": name, "seed": seed, "output": output})
-            if not (output / "evaluation.json").is_file():
+            settings = {**dataclasses.asdict(one), **hyperparameters}
+            if not _finished(output, settings):
                 run(one, hyperparameters, output)
+                _settings_file(output).write_text(json.dumps(settings, indent=2, default=str))
             finals[name].append(json.loads((output / "evaluation.json").read_text()))
             runs[name].append(read_progress(output / "progress.csv"))
     table = Table(box=None, pad_edge=False)
@@ -285,17 +288,35 @@ def compare(options: Compare) -> None:
         table.add_row(name, *bounds, *plain)
     console.print(table)
     console.print("\nscores significantly apart (Welch's t-test, Holm's correction, 5 %):")
-    for better, worse, p in significant_differences(scores):
+    differences = significant_differences(scores)
+    for better, worse, p in differences:
         console.print(f"  {better} over {worse} (p = {p:.2g})")
+    if not differences:
+        console.print("  none")
     pairs = {name: [(final["kl"], final["score"]) for final in finals[name]] for name in finals}
     title = f"{options.model}, reward {options.reward}, {options.seeds} seeds"
     comparison(runs, pairs, options.output / "comparison.png", title)
     console.print(f"\nplot   {options.output / 'comparison.png'}")
 
 
+def _settings_file(output: Path) -> Path:
+    return output / "settings.json"
+
+
+def _finished(output: Path, settings: dict[str, Any]) -> bool:
+    """Whether a run with these settings has left its evaluation in the folder."""
+    if not (output / "evaluation.json").is_file() or not _settings_file(output).is_file():
+        return False
+    return json.loads(_settings_file(output).read_text()) == json.loads(
+        json.dumps(settings, default=str)
+    )
+
+
 def evaluate(options: Evaluate) -> None:
     """Sample from a saved agent and print what it is worth."""
     device = _device(options.device)
+    if not (options.path / "agent.json").is_file():
+        raise FileNotFoundError(f"There is no agent in {str(options.path)!r}.")
     kind = json.loads((options.path / "agent.json").read_text())["algorithm"]
     env = gym.make_vec(
         "TextGen-v0",
@@ -328,8 +349,8 @@ def _table(**columns: TextEvaluation) -> Table:
 
     row("score (mean ± standard error)", lambda e: standard_error(e.scores))
     if all(len(e.kls) for e in columns.values()):
-        row("KL to the reference, nats per episode", lambda e: f"{e.kls.mean():.2f}")
-        row("  recomputed by plain forward passes", lambda e: f"{e.recomputed_kls.mean():.2f}")
+        row("KL to the reference, nats per episode", lambda e: f"{e.kls.mean():z.2f}")
+        row("  recomputed by plain forward passes", lambda e: f"{e.recomputed_kls.mean():z.2f}")
     row("length, tokens", lambda e: f"{e.lengths.mean():.1f}")
     row("distinct-2", lambda e: f"{e.distinct_2:.2f}")
     row("tokens/s, sampling and scoring", lambda e: f"{e.tokens_per_second:.0f}")
@@ -466,4 +487,10 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except (ValueError, FileNotFoundError, ModuleNotFoundError, RewardError) as error:
+        cause = error.__cause__
+        if cause is not None:  # a user's own reward: its line is what one needs to see
+            traceback.print_exception(cause)
+        sys.exit(f"{error}")

@@ -70,10 +70,13 @@ def test_a_missing_gguf_file_is_named():
         locate("nowhere.gguf")
 
 
-def test_without_gguf_its_installation_is_suggested(tmp_path, without_package):
+@pytest.mark.parametrize("package", ["gguf", "accelerate"])
+def test_without_what_gguf_files_need_its_installation_is_suggested(
+    package, tmp_path, without_package
+):
     (tmp_path / "model.gguf").touch()
-    without_package("gguf")
-    with pytest.raises(ModuleNotFoundError, match=r"package gguf: pip install 'textenv\[gguf\]'"):
+    without_package(package)
+    with pytest.raises(ModuleNotFoundError, match=f"packages that are missing: .*{package}"):
         locate(tmp_path / "model.gguf")
 
 

