@@ -83,9 +83,10 @@ def learning_curve(runs: Mapping[str, str | Path], target: str | Path, title: st
     for label, path in runs.items():
         progress = read_progress(path)
         tokens = progress["time/total_timesteps"]
-        score.plot(tokens, progress[SCORE], label=label)
+        name = label if len(runs) > 1 else None  # a sole line needs no legend
+        score.plot(tokens, progress[SCORE], label=name)
         if KL in progress:
-            kl.plot(tokens, progress[KL], label=label)
+            kl.plot(tokens, progress[KL], label=name)
     score.set(xlabel="tokens", ylabel="mean score of a rollout")
     kl.set(xlabel="tokens", ylabel="KL to the reference, nats per episode")
     figure.suptitle(title)
