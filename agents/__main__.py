@@ -208,7 +208,10 @@ def make(options: Train, hyperparameters: dict[str, Any]) -> tuple[Agent, Vector
 def run(options: Train, hyperparameters: dict[str, Any], output: Path) -> Outcome:
     """Evaluate, learn, evaluate again; leave agent, logs and plot in the output folder."""
     output.mkdir(parents=True, exist_ok=True)
-    agent, judge = make(options, hyperparameters)
+    try:
+        agent, judge = make(options, hyperparameters)
+    except (ValueError, FileNotFoundError, ModuleNotFoundError) as error:
+        sys.exit(str(error))  # an option that does not fit; the message says which
     parameters = sum(p.numel() for p in agent.policy.parameters())
     console.print(
         f"[bold]{type(agent).__name__}[/] on {options.model} ({parameters / 1e6:.1f} M parameters, "
@@ -316,7 +319,7 @@ def evaluate(options: Evaluate) -> None:
     """Sample from a saved agent and print what it is worth."""
     device = _device(options.device)
     if not (options.path / "agent.json").is_file():
-        raise FileNotFoundError(f"There is no agent in {str(options.path)!r}.")
+        sys.exit(f"There is no agent in {str(options.path)!r}: agent.json is missing.")
     kind = json.loads((options.path / "agent.json").read_text())["algorithm"]
     env = gym.make_vec(
         "TextGen-v0",
@@ -458,8 +461,10 @@ def main(arguments: list[str] | None = None) -> None:
         compare(tyro.cli(Compare, args=arguments[1:], prog="python -m agents compare"))
         return
     if command != "train":
+        if command not in ("", "-h", "--help"):
+            sys.exit(f"{command} is unknown: use train, evaluate or compare.")
         console.print(__doc__.strip(), markup=False)
-        sys.exit(0 if command in ("-h", "--help") else 2)
+        return
     name = _chosen(arguments, "--agent", Train.agent)
     if name not in AGENTS:
         sys.exit(f"--agent {name} is unknown: use one of {', '.join(AGENTS)}.")
@@ -489,8 +494,7 @@ def main(arguments: list[str] | None = None) -> None:
 if __name__ == "__main__":
     try:
         main()
-    except (ValueError, FileNotFoundError, ModuleNotFoundError, RewardError) as error:
-        cause = error.__cause__
-        if cause is not None:  # a user's own reward: its line is what one needs to see
-            traceback.print_exception(cause)
-        sys.exit(f"{error}")
+    except RewardError as error:
+        if error.__cause__ is not None:  # the line of the user's own reward is what one needs
+            traceback.print_exception(error.__cause__)
+        sys.exit(str(error))

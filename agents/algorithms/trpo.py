@@ -80,9 +80,10 @@ class TRPO(Agent):
         parameters = self.policy.actor_parameters()
         before = [parameter.detach().clone() for parameter in parameters]
 
-        loss = self.surrogate_loss(batch)
+        now = self.policy.evaluate(batch.observations, batch.actions, batch.mask)
+        loss = self.surrogate_loss(now.log_probs, batch)
         gradient = natural.flatten(torch.autograd.grad(loss, parameters, materialize_grads=True))
-        loss = loss.item()
+        old_distribution, loss = now.distribution.detach(), loss.item()
 
         rows = torch.randperm(len(batch), generator=self.generator)[: self.fisher_rows]
         part = batch.take(rows.to(batch.mask.device))
@@ -95,10 +96,6 @@ class TRPO(Agent):
         step = size * direction
         del fisher, now, part  # the graph of second derivatives is large
 
-        with torch.no_grad():
-            old = self.policy.evaluate(batch.observations, batch.actions, batch.mask)
-            old_distribution = old.distribution.detach()
-
         def move(displacement: Tensor) -> None:
             pieces = natural.unflatten(displacement, parameters)
             for parameter, start, piece in zip(parameters, before, pieces, strict=True):
@@ -108,7 +105,7 @@ class TRPO(Agent):
             move(displacement)
             now = self.policy.evaluate(batch.observations, batch.actions, batch.mask)
             kl = token_mean(old_distribution.kl(now.distribution), batch.mask)
-            return self.reduced(now.log_probs, batch).item(), kl.item()
+            return self.surrogate_loss(now.log_probs, batch).item(), kl.item()
 
         fraction = natural.line_search(
             evaluate, step, loss, self.target_kl,
@@ -123,13 +120,9 @@ class TRPO(Agent):
             "step_fraction": fraction,
         }
 
-    def surrogate_loss(self, batch: Batch) -> Tensor:
-        """−E[r·A] with gradient."""
-        now = self.policy.evaluate(batch.observations, batch.actions, batch.mask)
-        return self.reduced(now.log_probs, batch)
-
     @staticmethod
-    def reduced(log_probs: Tensor, batch: Batch) -> Tensor:
+    def surrogate_loss(log_probs: Tensor, batch: Batch) -> Tensor:
+        """−E[r·A]."""
         losses = surrogates.importance_weighted(log_probs, batch.log_probs, batch.advantages)
         return token_mean(losses, batch.mask)
 

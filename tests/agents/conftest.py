@@ -13,6 +13,8 @@ import torch
 import transformers
 from tokenizers import Tokenizer, models, pre_tokenizers
 
+from agents import CausalLMPolicy
+
 ARCHITECTURES = {
     "llama": (transformers.LlamaConfig, {"num_key_value_heads": 2}),
     "gpt2": (transformers.GPT2Config, {"n_positions": 64}),
@@ -123,3 +125,18 @@ class Corridor(gym.Env):
 def corridor() -> Callable:
     """``corridor()``: five steps to the right, cut short after 20."""
     return lambda: gym.wrappers.TimeLimit(Corridor(), 20)
+
+
+@pytest.fixture(scope="session")
+def policy_for() -> Callable:
+    """``policy_for(envs, model, ...)``: a policy whose critic is not silent."""
+
+    def make(envs: Any, model: Any, **kwargs: Any) -> CausalLMPolicy:
+        policy = CausalLMPolicy(
+            envs.single_observation_space, envs.single_action_space, model=model, **kwargs
+        )
+        torch.nn.init.normal_(policy.value_head.weight, generator=torch.Generator().manual_seed(1))
+        policy.seed(3)
+        return policy
+
+    return make

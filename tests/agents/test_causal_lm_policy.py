@@ -18,16 +18,6 @@ from textenv import TextGenVectorEnv
 CLOSE = dict(rtol=0, atol=1e-4)
 
 
-def policy_for(envs, model, **kwargs) -> CausalLMPolicy:
-    """A policy whose critic is not silent."""
-    policy = CausalLMPolicy(
-        envs.single_observation_space, envs.single_action_space, model=model, **kwargs
-    )
-    nn.init.normal_(policy.value_head.weight, generator=torch.Generator().manual_seed(1))
-    policy.seed(3)
-    return policy
-
-
 def own_forward(policy, rollout, temperature=1.0, banned=()):
     """Log-probs, entropies and values ``[B, T]`` out of plain calls of the model, row by row."""
     columns = [torch.zeros(rollout.mask.shape) for _ in range(3)]
@@ -77,7 +67,7 @@ def batched(envs: TextGenVectorEnv) -> TextGenVectorEnv:
 
 
 @pytest.mark.parametrize("kind", ["llama", "gpt2", "qwen3", "gpt_neox", "opt"])
-def test_act_evaluate_and_transformers_agree(kind, make_text_envs, make_model):
+def test_act_evaluate_and_transformers_agree(policy_for, kind, make_text_envs, make_model):
     envs = batched(make_text_envs(24, max_new_tokens=8, stop=[5]))
     policy = policy_for(envs, make_model(kind), temperature=0.7, banned_tokens=(3,))
     rollout = assert_three_ways_agree(envs, policy, temperature=0.7, banned=(3,))
@@ -88,7 +78,7 @@ def test_act_evaluate_and_transformers_agree(kind, make_text_envs, make_model):
     assert rollout.log_probs[rollout.mask].std() > 0.3  # a model that has opinions
 
 
-def test_act_evaluate_and_transformers_agree_on_smollm2(smollm2):
+def test_act_evaluate_and_transformers_agree_on_smollm2(policy_for, smollm2):
     model, tokenizer = smollm2
     envs = gym.make_vec(
         "TextGen-v0", num_envs=3, tokenizer=tokenizer, max_new_tokens=4, reward="length",
@@ -99,7 +89,7 @@ def test_act_evaluate_and_transformers_agree_on_smollm2(smollm2):
     assert_three_ways_agree(envs, policy, temperature=1.3)
 
 
-def test_a_row_may_be_reset_while_the_others_go_on(make_text_envs, make_model):
+def test_a_row_may_be_reset_while_the_others_go_on(policy_for, make_text_envs, make_model):
     """The cache of a policy driven step by step follows what its rows do, without being told."""
     envs = make_text_envs(5, autoreset_mode="same_step", max_new_tokens=7)
     policy = policy_for(envs, make_model())
@@ -129,7 +119,9 @@ def first_observation(envs, rows: int) -> dict[str, np.ndarray]:
     return {key: np.repeat(value[:1], rows, axis=0) for key, value in observation.items()}
 
 
-def test_actions_are_drawn_with_the_probabilities_of_the_policy(make_text_envs, make_model):
+def test_actions_are_drawn_with_the_probabilities_of_the_policy(
+    policy_for, make_text_envs, make_model
+):
     policy = policy_for(make_text_envs(1), make_model(), temperature=1.5, banned_tokens=(4,))
     actions, log_probs, _, _ = policy.act(first_observation(make_text_envs(1), 20_000))
     probabilities = policy.last_logits[0].softmax(-1)
@@ -144,7 +136,7 @@ def test_actions_are_drawn_with_the_probabilities_of_the_policy(make_text_envs, 
     assert uniform.pvalue < 1e-6  # the test can tell
 
 
-def test_deterministic_takes_the_likeliest_token(make_text_envs, make_model):
+def test_deterministic_takes_the_likeliest_token(policy_for, make_text_envs, make_model):
     envs = make_text_envs(6)
     policy = policy_for(envs, make_model(), banned_tokens=(2,))
     observation, _ = envs.reset(seed=0)
@@ -157,7 +149,7 @@ def test_deterministic_takes_the_likeliest_token(make_text_envs, make_model):
         assert_close(log_probs[row], logits.log_softmax(-1).max(), **CLOSE)
 
 
-def test_a_policy_leaves_what_kl_shaping_reads(make_text_envs, make_model):
+def test_a_policy_leaves_what_kl_shaping_reads(policy_for, make_text_envs, make_model):
     envs = make_text_envs(4)
     policy = policy_for(envs, make_model())
     actions, log_probs, _, _ = policy.act(envs.reset(seed=0)[0])
@@ -298,12 +290,12 @@ def test_adapters_of_peft_act_evaluate_and_learn_alone(make_text_envs, make_mode
 # Bad input
 
 
-def test_a_vocabulary_larger_than_the_models_is_refused(make_text_envs, make_model):
+def test_a_vocabulary_larger_than_the_models_is_refused(policy_for, make_text_envs, make_model):
     with pytest.raises(ValueError, match="has 8 tokens, but the model only 5"):
         policy_for(make_text_envs(2, vocabulary=8), make_model(vocabulary=5))
 
 
-def test_a_model_may_have_more_columns_than_the_tokenizer(make_text_envs, make_model):
+def test_a_model_may_have_more_columns_than_the_tokenizer(policy_for, make_text_envs, make_model):
     envs = batched(make_text_envs(6, vocabulary=5))
     policy = policy_for(envs, make_model(vocabulary=8))
     rollout = assert_three_ways_agree(envs, policy)
@@ -318,12 +310,12 @@ def test_a_model_may_have_more_columns_than_the_tokenizer(make_text_envs, make_m
         ({"dtype": "int8"}, "dtype='int8' is unknown"),
     ],
 )
-def test_wrong_arguments_are_named(kwargs, message, make_text_envs, make_model):
+def test_wrong_arguments_are_named(policy_for, kwargs, message, make_text_envs, make_model):
     with pytest.raises(ValueError, match=message):
         policy_for(make_text_envs(2), make_model(), **kwargs)
 
 
-def test_an_episode_longer_than_the_context_is_refused(make_text_envs, make_model):
+def test_an_episode_longer_than_the_context_is_refused(policy_for, make_text_envs, make_model):
     with pytest.raises(ValueError, match="context"):
         policy_for(make_text_envs(2, max_new_tokens=61), make_model())
 

@@ -66,3 +66,39 @@ def test_help_lists_the_hyper_parameters_of_the_agent(name, capsys):
 def test_an_unknown_agent_is_refused_with_the_known_ones():
     with pytest.raises(SystemExit, match="--agent dqn is unknown: use one of grpo, ppo"):
         main(["train", "--agent", "dqn"])
+
+
+def test_an_unknown_command_is_refused_with_the_known_ones(capsys):
+    with pytest.raises(SystemExit, match="trian is unknown: use train, evaluate or compare"):
+        main(["trian"])
+    main([])
+    printed = capsys.readouterr().out
+    assert all(f"- {name}: " in printed for name in ("train", "evaluate", "compare"))
+
+
+@pytest.mark.parametrize(
+    "options, sentence",
+    [
+        (["--prompts", "nofile.txt"], "prompts='nofile.txt' is not a file"),
+        (["--reward", "sentimint"], "did you mean 'sentiment'"),
+    ],
+)
+def test_an_option_that_does_not_fit_is_refused_in_one_sentence(options, sentence, tmp_path):
+    with pytest.raises(SystemExit, match=sentence):
+        main(["train", *SMALL, *options, "--output", str(tmp_path)])
+
+
+def test_evaluate_says_where_no_agent_is():
+    with pytest.raises(SystemExit, match="no agent in 'nowhere'"):
+        main(["evaluate", "nowhere"])
+
+
+def test_compare_repeats_a_run_whose_settings_have_changed(tmp_path):
+    options = ["--agents", "reinforce", "--seeds", "2", *SMALL, "--output", str(tmp_path)]
+    main(["compare", *options])
+    evaluation = tmp_path / "reinforce-0" / "evaluation.json"
+    first = evaluation.stat().st_mtime_ns
+    main(["compare", *options])
+    assert evaluation.stat().st_mtime_ns == first
+    main(["compare", *options, "--reward", "length(5)"])
+    assert evaluation.stat().st_mtime_ns > first

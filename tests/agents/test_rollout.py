@@ -10,7 +10,7 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from torch import Tensor, nn
 from torch.testing import assert_close
 
-from agents import PPO, CausalLMPolicy, MlpPolicy
+from agents import PPO, MlpPolicy
 from agents.rollout import Batch, Rollout, StepCollector, collect_episodes
 from textenv.kl import k1
 
@@ -18,19 +18,10 @@ MODES = list(AutoresetMode)
 CLOSE = dict(rtol=0, atol=1e-4)
 
 
-def policy_for(envs, model, **kwargs) -> CausalLMPolicy:
-    policy = CausalLMPolicy(
-        envs.single_observation_space, envs.single_action_space, model=model, **kwargs
-    )
-    nn.init.normal_(policy.value_head.weight, generator=torch.Generator().manual_seed(1))
-    policy.seed(3)
-    return policy
-
-
 # Whole episodes of text
 
 
-def test_whole_episodes_against_a_hand_loop(make_text_envs, make_model, text_kwargs):
+def test_whole_episodes_against_a_hand_loop(policy_for, make_text_envs, make_model, text_kwargs):
     shaping = dict(reference=make_model(seed=7), kl_coef=0.4, no_stop_penalty=0.25, stop=[5])
     envs = make_text_envs(8, scoring="batch", autoreset_mode="disabled", array="torch", **shaping)
     policy = policy_for(envs, make_model())
@@ -78,7 +69,7 @@ def test_whole_episodes_against_a_hand_loop(make_text_envs, make_model, text_kwa
     assert_close(rollout.rewards.sum(dim=1), torch.tensor(rollout.episodes["return"]))
 
 
-def test_nothing_is_recorded_off_the_mask(make_text_envs, make_model):
+def test_nothing_is_recorded_off_the_mask(policy_for, make_text_envs, make_model):
     envs = make_text_envs(16, scoring="batch", autoreset_mode="disabled", array="torch", stop=[5])
     rollout = collect_episodes(envs, policy_for(envs, make_model()))
     assert not rollout.mask.all()

@@ -259,6 +259,18 @@ def test_rows_of_the_wrong_number_or_length_are_refused(make_model):
             wrong.next_of(decoder)
 
 
+def generated(model, prompt: list[int], new_tokens: int) -> list[int]:
+    """Prompt and greedy continuation by transformers, past any end of sequence."""
+    tokens = model.generate(
+        torch.tensor([prompt]),
+        attention_mask=torch.ones(1, len(prompt), dtype=torch.int64),
+        max_new_tokens=new_tokens,
+        do_sample=False,
+        eos_token_id=None,
+    )
+    return tokens[0].tolist()
+
+
 @pytest.mark.parametrize("architecture", ["llama", "gpt2", "gemma2"])
 def test_greedy_decoding_is_that_of_generate(architecture, make_model):
     model = make_model(architecture)
@@ -270,14 +282,8 @@ def test_greedy_decoding_is_that_of_generate(architecture, make_model):
         for row in range(4):
             rows.grow(row, token=int(chosen[row]) - row)
     for row, prompt in enumerate(prompts):
-        wanted = model.generate(
-            torch.tensor([prompt]),
-            attention_mask=torch.ones(1, len(prompt), dtype=torch.int64),
-            max_new_tokens=12,
-            do_sample=False,
-            eos_token_id=None,
-        )
-        assert rows.input_ids[row, : rows.lengths[row]].tolist() == wanted[0].tolist()
+        wanted = generated(model, prompt, 12)
+        assert rows.input_ids[row, : rows.lengths[row]].tolist() == wanted
 
 
 def test_greedy_decoding_of_smollm2_is_that_of_generate(smollm2):
@@ -290,14 +296,8 @@ def test_greedy_decoding_of_smollm2_is_that_of_generate(smollm2):
         for row, token in enumerate(logits.argmax(dim=-1).tolist()):
             rows.grow(row, token=token - row)
     for row, prompt in enumerate(prompts):
-        wanted = model.generate(
-            torch.tensor([prompt]),
-            attention_mask=torch.ones(1, len(prompt), dtype=torch.int64),
-            max_new_tokens=6,
-            do_sample=False,
-            eos_token_id=None,
-        )
-        assert rows.input_ids[row, : rows.lengths[row]].tolist() == wanted[0].tolist()
+        wanted = generated(model, prompt, 6)
+        assert rows.input_ids[row, : rows.lengths[row]].tolist() == wanted
 
 
 def test_adapters_of_peft_take_part(make_model):
