@@ -1,8 +1,11 @@
 """An agent in a folder: JSON for what is data, safetensors for what is tensors. Nothing is pickled.
 
-agent.json                   algorithm, policy, hyper-parameters, steps taken
+agent.json                   algorithm, policy, hyper-parameters, task, steps taken
 config.json, *.safetensors   the policy (a language model opens with from_pretrained)
 learning.safetensors         optimiser and random generators, if they were saved
+
+What a file says is data and stays data: no code that it names is imported, and it sets only the
+hyper-parameters that an agent saves.
 """
 
 from __future__ import annotations
@@ -17,24 +20,31 @@ import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 
+from agents import environments, policies
+from agents.construction import hyperparameter_names
+
 
 def save(agent: Any, folder: Path, optimizer: bool) -> None:
     """Write ``agent`` (see `agents.Agent.save`)."""
     folder.mkdir(parents=True, exist_ok=True)
-    hyperparameters = agent.hyperparameters()
-    agent.policy.save(folder, _tokenizer(agent.env.unwrapped))
+    hyperparameters = {name: getattr(agent, name) for name in hyperparameter_names(type(agent))}
+    schedules = environments.schedules(agent.env)
+    agent.policy.save(folder, _tokenizer(agent.env))
     description = {
         "algorithm": type(agent).__name__,
         "policy": type(agent.policy).__name__,
         "policy_kwargs": _data(agent.policy_kwargs),
-        "hyperparameters": _data(hyperparameters) | {"n_envs": agent.env.num_envs},
+        "hyperparameters": _data(hyperparameters),
         "functions": [
             name
             for name, value in hyperparameters.items()
             if callable(value) and value is not _default(type(agent), name)
         ],
         "num_timesteps": agent.num_timesteps,
-        "learned": {name: getattr(agent, name) for name in agent.learned},
+        "persistent_state": {name: getattr(agent, name) for name in agent.persistent_state},
+        "kl_coef": schedules[0].value if schedules else None,
+        "n_envs": agent.env.num_envs,
+        "task": environments.describe(agent.env),
     }
     (folder / "agent.json").write_text(json.dumps(description, indent=2) + "\n")
     (folder / "learning.safetensors").unlink(missing_ok=True)  # of an agent saved here before
@@ -49,46 +59,92 @@ def save(agent: Any, folder: Path, optimizer: bool) -> None:
         save_file(tensors, folder / "learning.safetensors")
 
 
-def load(kind: type, folder: Path, env: Any, changes: dict[str, Any]) -> Any:
-    """Open the agent in ``folder`` (see `agents.Agent.load`).
+def describe(folder: Path) -> dict[str, Any]:
+    """What ``agent.json`` says.
 
     Raises:
         FileNotFoundError: there is no agent in the folder.
-        ValueError: the folder holds an agent of another class, or one with hyper-parameters that
-            are functions, which cannot be saved and have to be given again.
     """
     file = folder / "agent.json"
     if not file.is_file():
         raise FileNotFoundError(f"There is no agent in {str(folder)!r}: agent.json is missing.")
-    description = json.loads(file.read_text())
-    if description["algorithm"] != kind.__name__:
+    return json.loads(file.read_text())
+
+
+def load(cls: type, folder: Path, env: Any, policy: type | None, changes: dict[str, Any]) -> Any:
+    """Open the agent in ``folder`` (see `agents.Agent.load`)."""
+    description = describe(folder)
+    _check(cls, folder, description, policy, changes)
+    arguments = {"n_envs": description["n_envs"], **description["hyperparameters"], **changes}
+    policy_class: Any = policies.find(description["policy"]) if policy is None else policy
+    arguments["policy_kwargs"] = {
+        **description["policy_kwargs"],
+        **policy_class.kwargs_for(folder),
+        **(changes.get("policy_kwargs") or {}),
+    }
+    env = _environment(folder, env, description["task"], arguments)
+    agent = cls(policy_class, env, **arguments)
+    agent.policy.load(folder)
+    agent.num_timesteps = description["num_timesteps"]
+    for name in agent.persistent_state:
+        setattr(agent, name, description["persistent_state"][name])
+    environments.set_schedules(agent.env, description["kl_coef"])
+    if (folder / "learning.safetensors").is_file():
+        _restore(agent, load_file(folder / "learning.safetensors"))
+    return agent
+
+
+def _check(
+    cls: type, folder: Path, description: dict[str, Any], policy: Any, changes: dict[str, Any]
+) -> None:
+    """Refuse the agent of another class, and one of which something has to be given again.
+
+    Raises:
+        ValueError: what is wrong, and what to do.
+    """
+    where, name = str(folder), cls.__name__
+    if description["algorithm"] != name:
         raise ValueError(
-            f"{str(folder)!r} holds a {description['algorithm']}, not a {kind.__name__}: open it "
-            f"with {description['algorithm']}.load."
+            f"{where!r} holds a {description['algorithm']}, not a {name}: open it with "
+            f"{description['algorithm']}.load."
+        )
+    if policy is None and description["policy"] not in policies.NAMES:
+        raise ValueError(
+            f"The policy of the agent in {where!r} is a class of its own, "
+            f"{description['policy']}: name it, {name}.load(path, policy={description['policy']})."
         )
     missing = [name for name in description["functions"] if name not in changes]
     if missing:
         raise ValueError(
-            f"{', '.join(missing)} of the agent in {str(folder)!r} are functions, which are not "
-            f"saved: give them again, {kind.__name__}.load(path, env, {missing[0]}=...)."
+            f"{', '.join(missing)} of the agent in {where!r} are functions, which are not saved: "
+            f"give them again, {name}.load(path, {missing[0]}=...)."
         )
-    arguments = {**description["hyperparameters"], **changes}
-    from agents import policies
+    unknown = set(description["hyperparameters"]) - set(hyperparameter_names(cls))
+    if unknown:
+        raise ValueError(
+            f"The file agent.json in {where!r} sets {', '.join(sorted(unknown))}, which no {name} "
+            "saves: it was not written by this class."
+        )
 
-    policy_class = getattr(policies, description["policy"])
-    policy_kwargs = {
-        **description["policy_kwargs"],
-        **policy_class.kwargs_for(folder),
-        **arguments.pop("policy_kwargs", {}),
-    }
-    agent = kind(policy_class, env, policy_kwargs=policy_kwargs, **arguments)
-    agent.policy.load(folder)
-    agent.num_timesteps = description["num_timesteps"]
-    for name, value in description["learned"].items():
-        setattr(agent, name, value)
-    if (folder / "learning.safetensors").is_file():
-        _restore(agent, load_file(folder / "learning.safetensors"))
-    return agent
+
+def _environment(folder: Path, env: Any, task: Any, arguments: dict[str, Any]) -> Any:
+    """The environment to load into: the caller's own, or the id and arguments of the saved task."""
+    given = dict(arguments.pop("env_kwargs", None) or {})
+    if env is not None and not isinstance(env, str):
+        return env
+    if env is None and task is None:
+        raise ValueError(
+            f"The environment of the agent in {str(folder)!r} cannot be made again, for it was "
+            "wrapped or never registered: pass env=."
+        )
+    if task is not None and (env is None or environments.imported(env) == task["id"]):
+        env = task["id"]
+        if environments.is_text_task(task):  # the tokenizer lies beside the model
+            given = {"tokenizer": str(folder), **given}
+        arguments["env_kwargs"] = environments.saved_arguments(task, given)
+    else:
+        arguments["env_kwargs"] = given
+    return env
 
 
 def _restore(agent: Any, tensors: dict[str, torch.Tensor]) -> None:
@@ -103,19 +159,14 @@ def _restore(agent: Any, tensors: dict[str, torch.Tensor]) -> None:
     agent.generator.set_state(tensors["generator.minibatches"].cpu())
 
 
-def _default(kind: type, name: str) -> Any:
-    """The default of a constructor's argument, an algorithm's own or one that all have."""
-    for base in kind.__mro__:
-        parameters = inspect.signature(base.__init__).parameters
-        if name in parameters:
-            return parameters[name].default
-    return None
+def _default(cls: type, name: str) -> Any:
+    return inspect.signature(cls).parameters[name].default
 
 
 def _tokenizer(env: Any) -> Any:
     """The tokenizer of a text environment, or of the first inside a vector of single ones."""
-    first = getattr(env, "envs", [env])[0].unwrapped
-    return getattr(first, "tokenizer", None)
+    found = environments.text_environments(env)
+    return found[0].tokenizer if found else None
 
 
 def _data(values: dict[str, Any]) -> dict[str, Any]:

@@ -51,7 +51,7 @@ def difference(first: Sequence[float], second: Sequence[float], seed: int = 0) -
         return Interval(*[float(samples[0][0] - samples[1][0])] * 3)
     result = bootstrap(samples, gap, method="percentile", rng=np.random.default_rng(seed))
     low, high = result.confidence_interval
-    return Interval(float(gap(*samples)), float(low), float(high))
+    return Interval(float(samples[0].mean() - samples[1].mean()), float(low), float(high))
 
 
 def significant_differences(

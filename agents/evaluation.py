@@ -11,7 +11,12 @@ import numpy as np
 import torch
 from gymnasium.vector import AutoresetMode, VectorEnv
 
-from agents.rollout import Rollout, collect_episodes
+from agents import environments
+from agents.collect import collect_episodes
+from agents.rollout import Rollout
+from textenv.vector_env import TextGenVectorEnv
+
+ROWS = 64  # of an evaluation; with another number the random numbers fall on other tokens
 
 
 @dataclass(frozen=True)
@@ -66,47 +71,75 @@ def distinct_n(texts: Sequence[str], n: int) -> float:
 
 
 def evaluate_text(
-    agent: Any, env: VectorEnv, n_episodes: int = 256, seed: int = 0
+    agent: Any, env: Any = None, n_episodes: int = 256, seed: int = 0
 ) -> TextEvaluation:
     """Sample episodes from a text agent; the same prompts and random numbers for the same seed.
 
+    They are sampled in an environment of their own, of the same task: the one that is given, its
+    prompts and its β stay as they are.
+
     Args:
-        agent: with a `CausalLMPolicy`. Its random generator is left as it was.
-        env: a native text environment with ``scoring="batch"`` and ``array="torch"``.
-        n_episodes: at least so many; whole batches are taken.
+        agent: with a policy that writes text. Its random generator is left as it was.
+        env: any text environment, single, vector or wrapped; None takes the agent's own.
+        n_episodes: how many.
         seed: of prompts and actions.
+
+    Raises:
+        ValueError: there is no text environment, or no episode is asked for.
     """
+    if n_episodes < 1:
+        raise ValueError(f"n_episodes={n_episodes} must be at least 1.")
     policy = agent.policy
-    if env.device.type != policy.device.type:
-        raise ValueError(
-            f"The agent is on {policy.device}, the environment on {env.device}: make the "
-            "environment with the agent's device."
-        )
-    env.bind(policy)
+    own = _own_environment(agent.env if env is None else env, policy, n_episodes)
     generator_state = policy.generator.get_state()
     policy.seed(seed)
-    rollouts, prompts, seconds = [], [], 0.0
-    while sum(len(rollout.mask) for rollout in rollouts) < n_episodes:
+    rollouts: list[Rollout] = []
+    prompts: list[str] = []
+    seconds = 0.0
+    while len(prompts) < n_episodes:
         began = time.perf_counter()
-        rollouts.append(collect_episodes(env, policy, seed=None if rollouts else seed))
+        rollouts.append(collect_episodes(own, policy, seed=None if rollouts else seed))
         seconds += time.perf_counter() - began
-        prompts += [env.prompts[index].text for index in env.prompt_index]
+        prompts += [own.prompts[index].text for index in own.prompt_index]
     policy.generator.set_state(generator_state)
 
-    def column(key: str) -> np.ndarray:
-        return np.array([value for rollout in rollouts for value in rollout.episodes.get(key, [])])
+    def column(key: str) -> list:
+        every = [value for rollout in rollouts for value in rollout.episodes.get(key, [])]
+        return every[:n_episodes]
 
-    reference = env.shaping.reference if env.shaping is not None else None
-    kls = [] if reference is None else [recomputed_kl(policy, reference, r) for r in rollouts]
+    kls = []
+    if own.shaping is not None and hasattr(policy, "model"):
+        kls = [recomputed_kl(policy, own.shaping.reference, rollout) for rollout in rollouts]
     return TextEvaluation(
-        column("score"),
-        column("kl"),
-        np.concatenate(kls) if kls else np.zeros(0),
-        column("length"),
-        prompts,
-        [text for rollout in rollouts for text in rollout.episodes["response"]],
-        column("length").sum() / seconds,
+        np.array(column("score")),
+        np.array(column("kl")),
+        np.concatenate(kls)[:n_episodes] if kls else np.zeros(0),
+        np.array(column("length")),
+        prompts[:n_episodes],
+        column("response"),
+        sum(sum(rollout.episodes["length"]) for rollout in rollouts) / seconds,
     )
+
+
+def _own_environment(env: Any, policy: Any, n_episodes: int) -> TextGenVectorEnv:
+    """A native environment of the same task, bound to the policy."""
+    found = environments.text_environments(env)
+    if not found:
+        raise ValueError(
+            f"{env} is no text environment: evaluate_returns measures agents in any other."
+        )
+    shaping = found[0].shaping
+    if shaping is not None and shaping.reference.device.type != policy.device.type:
+        raise ValueError(
+            f"The agent is on {policy.device}, the environment's reference on "
+            f"{shaping.reference.device}: make the environment with the agent's device."
+        )
+    own = found[0].sibling(
+        min(ROWS, n_episodes), autoreset_mode=AutoresetMode.DISABLED, scoring="batch",
+        array="torch", device=policy.device, copy=False, group_size=1,
+    )  # fmt: skip
+    own.bind(policy)
+    return own
 
 
 @torch.no_grad()

@@ -10,11 +10,13 @@ from textenv.env import TextGenEnv
 from textenv.episode import Episode
 from textenv.parabola import ParabolaEnv
 from textenv.rewards import RewardError
-from textenv.shaping import AdaptiveKL
+from textenv.schedules import AdaptiveKL
+from textenv.shaping import ActionRecord
 from textenv.sharing import Shared
 from textenv.vector_env import TextGenVectorEnv
 
 __all__ = [
+    "ActionRecord",
     "AdaptiveKL",
     "Episode",
     "ParabolaEnv",

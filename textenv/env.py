@@ -9,6 +9,8 @@ import gymnasium as gym
 import numpy as np
 from gymnasium.vector import AutoresetMode
 
+from textenv.infos import first_row
+from textenv.shaping import KLShaping
 from textenv.sharing import SpecOfLiveObjects
 from textenv.vector_env import TextGenVectorEnv
 
@@ -39,8 +41,9 @@ class TextGenEnv(SpecOfLiveObjects, gym.Env):
 
     ## Information
     ``reset``: ``prompt``. Each step with a reference: ``ref_log_prob``, and ``kl`` where a policy
-    is bound (nats). The last step: ``response``, ``response_length`` (tokens), ``score``,
-    ``finish_reason``.
+    is bound (nats). The last step: ``response``, ``response_length`` (tokens), ``finish_reason``,
+    ``score`` (the reward's own answer), ``score/NAME`` for each part of a weighted sum, and
+    ``no_stop_penalty`` where there is such a penalty.
 
     ## Starting state
     A prompt drawn at random; ``reset(options={"prompt_index": i})`` picks one.
@@ -61,15 +64,15 @@ class TextGenEnv(SpecOfLiveObjects, gym.Env):
             always stops.
         max_prompt_tokens: the longest prompt allowed; a longer one is an error.
         reference: the model to stay close to.
-        kl_coef: β, a number or a schedule such as `textenv.AdaptiveKL`. 0 reports the KL and shapes
-            nothing.
-        kl_estimator: "k1", "k2", "k3" or "exact" (`textenv.kl`).
-        no_stop_penalty: subtracted from the score of an episode that never stopped.
+        reference_dtype: "float32", "bfloat16" or "float16", of a reference that is loaded here.
+        kl_coef: β, a number, a schedule such as `textenv.AdaptiveKL`, or a mapping of its arguments
+            (``{"target": 6.0}``). 0 reports the KL and shapes nothing.
+        no_stop_penalty: subtracted from what an episode that never stopped is paid.
         render_mode: "ansi" or None.
         device: where a reference and a reward model live.
 
     Raises:
-        ValueError: an argument does not fit; the message names it, its value and the mend.
+        ValueError: an argument does not fit; the message names it, its value and the fix.
 
     ## Version history
     * v0: first release
@@ -88,8 +91,8 @@ class TextGenEnv(SpecOfLiveObjects, gym.Env):
         stop: Sequence[str | int] | str | int | None = None,
         max_prompt_tokens: int | None = None,
         reference: Any = None,
+        reference_dtype: str = "float32",
         kl_coef: Any = 0.0,
-        kl_estimator: str = "k1",
         no_stop_penalty: float = 0.0,
         render_mode: str | None = None,
         device: Any = "cpu",
@@ -105,21 +108,37 @@ class TextGenEnv(SpecOfLiveObjects, gym.Env):
             stop=stop,
             max_prompt_tokens=max_prompt_tokens,
             reference=reference,
+            reference_dtype=reference_dtype,
             kl_coef=kl_coef,
-            kl_estimator=kl_estimator,
             no_stop_penalty=no_stop_penalty,
             render_mode=render_mode,
             autoreset_mode=AutoresetMode.DISABLED,
             device=device,
         )
-        self.tokenizer, self.prompts = self._row.tokenizer, self._row.prompts
+        self.task = self._row.task
+        self.tokenizer, self.prompts = self.task.tokenizer, self.task.prompts
         self.render_mode = self._row.render_mode
         self.observation_space = self._row.single_observation_space
         self.action_space = self._row.single_action_space
 
-    def bind(self, policy) -> None:
-        """Read ``policy.last_log_probs`` (shape ``[1]``) at every step, to shape rewards by KL."""
-        self._row.bind(policy)
+    @property
+    def shaping(self) -> KLShaping | None:
+        """The reference and the KL to it."""
+        return self._row.shaping
+
+    def bind(self, policy: Any, row: int | None = None) -> None:
+        """Read ``policy.action_record`` at every step, to shape rewards by KL; None unbinds.
+
+        Args:
+            policy: see `textenv.shaping.BoundPolicy`.
+            row: which entry of its records is this environment's, where the policy acts for
+                several environments at once.
+        """
+        self._row.bind(policy, row)
+
+    def sibling(self, num_envs: int, **changes: Any) -> TextGenVectorEnv:
+        """A native vector environment of the same task (`TextGenVectorEnv.sibling`)."""
+        return self._row.sibling(num_envs, **changes)
 
     def reset(self, *, seed: int | None = None, options: Mapping[str, Any] | None = None):
         """Begin an episode; ``options={"prompt_index": i}`` picks the prompt."""
@@ -128,15 +147,15 @@ class TextGenEnv(SpecOfLiveObjects, gym.Env):
         if index is None:
             index = self.np_random.integers(len(self.prompts))
         observation, infos = self._row.reset(options={"prompt_index": np.array([index])})
-        return _first(observation), _first_info(infos)
+        return _first(observation), first_row(infos)
 
-    def step(self, action: int):
+    def step(self, action: Any):
         """Append a token. Returns observation, reward, terminated, truncated and info."""
         action = np.asarray(action)
         if action.shape != () or action.dtype.kind not in "iu":
             raise ValueError(f"action={action!r} must be one token id, an integer.")
         observation, reward, terminated, _, infos = self._row.step(action[None])
-        info = _first_info(infos)
+        info = first_row(infos)
         return _first(observation), float(reward[0]), bool(terminated[0]), False, info
 
     def render(self) -> str | None:
@@ -147,12 +166,3 @@ class TextGenEnv(SpecOfLiveObjects, gym.Env):
 
 def _first(observation: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     return {key: value[0] for key, value in observation.items()}
-
-
-def _first_info(infos: dict[str, Any]) -> dict[str, Any]:
-    """The one row's infos as plain Python values."""
-    return {
-        key: value[0].item() if isinstance(value[0], np.generic) else value[0]
-        for key, value in infos.items()
-        if not key.startswith("_") and infos[f"_{key}"][0]
-    }

@@ -40,15 +40,18 @@ class EncodedPrompt:
 
 
 def encode_prompts(
-    prompts: Sequence[Prompt], tokenizer: Any, max_prompt_tokens: int | None = None
+    prompts: Sequence[Prompt | EncodedPrompt], tokenizer: Any, max_prompt_tokens: int | None = None
 ) -> list[EncodedPrompt]:
-    """Tokenise prompts, conversations by the tokenizer's chat template.
+    """Tokenise prompts, conversations by the tokenizer's chat template; encoded ones stay so.
 
     Raises:
         ValueError: If a prompt has no token, or more than `max_prompt_tokens`.
     """
     encoded = []
     for number, prompt in enumerate(prompts):
+        if isinstance(prompt, EncodedPrompt):
+            encoded.append(prompt)
+            continue
         text = prompt.text
         if prompt.messages is not None:
             # The template writes the special tokens itself.
@@ -70,7 +73,7 @@ def encode_prompts(
     return encoded
 
 
-def load_prompts(source: str | os.PathLike[str] | Iterable[Any]) -> list[Prompt]:
+def load_prompts(source: str | os.PathLike[str] | Iterable[Any]) -> list[Prompt | EncodedPrompt]:
     """Read prompts from wherever they are kept, in their order.
 
     Args:
@@ -113,13 +116,13 @@ def load_prompts(source: str | os.PathLike[str] | Iterable[Any]) -> list[Prompt]
     return prompts
 
 
-def _read_text(path: Path) -> list[Prompt]:
+def _read_text(path: Path) -> list[Prompt | EncodedPrompt]:
     # Spaces at the ends of a line stay: they change how a prompt is tokenised.
     return [Prompt(line) for _, line in _numbered_lines(path)]
 
 
-def _read_jsonl(path: Path) -> list[Prompt]:
-    prompts = []
+def _read_jsonl(path: Path) -> list[Prompt | EncodedPrompt]:
+    prompts: list[Prompt | EncodedPrompt] = []
     for number, line in _numbered_lines(path):
         where = f"prompts={str(path)!r}, line {number},"
         try:
@@ -155,8 +158,8 @@ def _numbered_lines(path: Path) -> list[tuple[int, str]]:
     return [(i, line) for i, line in enumerate(text.split("\n"), start=1) if line.strip()]
 
 
-def _prompt_from_row(row: Any, where: str) -> Prompt:
-    if isinstance(row, Prompt):
+def _prompt_from_row(row: Any, where: str) -> Prompt | EncodedPrompt:
+    if isinstance(row, Prompt | EncodedPrompt):
         return row
     if isinstance(row, str):
         return Prompt(row)

@@ -3,6 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from textenv.prompts import EncodedPrompt
+from textenv.token_table import TokenTable, to_numpy
 
 RESET = "\x1b[0m"
 # From the 256 colours of a terminal: backgrounds from faint to strong.
@@ -10,12 +16,58 @@ REDS = (224, 217, 210, 203, 196)
 GREENS = (194, 157, 120, 83, 46)
 
 
-def coloured(pieces: Sequence[str], numbers: Sequence[float]) -> str:
+class Renderer:
+    """Remembers a number for each token, and shows the rows of a token table coloured by them.
+
+    Args:
+        num_rows: B.
+        max_new_tokens: the most tokens that a response has.
+        tokenizer: decodes them.
+    """
+
+    def __init__(self, num_rows: int, max_new_tokens: int, tokenizer: Any):
+        self.numbers = np.zeros((num_rows, max_new_tokens))
+        self.tokenizer = tokenizer
+
+    def begin(self, rows: np.ndarray) -> None:
+        """Forget the numbers of rows that begin anew."""
+        self.numbers[rows] = 0
+
+    def remember(
+        self, table: TokenTable, waiting: np.ndarray | None, rewards: Any, infos: dict[str, Any]
+    ) -> None:
+        """The numbers of the tokens of a step: their KL, or else their reward.
+
+        Args:
+            table: after the step.
+            waiting: ``[B]`` bool, rows that got no token in this step; None if all got one.
+            rewards, infos: of the step. With batch scoring they come for all tokens at once.
+        """
+        if "token_rewards" in infos:
+            numbers = to_numpy(infos.get("token_kl", infos["token_rewards"]))
+            self.numbers[:, : numbers.shape[1]] = numbers
+            return
+        rows = np.arange(len(self.numbers)) if waiting is None else np.flatnonzero(~waiting)
+        at = to_numpy(table.response_lengths())[rows] - 1
+        self.numbers[rows, at] = to_numpy(infos.get("kl", rewards))[rows]
+
+    def render(self, table: TokenTable, prompts: Sequence[EncodedPrompt]) -> tuple[str, ...]:
+        """Each row's text, its prompt plain and its response coloured."""
+        tokens, lengths = to_numpy(table.tokens), to_numpy(table.lengths)
+        texts = []
+        for row, prompt in enumerate(prompts):
+            response = tokens[row, len(prompt.ids) : lengths[row]]
+            pieces = [self.tokenizer.decode([token]) for token in response]
+            texts.append(prompt.text + coloured(pieces, self.numbers[row, : len(pieces)]))
+        return tuple(texts)
+
+
+def coloured(pieces: Sequence[str], numbers: Sequence[float] | np.ndarray) -> str:
     """The pieces in a row, those with a positive number on green, with a negative one on red.
 
     The strength of the colour is the number's share of the largest one.
     """
-    largest = max(map(abs, numbers), default=0)
+    largest = max((abs(number) for number in numbers), default=0)
     text = ""
     for piece, number in zip(pieces, numbers, strict=True):
         if number == 0:

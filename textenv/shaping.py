@@ -1,217 +1,254 @@
 """KL shaping: what each token costs for leaving the reference model.
 
-    r_t = score · [t is last] − β · k(log π(a_t|s_t), log π_ref(a_t|s_t))
+    r_t = score · [t is last] − β · (log π(a_t|s_t) − log π_ref(a_t|s_t))
 
-The reference belongs to the environment; log π belongs to the agent, which binds its policy once
-and leaves ``last_log_probs`` on it at every step. The KL that is logged is the KL trained on.
+The reference belongs to the environment; log π belongs to the agent, which binds its policy once.
+The policy leaves an `ActionRecord` at every act. The KL that is logged is the KL trained on.
+
+Only k1 is a reward. Summed over an episode its expected gradient is that of KL(π‖π_ref); the other
+estimators of `textenv.kl` have another gradient in a reward, and belong into losses and reports.
 """
 
 from __future__ import annotations
 
-from numbers import Real
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from textenv import kl as estimators
+from textenv.kl import k1
 from textenv.lm.parts import check_supported, split, unwrapped
+from textenv.schedules import Schedule, resolve_schedule
+from textenv.task import TextTask
+from textenv.token_table import Origin, to_tensor
 
 if TYPE_CHECKING:
     from textenv.lm.scoring import Sampling
 
-
 TOKENS_AT_ONCE = 2**15  # of one forward pass; more rows than that are scored in several
 
 
-class Policy(Protocol):
+def shaped_reward(terminal, log_probs, reference_log_probs, kl_coef):
+    """r_t = score·[t is last] − β·(log π(a_t|s_t) − log π_ref(a_t|s_t)).
+
+    Ziegler et al. 2019, eq. 2.
+
+    Args:
+        terminal: the score at the last token and 0 before it, ``[B]`` or ``[B, T]``.
+        log_probs, reference_log_probs: of the chosen tokens, in nats, shaped alike.
+        kl_coef: β, units of the score per nat; it broadcasts.
+
+    All are numpy arrays, or all are tensors; no gradient is meant to flow.
+    """
+    return terminal - kl_coef * k1(log_probs, reference_log_probs)
+
+
+class ActionRecord(NamedTuple):
+    """What a policy leaves at each act: the actions it chose and how likely they were.
+
+    Make a new record, with actions in memory of their own, at each act: the environment compares
+    the actions with those that it is given, and takes each record once.
+
+    Attributes:
+        actions: ``[B]``.
+        log_probs: ``[B]``, log π(a_t|s_t) in nats; numpy or torch.
+    """
+
+    actions: Any
+    log_probs: Any
+
+    def __reduce__(self):
+        # A copy of a policy, in another process for instance, has not acted: it has no record.
+        return type(None), ()
+
+
+class BoundPolicy(Protocol):
     """What the environment reads of a bound policy."""
 
-    last_log_probs: Tensor  # [B] log π(a_t|s_t) of the actions just chosen, in nats
-    last_logits: Tensor  # [B, V] of the distribution they were drawn from; for kl_estimator="exact"
+    action_record: ActionRecord | None  # of its latest act; None before the first
     sampling: Sampling  # temperature and bans, which the reference has to share
 
 
-class Schedule(Protocol):
-    """A changing KL coefficient: ``value`` is read as episodes begin, ``update`` as they end."""
-
-    value: float
-
-    def update(self, kl: float, num_episodes: int) -> None: ...
-
-
-class FixedKL:
-    """A KL coefficient that stays as it is."""
-
-    def __init__(self, value: float):
-        self.value = value
-
-    def update(self, kl: float, num_episodes: int) -> None: ...
-
-
-class AdaptiveKL:
-    """β that steers the KL of an episode towards a target (Ziegler et al. 2019, section 2.2).
-
-        e = clip(KL / target − 1, −0.2, 0.2);   β ← β · (1 + e · n / horizon)
-
-    Args:
-        target: KL of a whole episode (the sum over its tokens), in nats. **Per sequence**, as in
-            the paper; some libraries mean per token.
-        horizon: episodes over which β can change by a factor of about 1.2.
-        initial: β at the start.
-    """
-
-    def __init__(self, target: float = 6.0, horizon: float = 10_000, initial: float = 0.2):
-        if not (target > 0 and horizon > 0 and initial > 0):
-            raise ValueError(
-                f"AdaptiveKL(target={target}, horizon={horizon}, initial={initial}): "
-                "all three must be above 0."
-            )
-        self.target, self.horizon, self.value = target, horizon, initial
-
-    def update(self, kl: float, num_episodes: int) -> None:
-        """Take account of ``num_episodes`` ended episodes whose mean KL is ``kl`` nats."""
-        if 0.2 * num_episodes >= self.horizon:
-            raise ValueError(
-                f"AdaptiveKL(horizon={self.horizon}) is too short for {num_episodes} episodes at "
-                "once, which could turn β negative: take at least as many times ten."
-            )
-        error = min(max(kl / self.target - 1, -0.2), 0.2)
-        self.value *= 1 + error * num_episodes / self.horizon
-
-
 class KLShaping:
-    """The reference model of a batch of episodes, and the KL of a bound policy to it.
+    """The reference model of a batch of episodes, beside the record of a bound policy.
 
     Args:
-        reference: a causal language model (live), of the tokenizer's vocabulary.
-        coefficient: β, a number or a `Schedule`.
-        estimator: "k1", "k2", "k3" or "exact" (see `textenv.kl`). In a reward k1 is the unbiased
-            choice; k3 is never negative.
+        task: its reference, vocabulary, longest episode, and β.
         num_rows: B.
-        max_length: L.
-        vocabulary: size of the action space.
+
+    Raises:
+        ValueError: ``kl_coef`` or ``reference`` does not fit.
     """
 
-    def __init__(
-        self,
-        reference,
-        coefficient: float | Schedule,
-        estimator: str,
-        num_rows: int,
-        max_length: int,
-        vocabulary: int,
-    ):
-        if estimator not in estimators.ESTIMATORS:
+    def __init__(self, task: TextTask, num_rows: int):
+        reference: Any = task.reference
+        vocabulary = int(task.action_space.n)
+        outputs = unwrapped(reference).get_output_embeddings().weight.shape[0]
+        if outputs < vocabulary:
             raise ValueError(
-                f"kl_estimator={estimator!r} is unknown: use one of "
-                f"{', '.join(estimators.ESTIMATORS)}."
-            )
-        number = isinstance(coefficient, Real)
-        if number and not 0 <= coefficient < float("inf"):
-            raise ValueError(f"kl_coef={coefficient!r} must be a finite number of at least 0.")
-        if not number and not (hasattr(coefficient, "value") and hasattr(coefficient, "update")):
-            raise ValueError(
-                f"kl_coef={coefficient!r} is neither a number nor a schedule with value and "
-                "update, such as textenv.AdaptiveKL."
-            )
-        columns = unwrapped(reference).get_output_embeddings().weight.shape[0]
-        if columns < vocabulary:
-            raise ValueError(
-                f"The tokenizer has {vocabulary} tokens, but the reference model only {columns}: "
+                f"The tokenizer has {vocabulary} tokens, but the reference model only {outputs}: "
                 "give a tokenizer and a reference that belong together."
             )
         # Dropout off. Its weights may be those of a policy that learns, so they are not frozen.
         self.reference = reference.eval()
-        check_supported(reference, max_length)
-        self.schedule: Schedule = FixedKL(float(coefficient)) if number else coefficient
-        self.estimator, self.stepwise_only = estimator, estimator == "exact"
-        self.num_rows, self.max_length, self.vocabulary = num_rows, max_length, vocabulary
-        self.policy: Policy | None = None
-        self.decoder = None
+        check_supported(reference, task.max_length)
+        self.schedule: Schedule = resolve_schedule(task.kl_coef)
+        self.num_rows, self.max_length, self.vocabulary = num_rows, task.max_length, vocabulary
+        self.kl_coef = np.zeros(num_rows)  # β of each row's episode, fixed as it begins
+        self.policy: BoundPolicy | None = None
+        self.row: int | None = None
+        self._taken: ActionRecord | None = None
+        self._decoder: Any = None
+        self._noted: list[tuple[Tensor, Tensor]] = []
 
-    def bind(self, policy: Policy) -> None:
-        """Take log π from ``policy`` from now on.
+    def bind(self, policy: Any, row: int | None = None) -> None:
+        """Take log π from ``policy`` from now on; None unbinds.
+
+        Args:
+            policy: see `BoundPolicy`.
+            row: which entry of the policy's records belongs to this environment, where the policy
+                acts for several environments of one row. None: the records are of this one's rows.
 
         Raises:
             ValueError: the policy's learning weights are the reference's own.
         """
-        learning = getattr(policy, "parameters", list)()
-        learning = {id(p) for p in learning if p.requires_grad}
+        parameters: Any = getattr(policy, "parameters", list)()
+        learning = {id(p) for p in parameters if p.requires_grad}
         if any(id(p) in learning for p in self.reference.parameters()):
             raise ValueError(
                 "The reference shares weights with the policy that learns, so the KL between them "
                 "would always be 0: load the reference as a second copy."
             )
-        self.policy = policy
+        self.policy, self.row, self._taken = policy, row, None
 
     def to(self, device: torch.device) -> None:
         """Move the reference."""
         self.reference.to(device)
-        self.decoder = None
+        self._decoder = None
+
+    def begin(self, rows: np.ndarray) -> None:
+        """Fix β for the episodes that begin in ``rows``."""
+        self.kl_coef[rows] = self.schedule.value
+
+    def begin_batch(self) -> None:
+        """Forget what was noted of a batch that was left unfinished."""
+        self._noted = []
 
     @property
     def sampling(self) -> Sampling:
+        """The bound policy's rule from logits to probabilities, on this vocabulary."""
         from textenv.lm.scoring import Sampling
 
         return getattr(self.policy, "sampling", Sampling()).limited_to(self.vocabulary)
 
-    def policy_log_probs(self) -> Tensor | None:
-        """log π of the actions just chosen, ``[B]``; None when only the reference is reported.
+    # --- the policy's record ----------------------------------------------------------------
+
+    def take_record(self) -> ActionRecord | None:
+        """The bound policy's new record, one entry a row; None where KL is only reported.
 
         Raises:
-            RuntimeError: rewards are to be shaped and no policy is bound, or it has not acted.
+            RuntimeError: rewards are to be shaped and nobody is bound, or the policy has not acted
+                since the last step, or its record is of another number of rows.
         """
-        log_probs = getattr(self.policy, "last_log_probs", None)
-        if log_probs is None and self.schedule.value > 0:
+        record = getattr(self.policy, "action_record", None)
+        if record is None:
+            if self.schedule.value > 0:
+                raise RuntimeError(
+                    "KL shaping (kl_coef > 0) needs the policy's log-probabilities: call "
+                    "env.unwrapped.bind(policy) once, with a policy that leaves an action_record "
+                    "(textenv.ActionRecord) at each act and that has acted. The agents of this "
+                    "project bind themselves; kl_coef=0 only reports. (A policy that was sent to "
+                    "another process, as AsyncVectorEnv and SubprocVecEnv do, is a copy that never "
+                    "acts: use the native vector environment, SyncVectorEnv or DummyVecEnv.)"
+                )
+            return None
+        if record is self._taken:
             raise RuntimeError(
-                "KL shaping (kl_coef > 0) needs the policy's log-probabilities: call "
-                "env.unwrapped.bind(policy) once, with a policy that leaves last_log_probs [B] of "
-                "its latest actions. The agents of this project bind themselves; kl_coef=0 only "
-                "reports the reference's log-probabilities."
+                "The bound policy has not acted since the last step, so its action_record is "
+                "stale: let it act on each observation, or unbind it with env.unwrapped.bind(None)."
             )
-        if log_probs is not None and log_probs.shape != (self.num_rows,):
+        self._taken = record
+        actions, log_probs = (to_tensor(part) for part in record)
+        if self.row is not None:
+            actions, log_probs = (part[self.row : self.row + 1] for part in (actions, log_probs))
+        if actions.shape != (self.num_rows,) or log_probs.shape != (self.num_rows,):
             raise RuntimeError(
-                f"The bound policy's last_log_probs have the shape {tuple(log_probs.shape)}, but "
-                f"this environment has {self.num_rows} rows: let the policy act on its "
-                "observations before each step."
+                f"The bound policy's action_record has the shapes {tuple(actions.shape)} and "
+                f"{tuple(log_probs.shape)}, but this environment has {self.num_rows} rows: let the "
+                "policy act on its observations before each step. For several environments of one "
+                "row, agents.environments.bind(envs, policy) gives each its own entry."
             )
-        return log_probs
+        return ActionRecord(actions, log_probs.detach())
+
+    def note(self, actions: Tensor, running: Tensor) -> None:
+        """Batch scoring: keep the record of this step. Nothing here waits for the device."""
+        record = self.take_record()
+        if record is not None:
+            differs = (record.actions.to(actions.device) != actions) & running
+            self._noted.append((record.log_probs.to(actions.device), differs))
+
+    def noted_log_probs(self, mask: Tensor) -> Tensor | None:
+        """log π of whole responses ``[B, T]``, 0 off the mask; None where nobody was bound.
+
+        Raises:
+            RuntimeError: an action was not the one that the policy chose.
+        """
+        if not self._noted:
+            return None
+        log_probs, differs = (
+            torch.stack(parts, dim=1)[:, : mask.shape[1]]
+            for parts in zip(*self._noted, strict=True)
+        )
+        self._noted = []
+        if differs.any():
+            row, step = differs.nonzero()[0].tolist()
+            raise RuntimeError(_other_action(f"row {row} at token {step} of its response"))
+        return log_probs.masked_fill(~mask, 0)  # a waiting row may have nan or -inf there
+
+    # --- the reference ----------------------------------------------------------------------
 
     @torch.no_grad()
     def step(
-        self, input_ids: Tensor, lengths: Tensor, start: Tensor, actions: Tensor
+        self, input_ids: Tensor, lengths: Tensor, origin: Origin, actions: Tensor, running: Tensor
     ) -> tuple[Tensor, Tensor | None]:
-        """Reference log-probs ``[B]`` of ``actions`` in the states given; if bound, the KL ``[B]``.
+        """Step scoring: the reference's and the policy's log-probs ``[B]`` of ``actions``.
 
-        Args as `textenv.lm.decoder.Decoder.next`; everything in nats.
+        Args:
+            input_ids, lengths, origin: the states, as `textenv.lm.decoder.Decoder.next` has them.
+            actions: ``[B]``.
+            running: ``[B]`` bool; entries of the other rows are 0.
+
+        Returns:
+            reference_log_probs, and log_probs or None where nobody is bound; nats.
+
+        Raises:
+            RuntimeError: the policy's record is missing, stale, or of other actions.
         """
         from textenv.lm.decoder import Decoder
 
-        if self.decoder is None:
-            self.decoder = Decoder(self.reference, self.num_rows, self.max_length)
-        logits, _ = self.decoder.next(input_ids, lengths, start)
-        logits = self.sampling.apply(logits)
+        record = self.take_record()
+        if record is not None:
+            differs = (record.actions.to(actions.device) != actions) & running
+            if differs.any():
+                self._taken = None  # nothing has been stepped, so the record is still of use
+                raise RuntimeError(_other_action(f"row {int(differs.nonzero()[0])}"))
+        if self._decoder is None:
+            self._decoder = Decoder(self.reference, self.num_rows, self.max_length)
+        logits, _ = self._decoder.next(input_ids, lengths, origin)
         chosen = actions.to(logits.device)[:, None]
-        reference_log_probs = logits.log_softmax(-1).gather(1, chosen)[:, 0]
-        log_probs = self.policy_log_probs()
-        if log_probs is None:
+        every = self.sampling.apply(logits).log_softmax(-1)
+        waits = ~running.to(logits.device)
+        reference_log_probs = every.gather(1, chosen)[:, 0].masked_fill(waits, 0)
+        if record is None:
             return reference_log_probs, None
-        if self.estimator == "exact":
-            if getattr(self.policy, "last_logits", None) is None:
-                raise RuntimeError(
-                    "kl_estimator='exact' needs a policy that leaves last_logits [B, V]."
-                )
-            return reference_log_probs, estimators.exact(
-                self.policy.last_logits.to(logits.device), logits
-            )
-        return reference_log_probs, self.kl(log_probs.to(logits.device), reference_log_probs)
+        return reference_log_probs, record.log_probs.to(logits.device).masked_fill(waits, 0)
 
     @torch.no_grad()
     def score(
         self, input_ids: Tensor, prompt_lengths: Tensor, actions: Tensor, mask: Tensor
     ) -> Tensor:
-        """Reference log-probs ``[B, T]`` of whole responses in one pass; 0 off the mask."""
+        """Batch scoring: reference log-probs ``[B, T]`` of whole responses; 0 off the mask."""
         from textenv.lm.scoring import response_states, token_log_probs
 
         device = next(self.reference.parameters()).device
@@ -228,6 +265,10 @@ class KLShaping:
             scores[rows] = scores[rows].masked_scatter(mask[rows], log_probs)
         return scores
 
-    def kl(self, log_probs: Tensor, reference_log_probs: Tensor) -> Tensor:
-        """The sampled estimator of the KL, per token, in nats."""
-        return getattr(estimators, self.estimator)(log_probs, reference_log_probs)
+
+def _other_action(where: str) -> str:
+    return (
+        f"The action of {where} is not the one that the bound policy chose, so its "
+        "log-probability, and with it the KL, is unknown: step the actions that the policy chose, "
+        "or unbind it with env.unwrapped.bind(None)."
+    )

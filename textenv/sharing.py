@@ -31,17 +31,17 @@ class Shared:
         return f"Shared({type(self.value).__name__})"
 
 
-def live(argument: Any) -> Any:
+def unwrap_shared(argument: Any) -> Any:
     """The object inside a `Shared` holder; any other argument as it is."""
     return argument.value if isinstance(argument, Shared) else argument
 
 
-def _is_plain(value: Any) -> bool:
+def is_data(value: Any) -> bool:
     """Whether a value is data, which may be copied and written as JSON."""
-    if isinstance(value, list | tuple | set):
-        return all(map(_is_plain, value))
+    if isinstance(value, list | tuple):
+        return all(map(is_data, value))
     if isinstance(value, dict):
-        return all(map(_is_plain, [*value, *value.values()]))
+        return all(map(is_data, [*value, *value.values()]))
     return value is None or isinstance(value, str | int | float | bool)
 
 
@@ -63,8 +63,8 @@ class SpecOfLiveObjects:
         if spec is not None:
             spec = copy.copy(spec)
             spec.kwargs = spec.kwargs | {
-                key: Shared(live(value))
+                key: Shared(unwrap_shared(value))
                 for key, value in spec.kwargs.items()
-                if key in SHARED_ARGUMENTS and not _is_plain(value)
+                if key in SHARED_ARGUMENTS and not is_data(value)
             }
         self._spec = spec

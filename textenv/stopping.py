@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
+
+from textenv.token_table import Array, Arrays, TokenTable, to_numpy
 
 
 class StopRule:
@@ -15,6 +18,7 @@ class StopRule:
 
     Args:
         tokenizer: of transformers.
+        min_new_tokens: nothing stops a response before it has this many tokens.
         stop: token ids and strings. A string that is one special token of the tokenizer's is a stop
             token; any other string is looked for in the text of the response.
 
@@ -22,8 +26,13 @@ class StopRule:
         ValueError: an entry is neither a non-empty string nor an id of the vocabulary.
     """
 
-    def __init__(self, tokenizer, stop: Sequence[str | int] | str | int | None = None):
-        self.tokenizer = tokenizer
+    def __init__(
+        self,
+        tokenizer: Any,
+        stop: Sequence[str | int] | str | int | None = None,
+        min_new_tokens: int = 0,
+    ):
+        self.tokenizer, self.min_new_tokens = tokenizer, min_new_tokens
         vocabulary = len(tokenizer)
         tokens = set() if tokenizer.eos_token_id is None else {tokenizer.eos_token_id}
         strings: list[str] = []
@@ -44,6 +53,8 @@ class StopRule:
         self.strings = strings
         self.is_stop_token = np.zeros(vocabulary, dtype=bool)
         self.is_stop_token[self.tokens] = True
+        self._is_stop_token: Array | None = None  # the same in the kind of the table
+        self._arrays: Arrays | None = None
         # Only a token that holds the last character of a stop string can complete one. A token that
         # is a piece of a character (decoded as U+FFFD) may, too.
         self.may_complete = np.zeros(vocabulary, dtype=bool)
@@ -64,6 +75,32 @@ class StopRule:
         tail = list(tokens[-self.tail :]) if self.tail else []
         text, before = self.tokenizer.decode(tail), self.tokenizer.decode(tail[:-1])
         return any(text.count(string) > before.count(string) for string in self.strings)
+
+    def stops(self, actions: Array, table: TokenTable) -> Array:
+        """Which rows stop with the tokens ``actions`` ``[B]`` just appended; ``[B]`` bool.
+
+        Rows that no longer run may be among them.
+        """
+        arrays = table.arrays
+        if self._is_stop_token is None or self._arrays is not arrays:
+            self._is_stop_token, self._arrays = arrays.convert(self.is_stop_token), arrays
+        stops = self._is_stop_token[actions]
+        if self.strings:
+            stops = stops | arrays.convert(self._completed_strings(to_numpy(actions), table))
+        if self.min_new_tokens:
+            stops = stops & (table.response_lengths() >= self.min_new_tokens)
+        return stops
+
+    def _completed_strings(self, actions: np.ndarray, table: TokenTable) -> np.ndarray:
+        """Rows whose token completes a stop string; text is decoded only where it might."""
+        completed = np.zeros(len(actions), np.bool_)
+        candidates = np.flatnonzero(self.may_complete[actions] & to_numpy(table.running))
+        if len(candidates):
+            tokens, lengths = to_numpy(table.tokens), to_numpy(table.lengths)
+            begins = np.maximum(to_numpy(table.prompt_lengths), lengths - self.tail)
+            for row in candidates:
+                completed[row] = self.text_ends(tokens[row, begins[row] : lengths[row]].tolist())
+        return completed
 
     def without_stop_string(self, text: str) -> str:
         """The text of a stopped response, cut where its stop string begins."""

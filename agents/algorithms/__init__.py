@@ -12,7 +12,10 @@ the surrogate that has this gradient where π = π_old, and in what keeps π clo
 | `RLOO` | R(τ) − mean of the others | −log π · Ψ | sum over an episode | KL in the reward |
 | `GRPO` | (R(τ) − mean) / std of group | −min(r·Ψ, clip(r)·Ψ) | mean of means | β·KL in the loss |
 
-R(τ) is the return of a whole episode, G_t the return from step t on, b a moving average.
+R(τ) is the return of a whole episode, G_t the return from step t on, b a moving average. A "sum
+over an episode" is then averaged over episodes, whether an episode is a row of text or is spread
+over the single steps of a small network's rollout. REINFORCE, ActorCritic and RLOO take one step on
+each rollout; the others, whose ratio corrects for π ≠ π_old, may take several.
 """
 
 from agents.algorithms.actor_critic import ActorCritic

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Unpack
 
 from torch import Tensor
 
-from agents.agent import Agent
+from agents.agent import Agent, Schedule
+from agents.algorithms.terms import Metrics, estimated_advantages, value_and_entropy_loss
+from agents.construction import AUTO, Options
 from agents.functional import surrogates
 from agents.functional.reductions import token_mean
 from agents.rollout import Batch, Rollout
-from agents.terms import Metrics, critic_terms, estimated_advantages, reduced
 
 
 class ActorCritic(Agent):
@@ -31,13 +32,13 @@ class ActorCritic(Agent):
         policy: Any,
         env: Any,
         *,
-        learning_rate: float = 1e-5,
-        gamma: float = 1.0,
-        gae_lambda: float = 0.95,
-        normalize_advantage: bool = True,
-        vf_coef: float = 0.1,
+        learning_rate: float | Schedule = AUTO,
+        gamma: float = AUTO,
+        gae_lambda: float = AUTO,
+        normalize_advantage: bool = AUTO,
+        vf_coef: float = AUTO,
         ent_coef: float = 0.0,
-        **common: Any,
+        **common: Unpack[Options],
     ):
         super().__init__(policy, env, learning_rate=learning_rate, **common)
         self.gamma, self.gae_lambda = gamma, gae_lambda
@@ -48,13 +49,15 @@ class ActorCritic(Agent):
         columns = estimated_advantages(
             rollout, self.gamma, self.gae_lambda, self.normalize_advantage
         )
-        return self.descend_all(rollout, columns)
+        return self.optimize(rollout, columns)
 
     def loss(self, batch: Batch) -> tuple[Tensor, Metrics]:
         now = self.policy.evaluate(
             batch.observations, batch.actions, batch.mask, entropy=self.ent_coef > 0
         )
         losses = surrogates.score_function(now.log_probs, batch.advantages)
-        policy_loss = reduced(losses, batch, token_mean)
-        terms, metrics = critic_terms(now.values, now.entropy, batch, self.vf_coef, self.ent_coef)
-        return policy_loss + terms, {"policy_loss": policy_loss.detach(), **metrics}
+        policy_loss = token_mean(losses, batch.mask, batch.counts)
+        other_loss, metrics = value_and_entropy_loss(
+            now.values, now.entropy, batch, self.vf_coef, self.ent_coef
+        )
+        return policy_loss + other_loss, {"policy_loss": policy_loss.detach(), **metrics}

@@ -4,29 +4,24 @@ others of its group, and kept close by a KL to the reference in the loss."""
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Unpack
 
 from torch import Tensor
 
-from agents.agent import Agent
+from agents.agent import Agent, Schedule
+from agents.algorithms.terms import Metrics, group_advantages, ratio_metrics, reference_log_probs
+from agents.construction import AUTO, Options
 from agents.functional import surrogates
 from agents.functional.advantages import group_relative
 from agents.functional.reductions import sequence_mean
 from agents.rollout import Batch, Rollout
-from agents.terms import (
-    Metrics,
-    group_advantages,
-    ratio_metrics,
-    reduced,
-    reference_log_probs,
-)
 from textenv.kl import k3
 
 
 class GRPO(Agent):
     """Ascend the clipped ratio times the group-relative advantage, minus β·KL to the reference.
 
-    Dr. GRPO (Liu et al. 2025) is ``compare=advantages.group_centered`` with
+    Dr. GRPO (Liu et al. 2025) is ``advantage_fn=advantages.group_centered`` with
     ``reduction=partial(reductions.constant_length, length=max_new_tokens)``; DAPO (Yu et al. 2025)
     is ``reduction=reductions.token_mean`` with ``clip_range_high=0.28``. A row of the rollout has
     to hold one episode, as it does for text.
@@ -34,15 +29,16 @@ class GRPO(Agent):
     Args:
         policy, env: as in `agents.Agent`, where the remaining arguments are explained as well.
         learning_rate: of AdamW.
+        batch_size: episodes per optimiser step; None takes the whole rollout.
         n_epochs: passes over each rollout.
         group_size: G, consecutive rows that begin alike.
         clip_range: ε below 1, and above it too unless ``clip_range_high`` is given.
         clip_range_high: ε above 1.
-        kl_penalty: β of KL(π‖π_ref) in the loss; it needs the environment's reference, whose
-            ``kl_coef`` should then be 0.
+        kl_loss_coef: β of KL(π‖π_ref) in the loss (0.04 in the paper); it needs the environment's
+            reference, whose ``kl_coef`` should then be 0.
         unbiased_kl: weight k3 by the ratio, which gives it the gradient of KL(π‖π_ref); plain k3,
             as in the paper, has that of KL(π_ref‖π).
-        compare: returns of N episodes and G to advantages (`agents.functional.advantages`).
+        advantage_fn: returns of N episodes and G to advantages (`agents.functional.advantages`).
         reduction: losses per step to one number (`agents.functional.reductions`).
     """
 
@@ -51,38 +47,40 @@ class GRPO(Agent):
         policy: Any,
         env: Any,
         *,
-        learning_rate: float = 1e-5,
+        learning_rate: float | Schedule = AUTO,
+        batch_size: int | None = AUTO,
         n_epochs: int = 1,
         group_size: int = 8,
         clip_range: float = 0.2,
         clip_range_high: float | None = None,
-        kl_penalty: float = 0.04,
+        kl_loss_coef: float = 0.0,
         unbiased_kl: bool = False,
-        compare: Callable[[Tensor, int], Tensor] = group_relative,
+        advantage_fn: Callable[[Tensor, int], Tensor] = group_relative,
         reduction: Callable[..., Tensor] = sequence_mean,
-        **common: Any,
+        **common: Unpack[Options],
     ):
         super().__init__(policy, env, learning_rate=learning_rate, group_size=group_size, **common)
-        self.n_epochs, self.clip_range, self.clip_range_high = n_epochs, clip_range, clip_range_high
-        self.kl_penalty, self.unbiased_kl = kl_penalty, unbiased_kl
-        self.compare, self.reduction = compare, reduction
+        self.batch_size, self.n_epochs = batch_size, n_epochs
+        self.clip_range, self.clip_range_high = clip_range, clip_range_high
+        self.kl_loss_coef, self.unbiased_kl = kl_loss_coef, unbiased_kl
+        self.advantage_fn, self.reduction = advantage_fn, reduction
 
     def update(self, rollout: Rollout) -> dict[str, float]:
-        columns = group_advantages(rollout, self.compare, self.group_size)
-        return self.descend_all(rollout, columns, self.n_epochs)
+        columns = group_advantages(rollout, self.advantage_fn, self.group_size)
+        return self.optimize(rollout, columns, self.n_epochs, self.batch_size)
 
     def loss(self, batch: Batch) -> tuple[Tensor, Metrics]:
         log_probs = self.policy.evaluate(batch.observations, batch.actions, batch.mask).log_probs
         losses = surrogates.clipped(
-            log_probs, batch.log_probs, batch.advantages, self.clip_range, self.clip_range_high
+            log_probs, batch.old_log_probs, batch.advantages, self.clip_range, self.clip_range_high
         )
-        if self.kl_penalty > 0:
-            anchor = reference_log_probs(batch)
+        if self.kl_loss_coef > 0:
+            reference = reference_log_probs(batch)
             if self.unbiased_kl:
-                kl = surrogates.importance_weighted_kl(log_probs, batch.log_probs, anchor)
+                kl = surrogates.importance_weighted_kl(log_probs, batch.old_log_probs, reference)
             else:
-                kl = k3(log_probs, anchor)
-            losses = losses + self.kl_penalty * kl
-        loss = reduced(losses, batch, self.reduction)
-        moved = ratio_metrics(log_probs, batch, self.clip_range, self.clip_range_high)
-        return loss, {"policy_loss": loss.detach(), **moved}
+                kl = k3(log_probs, reference)
+            losses = losses + self.kl_loss_coef * kl
+        loss = self.reduction(losses, batch.mask, batch.counts)
+        metrics = ratio_metrics(log_probs, batch, self.clip_range, self.clip_range_high)
+        return loss, {"policy_loss": loss.detach(), **metrics}

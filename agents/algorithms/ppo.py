@@ -3,22 +3,23 @@ close to the policy that acted, by a clip, by a KL penalty, or by both."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Unpack
 
 import torch
 from torch import Tensor
 
-from agents.agent import Agent, Schedule, mean_metrics
-from agents.functional import surrogates
-from agents.functional.reductions import token_mean
-from agents.rollout import Batch, Rollout
-from agents.terms import (
+from agents.agent import Agent, Schedule
+from agents.algorithms.terms import (
     Metrics,
-    critic_terms,
     estimated_advantages,
     ratio_metrics,
-    reduced,
+    value_and_entropy_loss,
 )
+from agents.construction import AUTO, Options
+from agents.functional import surrogates
+from agents.functional.reductions import token_mean
+from agents.metrics import mean_metrics
+from agents.rollout import Batch, Rollout
 
 
 class PPO(Agent):
@@ -27,6 +28,8 @@ class PPO(Agent):
     Args:
         policy, env: as in `agents.Agent`, where the remaining arguments are explained as well.
         learning_rate: of AdamW.
+        batch_size: rows per optimiser step, which are episodes of text, or single steps of anything
+            else; None takes the whole rollout.
         n_epochs: passes over each rollout.
         gamma: discount; 1 for text, where only the end is scored.
         gae_lambda: λ of GAE; 0 trusts the critic, 1 the returns.
@@ -34,9 +37,9 @@ class PPO(Agent):
         clip_range_vf: clip the values to within this of the old ones, in units of the return; None
             does not.
         dual_clip: c > 1 bounds the loss of a bad action that became likely (Ye et al. 2020).
-        kl_penalty: β of the penalty on the KL between π_old and π; 0 has none.
-        kl_penalty_target: adapt β so that the KL of an update, nats per step, stays near this
-            target (Schulman et al. 2017, section 4); None leaves β as it is.
+        kl_loss_coef: β of the penalty on the KL between π_old and π; 0 has none.
+        kl_loss_target: adapt β so that the KL of an update, nats per step, stays near this target
+            (Schulman et al. 2017, section 4); None leaves β as it is.
         reverse_kl: penalise KL(π‖π_old) instead of KL(π_old‖π).
         normalize_advantage: over the rollout's counted steps, to mean 0 and deviation 1.
         vf_coef: weight of the critic's loss.
@@ -45,39 +48,41 @@ class PPO(Agent):
             this; None never stops them.
     """
 
-    learned = ("kl_penalty",)
+    persistent_state = ("kl_loss_coef",)
 
     def __init__(
         self,
         policy: Any,
         env: Any,
         *,
-        learning_rate: float | Schedule = 1e-5,
-        n_epochs: int = 4,
-        gamma: float = 1.0,
-        gae_lambda: float = 0.95,
+        learning_rate: float | Schedule = AUTO,
+        batch_size: int | None = AUTO,
+        n_epochs: int = AUTO,
+        gamma: float = AUTO,
+        gae_lambda: float = AUTO,
         clip_range: float | Schedule | None = 0.2,
         clip_range_vf: float | None = None,
         dual_clip: float | None = None,
-        kl_penalty: float = 0.0,
-        kl_penalty_target: float | None = None,
+        kl_loss_coef: float = 0.0,
+        kl_loss_target: float | None = None,
         reverse_kl: bool = False,
         normalize_advantage: bool = True,
-        vf_coef: float = 0.1,
+        vf_coef: float = AUTO,
         ent_coef: float = 0.0,
         target_kl: float | None = None,
-        **common: Any,
+        **common: Unpack[Options],
     ):
-        if kl_penalty_target is not None and not kl_penalty > 0:
+        if kl_loss_target is not None and not kl_loss_coef > 0:
             raise ValueError(
-                f"kl_penalty_target={kl_penalty_target} adapts kl_penalty by factors, which leaves "
-                f"kl_penalty={kl_penalty} at 0: begin with one above 0."
+                f"kl_loss_target={kl_loss_target} adapts kl_loss_coef by factors, which leaves "
+                f"kl_loss_coef={kl_loss_coef} at 0: begin with one above 0."
             )
         super().__init__(policy, env, learning_rate=learning_rate, **common)
-        self.n_epochs, self.gamma, self.gae_lambda = n_epochs, gamma, gae_lambda
+        self.batch_size, self.n_epochs = batch_size, n_epochs
+        self.gamma, self.gae_lambda = gamma, gae_lambda
         self.clip_range, self.clip_range_vf = clip_range, clip_range_vf
         self.dual_clip = dual_clip
-        self.kl_penalty, self.kl_penalty_target = kl_penalty, kl_penalty_target
+        self.kl_loss_coef, self.kl_loss_target = kl_loss_coef, kl_loss_target
         self.reverse_kl, self.normalize_advantage = reverse_kl, normalize_advantage
         self.vf_coef, self.ent_coef, self.target_kl = vf_coef, ent_coef, target_kl
 
@@ -88,19 +93,17 @@ class PPO(Agent):
         metrics: list[dict[str, float]] = []
         for _ in range(self.n_epochs):
             for batch in rollout.batches(self.batch_size, self.generator, **columns):
-                metrics.append(self.descend(batch))
+                metrics.append(self.optimizer_step(batch))
             if self.target_kl is not None and metrics[-1]["approx_kl"] > 1.5 * self.target_kl:
                 break
-        if self.kl_penalty_target is None:
+        if self.kl_loss_target is None:
             return mean_metrics(metrics)
-        moved = self.moved(rollout)
-        self.kl_penalty = surrogates.adaptive_penalty(
-            self.kl_penalty, moved, self.kl_penalty_target
-        )
-        return mean_metrics(metrics) | {"kl_after": moved, "kl_penalty": self.kl_penalty}
+        kl = self.kl_to_old_policy(rollout)
+        self.kl_loss_coef = surrogates.adaptive_penalty(self.kl_loss_coef, kl, self.kl_loss_target)
+        return mean_metrics(metrics) | {"kl_after": kl, "kl_loss_coef": self.kl_loss_coef}
 
     @torch.no_grad()
-    def moved(self, rollout: Rollout) -> float:
+    def kl_to_old_policy(self, rollout: Rollout) -> float:
         """KL(π_old‖π), nats per step, after the last optimiser step."""
         whole, kl = rollout.batch(), 0.0
         for part in whole.micro_batches(self.micro_batch_size or self.batch_size):
@@ -113,16 +116,16 @@ class PPO(Agent):
             batch.observations, batch.actions, batch.mask, entropy=self.ent_coef > 0
         )
         clip_range = None if self.clip_range is None else self.scheduled(self.clip_range)
-        losses = self.surrogate(now.log_probs, batch.log_probs, batch.advantages, clip_range)
-        if self.kl_penalty > 0:
+        losses = self.surrogate(now.log_probs, batch.old_log_probs, batch.advantages, clip_range)
+        if self.kl_loss_coef > 0:
             divergence = surrogates.kl_new_old if self.reverse_kl else surrogates.kl_old_new
-            losses = losses + self.kl_penalty * divergence(now.log_probs, batch.log_probs)
-        policy_loss = reduced(losses, batch, token_mean)
-        terms, metrics = critic_terms(
+            losses = losses + self.kl_loss_coef * divergence(now.log_probs, batch.old_log_probs)
+        policy_loss = token_mean(losses, batch.mask, batch.counts)
+        other_loss, metrics = value_and_entropy_loss(
             now.values, now.entropy, batch, self.vf_coef, self.ent_coef, self.clip_range_vf
         )
         metrics |= ratio_metrics(now.log_probs, batch, clip_range)
-        return policy_loss + terms, {"policy_loss": policy_loss.detach(), **metrics}
+        return policy_loss + other_loss, {"policy_loss": policy_loss.detach(), **metrics}
 
     def surrogate(
         self, log_probs: Tensor, old: Tensor, advantages: Tensor, clip_range: float | None

@@ -3,16 +3,17 @@ other answers to the same prompt."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Unpack
 
 from torch import Tensor
 
-from agents.agent import Agent
+from agents.agent import Agent, Schedule
+from agents.algorithms.terms import Metrics, group_advantages
+from agents.construction import AUTO, Options
 from agents.functional import surrogates
 from agents.functional.advantages import leave_one_out
 from agents.functional.reductions import sequence_sum
 from agents.rollout import Batch, Rollout
-from agents.terms import Metrics, group_advantages, reduced
 
 
 class RLOO(Agent):
@@ -32,18 +33,18 @@ class RLOO(Agent):
         policy: Any,
         env: Any,
         *,
-        learning_rate: float = 1e-5,
+        learning_rate: float | Schedule = AUTO,
         group_size: int = 4,
-        **common: Any,
+        **common: Unpack[Options],
     ):
         super().__init__(policy, env, learning_rate=learning_rate, group_size=group_size, **common)
 
     def update(self, rollout: Rollout) -> dict[str, float]:
         columns = group_advantages(rollout, leave_one_out, self.group_size)
-        return self.descend_all(rollout, columns)
+        return self.optimize(rollout, columns)
 
     def loss(self, batch: Batch) -> tuple[Tensor, Metrics]:
         log_probs = self.policy.evaluate(batch.observations, batch.actions, batch.mask).log_probs
         losses = surrogates.score_function(log_probs, batch.advantages)
-        loss = reduced(losses, batch, sequence_sum)
+        loss = sequence_sum(losses, batch.mask, batch.counts)
         return loss, {"policy_loss": loss.detach()}

@@ -3,17 +3,20 @@ within KL(π_old‖π) ≤ δ, by a natural-gradient step and a line search."""
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from functools import partial
+from typing import Any, ClassVar, Unpack
 
 import torch
 from torch import Tensor
+from torch.nn import Parameter
 
-from agents.agent import Agent
+from agents.agent import Agent, Schedule
+from agents.algorithms.terms import Metrics, estimated_advantages, value_and_entropy_loss
+from agents.construction import AUTO, Options
 from agents.functional import natural_gradient as natural
 from agents.functional import surrogates
 from agents.functional.reductions import token_mean
 from agents.rollout import Batch, Rollout
-from agents.terms import critic_terms, estimated_advantages
 
 
 class TRPO(Agent):
@@ -27,14 +30,16 @@ class TRPO(Agent):
             language model has to be loaded with ``attn_implementation="eager"``, for second
             derivatives, and in float32.
         learning_rate: of AdamW, for the critic alone.
+        batch_size: rows per optimiser step of the critic; None takes the whole rollout.
         n_critic_updates: passes over each rollout that fit the critic.
         gamma: discount; 1 for text, where only the end is scored.
         gae_lambda: λ of GAE; 0 trusts the critic, 1 the returns.
         target_kl: δ, nats per step.
         cg_max_steps: iterations of conjugate gradient.
-        cg_damping: added to the Fisher matrix's diagonal.
-        fisher_rows: rows that the Fisher matrix is estimated from; None takes all. Second
-            derivatives take several times the memory of first ones.
+        cg_damping: λ in (H + λI)x = −g, which is solved for the direction. The length of the step
+            is that of H itself, ½ xᵀHx = δ.
+        fisher_rows: rows that H is estimated from; None takes all. Second derivatives take several
+            times the memory of first ones.
         line_search_shrinking_factor: of the step, at each try.
         line_search_max_iter: tries.
         normalize_advantage: over the rollout's counted steps, to mean 0 and deviation 1.
@@ -47,21 +52,23 @@ class TRPO(Agent):
         policy: Any,
         env: Any,
         *,
-        learning_rate: float = 1e-3,
+        learning_rate: float | Schedule = AUTO,
+        batch_size: int | None = AUTO,
         n_critic_updates: int = 10,
-        gamma: float = 1.0,
-        gae_lambda: float = 0.95,
-        target_kl: float = 0.01,
-        cg_max_steps: int = 15,
-        cg_damping: float = 0.1,
-        fisher_rows: int | None = None,
+        gamma: float = AUTO,
+        gae_lambda: float = AUTO,
+        target_kl: float = AUTO,
+        cg_max_steps: int = AUTO,
+        cg_damping: float = AUTO,
+        fisher_rows: int | None = AUTO,
         line_search_shrinking_factor: float = 0.8,
         line_search_max_iter: int = 10,
         normalize_advantage: bool = True,
-        **common: Any,
+        **common: Unpack[Options],
     ):
         super().__init__(policy, env, learning_rate=learning_rate, **common)
-        self.n_critic_updates, self.gamma, self.gae_lambda = n_critic_updates, gamma, gae_lambda
+        self.batch_size, self.n_critic_updates = batch_size, n_critic_updates
+        self.gamma, self.gae_lambda = gamma, gae_lambda
         self.target_kl, self.cg_max_steps, self.cg_damping = target_kl, cg_max_steps, cg_damping
         self.fisher_rows = fisher_rows
         self.line_search_shrinking_factor = line_search_shrinking_factor
@@ -73,46 +80,44 @@ class TRPO(Agent):
             rollout, self.gamma, self.gae_lambda, self.normalize_advantage
         )
         metrics = self.trust_region_step(rollout.batch(**columns))
-        return metrics | self.descend_all(rollout, columns, self.n_critic_updates)
+        return metrics | self.optimize(rollout, columns, self.n_critic_updates, self.batch_size)
 
     def trust_region_step(self, batch: Batch) -> dict[str, float]:
-        """Move the policy: x = H⁻¹(−g), scaled to the edge of the region, then drawn back."""
+        """Move the policy: (H + λI)x = −g, scaled to ½ xᵀHx = δ, then shortened by line search."""
         parameters = self.policy.actor_parameters()
         before = [parameter.detach().clone() for parameter in parameters]
-
-        now = self.policy.evaluate(batch.observations, batch.actions, batch.mask)
-        loss = self.surrogate_loss(now.log_probs, batch)
-        gradient = natural.flatten(torch.autograd.grad(loss, parameters, materialize_grads=True))
-        old_distribution, loss = now.distribution.detach(), loss.item()
+        parts = list(batch.micro_batches(self.micro_batch_size))
+        loss, gradient, old = self.loss_and_gradient(parts, parameters)
 
         rows = torch.randperm(len(batch), generator=self.generator)[: self.fisher_rows]
-        part = batch.take(rows.to(batch.mask.device))
-        now = self.policy.evaluate(part.observations, part.actions, part.mask).distribution
-        fisher = natural.fisher_operator(
-            token_mean(now.detach().kl(now), part.mask), parameters, self.cg_damping
-        )
-        direction = natural.conjugate_gradient(fisher, -gradient, self.cg_max_steps)
-        size = natural.natural_step_size(self.target_kl, direction, fisher(direction))
-        step = size * direction
-        del fisher, now, part  # the graph of second derivatives is large
+        some = batch.take(rows.to(batch.mask.device))
+        step = natural.natural_step(
+            natural.summed_operator(
+                [partial(self.kl_to_itself, p) for p in some.micro_batches(self.micro_batch_size)],
+                parameters,
+            ),
+            gradient, self.target_kl, self.cg_damping, self.cg_max_steps,
+        )  # fmt: skip
 
-        def move(displacement: Tensor) -> None:
+        @torch.no_grad()
+        def displace(displacement: Tensor) -> tuple[float, float]:
+            """Move the parameters to old + displacement; the surrogate loss and the KL there."""
             pieces = natural.unflatten(displacement, parameters)
             for parameter, start, piece in zip(parameters, before, pieces, strict=True):
-                parameter.data.copy_(start + piece)
-
-        def evaluate(displacement: Tensor) -> tuple[float, float]:
-            move(displacement)
-            now = self.policy.evaluate(batch.observations, batch.actions, batch.mask)
-            kl = token_mean(old_distribution.kl(now.distribution), batch.mask)
-            return self.surrogate_loss(now.log_probs, batch).item(), kl.item()
+                parameter.copy_(start + piece)
+            new_loss = kl = 0.0
+            for part, distribution in zip(parts, old, strict=True):
+                now = self.policy.evaluate(part.observations, part.actions, part.mask)
+                divergence = distribution.kl(now.distribution)
+                new_loss += self.surrogate_loss(now.log_probs, part).item()
+                kl += token_mean(divergence, part.mask, part.counts).item()
+            return new_loss, kl
 
         fraction = natural.line_search(
-            evaluate, step, loss, self.target_kl,
+            displace, step, loss, self.target_kl,
             self.line_search_shrinking_factor, self.line_search_max_iter,
         )  # fmt: skip
-        with torch.no_grad():
-            new_loss, kl = evaluate(fraction * step)
+        new_loss, kl = displace(fraction * step)
         return {
             "policy_objective": -new_loss,
             "improvement": loss - new_loss,
@@ -120,16 +125,35 @@ class TRPO(Agent):
             "step_fraction": fraction,
         }
 
+    def loss_and_gradient(
+        self, parts: list[Batch], parameters: list[Parameter]
+    ) -> tuple[float, Tensor, list[Any]]:
+        """−E[r·A] over all parts, its gradient as one vector, and each part's π_old."""
+        losses, gradients, old = [], [], []
+        for part in parts:
+            now = self.policy.evaluate(part.observations, part.actions, part.mask)
+            loss = self.surrogate_loss(now.log_probs, part)
+            grads = torch.autograd.grad(loss, parameters, materialize_grads=True)
+            gradients.append(natural.flatten(grads))
+            losses.append(loss.item())
+            old.append(now.distribution.detach())
+        return sum(losses), torch.stack(gradients).sum(dim=0), old
+
+    def kl_to_itself(self, batch: Batch) -> Tensor:
+        """The mean KL(π_old‖π) at π = π_old: 0, and its Hessian is the Fisher information."""
+        now = self.policy.evaluate(batch.observations, batch.actions, batch.mask).distribution
+        return token_mean(now.detach().kl(now), batch.mask, batch.counts)
+
     @staticmethod
     def surrogate_loss(log_probs: Tensor, batch: Batch) -> Tensor:
         """−E[r·A]."""
-        losses = surrogates.importance_weighted(log_probs, batch.log_probs, batch.advantages)
-        return token_mean(losses, batch.mask)
+        losses = surrogates.importance_weighted(log_probs, batch.old_log_probs, batch.advantages)
+        return token_mean(losses, batch.mask, batch.counts)
 
-    def loss(self, batch: Batch) -> tuple[Tensor, dict[str, Any]]:
-        """The critic's, which `descend` minimises by the critic's own parameters."""
-        now = self.policy.evaluate(batch.observations, batch.actions, batch.mask)
-        return critic_terms(now.values, None, batch, 1.0, 0.0)
+    def loss(self, batch: Batch) -> tuple[Tensor, Metrics]:
+        """The critic's, which `optimizer_step` minimises by the critic's own parameters."""
+        values = self.policy.evaluate_values(batch.observations, batch.mask)
+        return value_and_entropy_loss(values, None, batch, vf_coef=1.0, ent_coef=0.0)
 
-    def trained_parameters(self) -> list[torch.nn.Parameter]:
+    def trained_parameters(self) -> list[Parameter]:
         return self.policy.critic_parameters()

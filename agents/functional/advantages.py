@@ -15,7 +15,7 @@ from agents.functional._shapes import check_bool, check_rows
 
 def discounted_returns(
     rewards: Tensor,
-    ended: Tensor,
+    episode_end: Tensor,
     gamma: float,
     next_values: Tensor | None = None,
     mask: Tensor | None = None,
@@ -26,32 +26,34 @@ def discounted_returns(
 
     Args:
         rewards: [B, T].
-        ended: [B, T] bool, the episode is terminated or truncated after step t.
+        episode_end: [B, T] bool, the episode ends after step t, terminated or truncated.
         gamma: discount in [0, 1].
         next_values: [B, T], the value of the state after step t: 0 where terminated, V(final
-            observation) where truncated. Read where `ended`, in the last column, and before a
+            observation) where truncated. Read where `episode_end`, in the last column, and before a
             masked step; None means 0 everywhere.
         mask: [B, T] bool; masked steps return 0 and cut the row like an end.
 
     Returns:
         [B, T].
     """
-    check_rows(rewards=rewards, ended=ended, next_values=next_values, mask=mask)
-    check_bool(ended=ended, mask=mask)
-    continues = _continues(ended, mask)
+    check_rows(rewards=rewards, episode_end=episode_end, next_values=next_values, mask=mask)
+    check_bool(episode_end=episode_end, mask=mask)
+    continues = _continues(episode_end, mask)
     terms = rewards
     if next_values is not None:
         terms = rewards + gamma * torch.where(continues, 0.0, next_values)
     return _discounted_sums(_counted(terms, mask), continues, gamma)
 
 
-def trajectory_return(rewards: Tensor, mask: Tensor) -> Tensor:
-    """R(τ) = Σ_t r_t over the counted steps, undiscounted, repeated at every step of its row.
+def trajectory_return(rewards: Tensor, gamma: float, mask: Tensor) -> Tensor:
+    """R(τ) = Σ_t γ^t r_t over the counted steps, repeated at every step of its row.
 
-    For rows that hold one episode each. Ψ_t of the simplest REINFORCE (Williams 1992).
+    For rows that hold one episode each, from its first step. Ψ_t of the simplest REINFORCE
+    (Williams 1992; Sutton & Barto 2018, eq. 3.8).
 
     Args:
         rewards: [B, T].
+        gamma: discount in [0, 1].
         mask: [B, T] bool.
 
     Returns:
@@ -59,7 +61,9 @@ def trajectory_return(rewards: Tensor, mask: Tensor) -> Tensor:
     """
     check_rows(rewards=rewards, mask=mask)
     check_bool(mask=mask)
-    return _counted(rewards, mask).sum(dim=1, keepdim=True).repeat(1, rewards.shape[1])
+    discounts = gamma ** torch.arange(rewards.shape[1], device=rewards.device)
+    returns = (_counted(rewards, mask) * discounts).sum(dim=1, keepdim=True)
+    return returns.repeat(1, rewards.shape[1])
 
 
 def temporal_difference_errors(
@@ -89,7 +93,7 @@ def generalized_advantages(
     rewards: Tensor,
     values: Tensor,
     next_values: Tensor,
-    ended: Tensor,
+    episode_end: Tensor,
     gamma: float,
     gae_lambda: float,
     mask: Tensor | None = None,
@@ -102,17 +106,19 @@ def generalized_advantages(
     Args:
         rewards, values: [B, T].
         next_values: [B, T], V(s_{t+1}): 0 where terminated, V(final observation) where truncated.
-        ended: [B, T] bool, the episode is terminated or truncated after step t.
+        episode_end: [B, T] bool, the episode ends after step t, terminated or truncated.
         gamma, gae_lambda: in [0, 1].
         mask: [B, T] bool; masked steps return 0 and cut the row like an end.
 
     Returns:
         [B, T].
     """
-    check_rows(rewards=rewards, values=values, next_values=next_values, ended=ended, mask=mask)
-    check_bool(ended=ended, mask=mask)
+    check_rows(
+        rewards=rewards, values=values, next_values=next_values, episode_end=episode_end, mask=mask
+    )
+    check_bool(episode_end=episode_end, mask=mask)
     errors = temporal_difference_errors(rewards, values, next_values, gamma, mask)
-    return _discounted_sums(errors, _continues(ended, mask), gamma * gae_lambda)
+    return _discounted_sums(errors, _continues(episode_end, mask), gamma * gae_lambda)
 
 
 def moving_average_baseline(baseline: float, batch_mean: float, momentum: float) -> float:
@@ -199,9 +205,9 @@ def _counted(terms: Tensor, mask: Tensor | None) -> Tensor:
     return terms if mask is None else torch.where(mask, terms, 0.0)
 
 
-def _continues(ended: Tensor, mask: Tensor | None) -> Tensor:
+def _continues(episode_end: Tensor, mask: Tensor | None) -> Tensor:
     """[B, T] bool: step t + 1 is in the row, counts, and belongs to the same episode as step t."""
-    continues = ~ended
+    continues = ~episode_end
     continues[:, -1] = False
     if mask is not None:
         continues[:, :-1] &= mask[:, :-1] & mask[:, 1:]
@@ -211,10 +217,10 @@ def _continues(ended: Tensor, mask: Tensor | None) -> Tensor:
 def _discounted_sums(terms: Tensor, continues: Tensor, discount: float) -> Tensor:
     """S_t = x_t + discount · S_{t+1} while the episode continues, x_t where it does not."""
     columns = []
-    following = torch.zeros_like(terms[:, 0])
+    next_sum = torch.zeros_like(terms[:, 0])
     for t in reversed(range(terms.shape[1])):
-        following = terms[:, t] + discount * torch.where(continues[:, t], following, 0.0)
-        columns.append(following)
+        next_sum = terms[:, t] + discount * torch.where(continues[:, t], next_sum, 0.0)
+        columns.append(next_sum)
     return torch.stack(columns[::-1], dim=1)
 
 

@@ -61,6 +61,31 @@ def fisher_operator(
     return product
 
 
+def summed_operator(
+    kls: Sequence[Callable[[], Tensor]], parameters: Sequence[Tensor]
+) -> Callable[[Tensor], Tensor]:
+    """v -> H v, with H the Hessian of the sum of several KLs, such as those of micro-batches.
+
+    The graph of a sole KL is kept for all products. Those of several are made anew for each
+    product, one after the other, since they would not fit together.
+
+    Args:
+        kls: functions that work out a scalar with graph, each its share of the mean.
+        parameters: those that π depends on.
+
+    Returns:
+        A function [n] -> [n], without damping.
+    """
+    if len(kls) == 1:
+        return fisher_operator(kls[0](), parameters, damping=0.0)
+
+    def product(vector: Tensor) -> Tensor:
+        products = [fisher_operator(kl(), parameters, damping=0.0)(vector) for kl in kls]
+        return torch.stack(products).sum(dim=0)
+
+    return product
+
+
 def fisher_vector_product(
     kl: Tensor, parameters: Sequence[Tensor], vector: Tensor, damping: float = 0.1
 ) -> Tensor:
@@ -119,6 +144,33 @@ def natural_step_size(delta: float, step: Tensor, hessian_step: Tensor) -> Tenso
         )
     curvature = step @ hessian_step
     return torch.where(curvature > 0, (2 * delta / curvature).sqrt(), torch.zeros_like(curvature))
+
+
+def natural_step(
+    fisher: Callable[[Tensor], Tensor],
+    gradient: Tensor,
+    delta: float,
+    damping: float = 0.1,
+    iterations: int = 15,
+) -> Tensor:
+    """The step along the natural gradient to the edge of the trust region.
+
+    Damping decides the direction, (H + λI) x = -g, where few samples make H unsure. The length is
+    that of H itself, ½ xᵀHx = δ: with the damped matrix a step would fall short of δ by as much as
+    damping outweighs H (Schulman et al. 2015, appendix C, has no damping there).
+
+    Args:
+        fisher: v [n] -> H v [n], without damping.
+        gradient: g [n], of the loss.
+        delta: δ, nats.
+        damping: λ.
+        iterations: of conjugate gradient.
+
+    Returns:
+        x [n], without gradient.
+    """
+    direction = conjugate_gradient(lambda v: fisher(v) + damping * v, -gradient, iterations)
+    return natural_step_size(delta, direction, fisher(direction)) * direction
 
 
 @torch.no_grad()

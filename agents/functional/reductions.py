@@ -10,14 +10,16 @@
 `mask` [B, T] bool is True where a step counts. A sequence is a row with at least one such step, so
 a row that is padding throughout changes nothing. Masked losses are left out, not multiplied by 0.
 
-`count` is for gradient accumulation: given the number of counted steps (`token_mean`) or of
-sequences (the others) in the *whole* optimiser step, the results of its micro-batches add up to
-the result of the whole, whatever their sizes. None counts what is here; nothing there gives NaN.
+`counts` is for gradient accumulation: given the `Counts` of the *whole* optimiser step, the results
+of its micro-batches add up to the result of the whole, whatever their sizes. None counts what is
+here; nothing there gives NaN. A reduction of your own takes the same three arguments.
 
 Results are scalars in units of the loss; gradients flow into `losses`.
 """
 
 from __future__ import annotations
+
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -25,30 +27,43 @@ from torch import Tensor
 from agents.functional._shapes import check_bool, check_rows
 
 
-def token_mean(losses: Tensor, mask: Tensor, count: Tensor | float | None = None) -> Tensor:
+class Counts(NamedTuple):
+    """What an optimiser step holds in all, whatever part of it a tensor shows.
+
+    Attributes:
+        steps: counted steps.
+        episodes: episodes, or the parts of them that fell into the rollout. Where a row is a
+            sequence, its sequences.
+    """
+
+    steps: float
+    episodes: float
+
+
+def token_mean(losses: Tensor, mask: Tensor, counts: Counts | None = None) -> Tensor:
     """Sum over counted steps / number of counted steps."""
     sums = _row_sums(losses, mask)
-    return sums.sum() / (mask.sum() if count is None else count)
+    return sums.sum() / (mask.sum() if counts is None else counts.steps)
 
 
-def sequence_mean(losses: Tensor, mask: Tensor, count: Tensor | float | None = None) -> Tensor:
+def sequence_mean(losses: Tensor, mask: Tensor, counts: Counts | None = None) -> Tensor:
     """Mean over the steps of each sequence, then over sequences."""
     sums = _row_sums(losses, mask)
     lengths = mask.sum(dim=1).clamp(min=1)  # a row without steps adds 0 / 1
-    return (sums / lengths).sum() / _sequences(mask, count)
+    return (sums / lengths).sum() / _episodes(mask, counts)
 
 
-def sequence_sum(losses: Tensor, mask: Tensor, count: Tensor | float | None = None) -> Tensor:
-    """Sum over the steps of each sequence, then the mean over sequences."""
+def sequence_sum(losses: Tensor, mask: Tensor, counts: Counts | None = None) -> Tensor:
+    """Sum over the steps of each episode, then the mean over episodes."""
     sums = _row_sums(losses, mask)
-    return sums.sum() / _sequences(mask, count)
+    return sums.sum() / _episodes(mask, counts)
 
 
 def constant_length(
-    losses: Tensor, mask: Tensor, length: float, count: Tensor | float | None = None
+    losses: Tensor, mask: Tensor, length: float, counts: Counts | None = None
 ) -> Tensor:
     """`sequence_sum` / `length`, a constant such as the token budget."""
-    return sequence_sum(losses, mask, count) / length
+    return sequence_sum(losses, mask, counts) / length
 
 
 def _row_sums(losses: Tensor, mask: Tensor) -> Tensor:
@@ -57,5 +72,5 @@ def _row_sums(losses: Tensor, mask: Tensor) -> Tensor:
     return torch.where(mask, losses, 0.0).sum(dim=1)
 
 
-def _sequences(mask: Tensor, count: Tensor | float | None) -> Tensor | float:
-    return mask.any(dim=1).sum() if count is None else count
+def _episodes(mask: Tensor, counts: Counts | None) -> Tensor | float:
+    return mask.any(dim=1).sum() if counts is None else counts.episodes

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from agents.functional._shapes import check_bool, check_same_shape
+from agents.functional.reductions import Counts
 from textenv.kl import k3
 
 
@@ -82,11 +83,11 @@ def clip_fraction(
     mask: Tensor,
     clip_range: float,
     clip_range_high: float | None = None,
-    count: Tensor | float | None = None,
+    counts: Counts | None = None,
 ) -> Tensor:
     """Metric: the share of counted steps with r outside [1 - ε, 1 + ε], whatever the advantage.
 
-    `count` as in `reductions`: the counted steps of the whole, of which these are a micro-batch.
+    `counts` as in `reductions`: of the whole, of which these may be a micro-batch.
 
     Returns:
         A scalar; NaN when no step counts.
@@ -96,7 +97,7 @@ def clip_fraction(
     ratios = ratio(log_probs, old_log_probs)[mask]
     high = clip_range if clip_range_high is None else clip_range_high
     outside = (ratios < 1 - clip_range) | (ratios > 1 + high)
-    return outside.sum() / (mask.sum() if count is None else count)
+    return outside.sum() / (mask.sum() if counts is None else counts.steps)
 
 
 def kl_old_new(log_probs: Tensor, old_log_probs: Tensor) -> Tensor:
@@ -123,7 +124,7 @@ def importance_weighted_kl(
     """KL(π‖π_ref) from a ~ π_old: r · k3(log π, log π_ref) (DeepSeek-V3.2, 2025, §3.1).
 
     GRPO (Shao et al. 2024, eq. 4) uses plain `k3`, whose value is right only while π = π_old and
-    whose gradient is then that of KL(π_ref‖π). The weight r, with its gradient, mends both: the
+    whose gradient is then that of KL(π_ref‖π). The weight r, with its gradient, corrects both: the
     mean of r k3 under π_old is that of k3 under π, KL(π‖π_ref), for every π. Never negative.
     """
     check_same_shape(

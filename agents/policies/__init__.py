@@ -2,7 +2,85 @@
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import torch
+from gymnasium.vector import VectorEnv
+
+from agents.policies.base import Policy, check_policy
 from agents.policies.causal_lm import CausalLMPolicy
 from agents.policies.mlp import MlpPolicy
 
-__all__ = ["CausalLMPolicy", "MlpPolicy"]
+__all__ = ["CausalLMPolicy", "MlpPolicy", "Policy"]
+NAMES: dict[str, Any] = {"CausalLMPolicy": CausalLMPolicy, "MlpPolicy": MlpPolicy}
+
+
+def find(policy: str | type) -> Any:
+    """The class that a name stands for; a class as it is.
+
+    Raises:
+        ValueError: there is no policy of this name.
+    """
+    if not isinstance(policy, str):
+        return policy
+    if policy not in NAMES:
+        raise ValueError(
+            f"policy={policy!r} is unknown: use one of {', '.join(NAMES)}, or pass a class."
+        )
+    return NAMES[policy]
+
+
+def make(
+    cls: Any,
+    env: VectorEnv,
+    needs: Mapping[str, Any],
+    policy_kwargs: Mapping[str, Any],
+    seed: int | None,
+    device: torch.device,
+) -> Any:
+    """A policy for one row of an environment.
+
+    Args:
+        cls: its class.
+        env: whose spaces it gets.
+        needs: what the algorithm needs of a language model; ``policy_kwargs`` come first.
+        policy_kwargs: arguments of the policy.
+        seed: of new weights, where it has such an argument.
+        device: where it lives.
+
+    Raises:
+        TypeError: it does not keep the contract of `agents.policies.base.Policy`.
+    """
+    keywords = {"device": device, **policy_kwargs}
+    if cls.sequential:
+        keywords = {**needs, **keywords}
+    if seed is not None and "seed" in inspect.signature(cls).parameters:
+        keywords.setdefault("seed", seed)
+    policy = cls(env.single_observation_space, env.single_action_space, **keywords)
+    check_policy(policy)
+    return policy
+
+
+def predict(
+    policy: Any,
+    action_space: gym.Space,
+    observation: Any,
+    state: Any = None,
+    episode_start: Any = None,
+    deterministic: bool = False,
+) -> tuple[np.ndarray, Any]:
+    """Actions for one observation or a batch of them (`agents.Agent.predict`)."""
+    batched = policy.is_batched(observation)
+    if not batched and isinstance(observation, dict):
+        observation = {key: np.asarray(value)[None] for key, value in observation.items()}
+    elif not batched:
+        observation = np.asarray(observation)[None]
+    actions, _, _, state = policy.act(observation, state, episode_start, deterministic)
+    actions = actions.cpu().numpy()
+    if isinstance(action_space, gym.spaces.Box):
+        actions = np.clip(actions, action_space.low, action_space.high)
+    return (actions if batched else actions[0]), state

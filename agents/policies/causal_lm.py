@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -14,18 +14,20 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from agents.policies.base import Evaluation
+from agents.policies.base import Evaluation, Policy
 from agents.policies.distributions import TokenDistribution, draw, to_rows
 from textenv.lm.decoder import Decoder
 from textenv.lm.loading import cast, load_model
 from textenv.lm.parts import check_supported, split, unwrapped
 from textenv.lm.scoring import Sampling, response_states
+from textenv.lm.vocabulary import own_tokenizer
+from textenv.shaping import ActionRecord
 
 # No float16: gradients would vanish in it without loss scaling.
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
-class CausalLMPolicy(nn.Module):
+class CausalLMPolicy(nn.Module, Policy):
     """π(a|s) is the language model; V(s) is a linear head on the body's last hidden state.
 
     The state of this recurrent policy is the cache of keys and values, so acting feeds the model
@@ -44,7 +46,7 @@ class CausalLMPolicy(nn.Module):
         device: where the model lives.
     """
 
-    sequential = True  # each observation of an episode is a prefix of the next
+    sequential = True
 
     def __init__(
         self,
@@ -73,7 +75,7 @@ class CausalLMPolicy(nn.Module):
         self.model.eval()  # dropout stays off, in rollout and in update
         _check_live(self.model, attn_implementation)
         self.body, self.head = split(self.model)
-        vocabulary = int(action_space.n)
+        vocabulary = int(gym.spaces.flatdim(action_space))
         columns = unwrapped(self.model).get_output_embeddings().weight.shape[0]
         if columns < vocabulary:
             raise ValueError(
@@ -86,18 +88,17 @@ class CausalLMPolicy(nn.Module):
                 f"banned_tokens contains {wrong[0]}, but the vocabulary has the ids 0 to "
                 f"{vocabulary - 1}."
             )
-        check_supported(self.model, observation_space["input_ids"].shape[0])
+        check_supported(self.model, gym.spaces.flatdim(observation_space["input_ids"]))
         self.sampling = Sampling(temperature, tuple(banned_tokens), vocabulary)
         self.dtype, self.device = DTYPES[dtype], torch.device(device)
         size = unwrapped(self.model).config.get_text_config().hidden_size
-        # Random weights, not wanted here, would be drawn from the world's generator.
+        # Random weights are not wanted here, and would move the global random state.
         self.value_head = nn.utils.skip_init(nn.Linear, size, 1, device=device)
         nn.init.zeros_(self.value_head.weight)  # a critic that starts at zero disturbs nothing
         nn.init.zeros_(self.value_head.bias)
         self._acting: list[nn.Module] = []  # in a list, for a copy is no part of this module
         self.generator = torch.Generator(device=self.device)
-        self.last_log_probs: Tensor | None = None
-        self.last_logits: Tensor | None = None
+        self.action_record: ActionRecord | None = None
 
     def actor_parameters(self) -> list[nn.Parameter]:
         """Those that π depends on."""
@@ -107,18 +108,16 @@ class CausalLMPolicy(nn.Module):
         """Those that only V depends on."""
         return list(self.value_head.parameters())
 
-    def seed(self, seed: int) -> None:
-        """Seed the drawing of actions."""
-        self.generator.manual_seed(seed)
-
     @property
-    def rounds(self) -> bool:
+    def reduced_precision(self) -> bool:
         """Whether `act` and `evaluate` differ by the rounding of a reduced precision."""
         return self.dtype != torch.float32
 
     def autocast(self) -> AbstractContextManager:
         """The context in which the weights that learn run in the policy's precision."""
-        return torch.autocast(self.device.type, self.dtype) if self.rounds else nullcontext()
+        if not self.reduced_precision:
+            return nullcontext()
+        return torch.autocast(self.device.type, self.dtype)
 
     def initial_state(self, num_rows: int, max_length: int) -> Decoder:
         """An empty cache, over a fresh copy of the weights where acting has its own precision."""
@@ -127,7 +126,7 @@ class CausalLMPolicy(nn.Module):
     @torch.no_grad()
     def acting_model(self) -> nn.Module:
         """The model that acts: the one that learns, or its present copy in lower precision."""
-        if not self.rounds:
+        if not self.reduced_precision:
             return self.model
         if not self._acting:
             self._acting.append(cast(copy.deepcopy(unwrapped(self.model)), self.dtype))
@@ -149,25 +148,25 @@ class CausalLMPolicy(nn.Module):
             observation: ``input_ids`` ``[B, L]`` and ``attention_mask`` ``[B, L]``, numpy or torch.
             state: what the last call returned. None begins afresh, as one must after an update: the
                 keys and values of old weights are of no use.
-            episode_start: ``[B]`` bool, rows that begin an episode. Rows of observations on the CPU
-                are compared with what the cache has seen, so there it may be wrong or missing.
+            episode_start: not needed, and not believed. Rows are compared with what the cache has
+                seen, or, on an accelerator, the environment's own count of episodes tells.
             deterministic: the likeliest token instead of a sampled one.
 
         Returns:
             actions ``[B]`` int64, log_probs ``[B]`` (nats), values ``[B]``, state. The first two
-            are also left on the policy, with the logits, for the environment's KL shaping.
+            are also left as the policy's ``action_record``, for the environment's KL shaping.
         """
         input_ids = torch.as_tensor(observation["input_ids"])
         lengths = torch.as_tensor(observation["attention_mask"]).sum(dim=1, dtype=torch.int64)
-        start = None if episode_start is None else torch.as_tensor(episode_start, dtype=torch.bool)
         if state is None:
             state = self.initial_state(*input_ids.shape)
-        logits, hidden = state.next(input_ids, lengths, start)
+        logits, hidden = state.next(input_ids, lengths, getattr(observation, "origin", None))
         every = self.sampling.apply(logits).log_softmax(dim=-1)
         actions = every.argmax(dim=-1) if deterministic else draw(every, self.generator)
         log_probs = every.gather(1, actions[:, None])[:, 0]
         values = self.value_head(hidden)[:, 0]
-        self.last_log_probs, self.last_logits = log_probs, every
+        # A copy of the actions, so that a change to what is returned here is noticed.
+        self.action_record = ActionRecord(actions.clone(), log_probs)
         return actions, log_probs, values, state
 
     @torch.no_grad()
@@ -203,8 +202,17 @@ class CausalLMPolicy(nn.Module):
         values = to_rows(self.value_head(hidden.float())[:, 0], mask)
         return Evaluation(log_probs, values, entropies, distribution)
 
-    @staticmethod
-    def rollout_observations(first: dict[str, Any], last: dict[str, Any]) -> dict[str, Tensor]:
+    def evaluate_values(self, observations: dict[str, Tensor], mask: Tensor) -> Tensor:
+        """V ``[B, T]`` of the counted steps. Gradients flow to the value head, not to the body."""
+        with torch.no_grad(), self.autocast():
+            hidden = response_states(
+                self.body, observations["input_ids"], observations["prompt_lengths"], mask
+            )
+        return to_rows(self.value_head(hidden.float())[:, 0], mask)
+
+    def rollout_observations(
+        self, first: dict[str, Any], last: dict[str, Any]
+    ) -> dict[str, Tensor]:
         """What `evaluate` wants of episodes, from their first and their last observations."""
         lengths = torch.as_tensor(first["attention_mask"]).sum(dim=1, dtype=torch.int64)
         return {"input_ids": torch.as_tensor(last["input_ids"]), "prompt_lengths": lengths}
@@ -226,7 +234,13 @@ class CausalLMPolicy(nn.Module):
         return {"model": str(folder)}
 
     @staticmethod
-    def is_batched(observation: dict[str, Any]) -> bool:
+    def env_kwargs(policy_kwargs: Mapping[str, Any]) -> dict[str, Any]:
+        """The tokenizer of the model, for an environment that is made for it."""
+        model = policy_kwargs.get("model", "bundled")
+        tokenizer = model if isinstance(model, str | Path) else own_tokenizer(model)
+        return {} if tokenizer is None else {"tokenizer": tokenizer}
+
+    def is_batched(self, observation: dict[str, Any]) -> bool:
         """Whether an observation is of many rows, or of one."""
         return np.ndim(observation["input_ids"]) == 2
 

@@ -4,21 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.distributions import Categorical, Distribution, Independent, Normal
 
-from agents.policies.base import Evaluation
+from agents.policies.base import Evaluation, Policy
 from agents.policies.distributions import TorchDistribution, draw
 
 
-class MlpPolicy(nn.Module):
+class MlpPolicy(nn.Module, Policy):
     """Two separate multilayer perceptrons: π over discrete or continuous actions, and V.
 
     Discrete actions are Categorical; a Box is a diagonal Normal whose log standard deviation is a
@@ -35,9 +33,6 @@ class MlpPolicy(nn.Module):
         seed: of the weights.
         device: where the networks live.
     """
-
-    sequential = False
-    rounds = False
 
     def __init__(
         self,
@@ -59,12 +54,16 @@ class MlpPolicy(nn.Module):
         if isinstance(action_space, gym.spaces.Discrete) and action_space.start != 0:
             raise ValueError(f"MlpPolicy counts actions from 0, but this is {action_space}.")
         self.observation_space, self.device = observation_space, torch.device(device)
-        self.discrete = isinstance(action_space, gym.spaces.Discrete)
-        if not self.discrete and not isinstance(action_space, gym.spaces.Box):
+        self.action_shape: tuple[int, ...]
+        if isinstance(action_space, gym.spaces.Discrete):
+            outputs, self.action_shape = int(action_space.n), ()
+        elif isinstance(action_space, gym.spaces.Box):
+            outputs, self.action_shape = int(np.prod(action_space.shape)), action_space.shape
+        else:
             raise ValueError(f"MlpPolicy knows Discrete and Box actions, not {action_space}.")
+        self.discrete = isinstance(action_space, gym.spaces.Discrete)
         size = gym.spaces.flatdim(observation_space)
-        outputs = int(action_space.n) if self.discrete else int(np.prod(action_space.shape))
-        with torch.random.fork_rng(devices=[]):  # nobody else's random numbers change
+        with torch.random.fork_rng(devices=[]):  # the global random state stays as it was
             torch.manual_seed(torch.seed() if seed is None else seed)
             self.actor = _mlp([size, *net_arch, outputs], last_gain=0.01)
             self.critic = _mlp([size, *net_arch, 1], last_gain=1.0)
@@ -72,7 +71,6 @@ class MlpPolicy(nn.Module):
             self.log_std = nn.Parameter(
                 torch.full((outputs,), float(log_std_init)), requires_grad=learn_std
             )
-        self.action_shape = action_space.shape
         self.generator = torch.Generator(device=self.device)
         self.to(device)
 
@@ -84,10 +82,6 @@ class MlpPolicy(nn.Module):
     def critic_parameters(self) -> list[nn.Parameter]:
         """Those that only V depends on."""
         return list(self.critic.parameters())
-
-    def seed(self, seed: int) -> None:
-        """Seed the drawing of actions."""
-        self.generator.manual_seed(seed)
 
     def features(self, observation: Any) -> Tensor:
         """Observations ``[N, ...]`` as rows of numbers ``[N, F]``, float32."""
@@ -133,6 +127,11 @@ class MlpPolicy(nn.Module):
         """V(s) ``[B]``."""
         return self.critic(self.features(observation))[:, 0]
 
+    def evaluate_values(self, observations: Tensor, mask: Tensor) -> Tensor:
+        """V ``[B, T]``, with gradients to the critic."""
+        features = self.features(observations.flatten(end_dim=1)).unflatten(0, mask.shape)
+        return self.critic(features)[..., 0]
+
     def evaluate(
         self, observations: Tensor, actions: Tensor, mask: Tensor, entropy: bool = False
     ) -> Evaluation:
@@ -145,22 +144,9 @@ class MlpPolicy(nn.Module):
         log_probs, entropies = distribution.log_probs(flat, entropy)
         return Evaluation(log_probs, self.critic(features)[..., 0], entropies, distribution)
 
-    def save(self, folder: Path, tokenizer: Any = None) -> None:
-        """Write the weights as ``policy.safetensors``."""
-        save_file(self.state_dict(), folder / "policy.safetensors")
-
-    def load(self, folder: Path) -> None:
-        """Read the weights back."""
-        self.load_state_dict(load_file(folder / "policy.safetensors"))
-
-    @staticmethod
-    def kwargs_for(folder: Path) -> dict[str, Any]:
-        """Nothing in the constructor depends on where the weights were saved."""
-        return {}
-
     def is_batched(self, observation: Any) -> bool:
         """Whether an observation is of many rows, or of one."""
-        return np.ndim(observation) > len(self.observation_space.shape)
+        return np.ndim(observation) > len(self.observation_space.shape or ())
 
 
 def _mlp(sizes: Sequence[int], last_gain: float) -> nn.Sequential:

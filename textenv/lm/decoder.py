@@ -8,11 +8,14 @@ reset while the others go on, wait while the others go on, and share the prefill
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from transformers.cache_utils import Cache, CacheLayerMixin
 
 from textenv.lm.parts import check_supported, split, unwrapped
+from textenv.token_table import Origin
 
 
 class RowCache(Cache):
@@ -28,6 +31,10 @@ class RowCache(Cache):
         super().__init__(layers=[_RowLayer(self) for _ in range(num_layers)])
         self.num_rows = num_rows
         self.max_length = max_length
+        self.rows: Tensor | None = None
+        self.sources: Tensor | None = None
+        self.positions: Tensor | None = None
+        self.columns = 0
 
     def prefill(self, rows: Tensor, sources: Tensor) -> None:
         """Next pass: row ``rows[i]`` of the table takes sequence ``sources[i]`` of the pass."""
@@ -43,6 +50,9 @@ class RowCache(Cache):
 
 class _RowLayer(CacheLayerMixin):
     """One attention layer's keys and values, each ``[rows, heads, columns, size]``."""
+
+    keys: Any  # tensors, once the first pass has shown their shapes
+    values: Any
 
     def __init__(self, cache: RowCache):
         super().__init__()
@@ -72,7 +82,7 @@ class _RowLayer(CacheLayerMixin):
         chosen = slice(None) if cache.rows is None else cache.rows  # all rows: a view, no copy
         return self.keys[chosen, :, : cache.columns], self.values[chosen, :, : cache.columns]
 
-    # Masks and positions are given explicitly at every pass, so nothing asks for these in earnest.
+    # Masks and positions are given explicitly at every pass, so the answers to these are not used.
     def get_seq_length(self) -> int:
         return 0
 
@@ -110,24 +120,27 @@ class Decoder:
         self.additive_mask = config._attn_implementation == "eager"
         self.cache = RowCache(config.num_hidden_layers, num_rows, max_length)
         self.num_rows, self.max_length = num_rows, max_length
+        # What the rows held at the last call: their tokens, or where they came from.
         self.seen = torch.zeros(num_rows, max_length, dtype=torch.int64)
         self.seen_lengths = torch.zeros(num_rows, dtype=torch.int64)
+        self.origin: Origin | None = None
         self.columns = 0  # the longest row, as known without asking the device
         self.logits: Tensor | None = None
         self.hidden: Tensor | None = None
 
     @torch.no_grad()
     def next(
-        self, input_ids: Tensor, lengths: Tensor, start: Tensor | None = None
+        self, input_ids: Tensor, lengths: Tensor, origin: Origin | None = None
     ) -> tuple[Tensor, Tensor]:
         """Logits for the token that follows each row.
 
         Args:
             input_ids: ``[B, L]`` int64, rows contiguous from column 0.
             lengths: ``[B]`` int64, how many columns of each row count.
-            start: ``[B]`` bool on the CPU: rows at the start of an episode. When ``input_ids`` lie
-                on an accelerator this is believed, so that no step waits for the device; on the CPU
-                every row is compared with what was seen and this is not needed.
+            origin: which episodes the rows belong to, as the environment counts them. Where
+                ``input_ids`` lie on an accelerator it tells which rows are new, so that no step
+                waits for the device. Without it, and always on the CPU, every row is compared with
+                what was seen.
 
         Returns:
             The logits ``[B, V]`` in float32 and the last hidden states ``[B, H]`` in float32.
@@ -137,7 +150,10 @@ class Decoder:
                 f"This decoder holds {self.num_rows} rows of at most {self.max_length} tokens, but "
                 f"the observation has the shape {tuple(input_ids.shape)}."
             )
-        fresh, grown = self._compare(input_ids, lengths, start)
+        if origin is not None and not input_ids.is_cpu:
+            fresh, grown = self._changes_by_origin(lengths, origin)
+        else:
+            fresh, grown = self._changes_by_comparison(input_ids, lengths)
         input_ids, lengths = input_ids.to(self.device), lengths.to(self.device)
         if grown.any():
             # Stepping all rows costs no copy of the cache. Feeding a waiting row its last token
@@ -146,18 +162,30 @@ class Decoder:
             self._step(input_ids, lengths, None if every else grown.nonzero()[:, 0])
         if fresh.any():
             self._prefill(input_ids, lengths, fresh.nonzero()[:, 0])
+        assert self.logits is not None and self.hidden is not None
         return self.logits, self.hidden
 
-    def _compare(self, input_ids: Tensor, lengths: Tensor, start: Tensor | None):
-        """Which rows must be prefilled and which have grown by one token, as CPU masks ``[B]``."""
-        if input_ids.is_cuda and start is not None:
-            fresh = start.cpu() | (self.seen_lengths == 0)
-            self.seen_lengths.fill_(1)  # from here on: "begun"
-            if fresh.any():
-                self.columns = int(lengths.max())
-            else:
-                self.columns = min(self.columns + 1, self.max_length)
-            return fresh, ~fresh
+    def _changes_by_origin(self, lengths: Tensor, origin: Origin) -> tuple[Tensor, Tensor]:
+        """Rows to prefill and rows that may have grown by one token, as CPU masks ``[B]``.
+
+        A row whose episode goes on and that did not grow is only fed its last token again.
+        """
+        before, self.origin = self.origin, origin
+        self.seen_lengths.zero_()  # the tokens themselves were not looked at
+        steps = -1 if before is None else origin.steps - before.steps
+        if before is None or steps not in (0, 1):
+            fresh = torch.ones(self.num_rows, dtype=torch.bool)
+        else:
+            fresh = torch.from_numpy(origin.episodes != before.episodes)
+        if fresh.any():
+            self.columns = int(lengths.max())
+        else:
+            self.columns = min(self.columns + steps, self.max_length)
+        return fresh, ~fresh & (steps == 1)
+
+    def _changes_by_comparison(self, input_ids: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """Rows to prefill and rows that have grown by one token, as CPU masks ``[B]``."""
+        self.origin = None
         input_ids, lengths = input_ids.cpu(), lengths.cpu()
         width = input_ids.shape[1]
         ahead = torch.arange(width) >= self.seen_lengths[:, None]
@@ -218,9 +246,10 @@ class Decoder:
         if rows is None or len(rows) == self.num_rows:
             self.logits, self.hidden = logits, hidden
             return
-        if self.logits is None:
-            self.logits = logits.new_zeros(self.num_rows, logits.shape[1])
-            self.hidden = hidden.new_zeros(self.num_rows, hidden.shape[1])
         # Not in place: the caller may still hold what the last call returned.
-        self.logits = self.logits.index_copy(0, rows, logits)
-        self.hidden = self.hidden.index_copy(0, rows, hidden)
+        before, hidden_before = self.logits, self.hidden
+        if before is None or hidden_before is None:
+            before = logits.new_zeros(self.num_rows, logits.shape[1])
+            hidden_before = hidden.new_zeros(self.num_rows, hidden.shape[1])
+        self.logits = before.index_copy(0, rows, logits)
+        self.hidden = hidden_before.index_copy(0, rows, hidden)

@@ -18,15 +18,18 @@ import io
 import os
 from contextlib import nullcontext, redirect_stderr
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
+
+from textenv.lm.parts import unwrapped
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 BUNDLED = Path(__file__).parent / "bundled"
+LOADED_FROM = "loaded_from"  # the attribute by which a loaded object knows its source
 
 
 def locate(source: str | os.PathLike[str]) -> tuple[str, dict[str, str]]:
@@ -87,12 +90,13 @@ def load_tokenizer(source: str | os.PathLike[str] | PreTrainedTokenizerBase):
         "read; save one there with tokenizer.save_pretrained, or name its own folder or hub id."
     )
     try:
-        tokenizer = AutoTokenizer.from_pretrained(name, **keywords)
+        tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False, **keywords)
     except ValueError as error:
         raise missing from error
     # Without its files, transformers makes a tokenizer of some architectures that knows no words.
     if len(tokenizer) <= len(tokenizer.all_special_ids):
         raise missing
+    setattr(tokenizer, LOADED_FROM, os.fspath(source))
     return tokenizer
 
 
@@ -114,23 +118,29 @@ def load_model(
             Second derivatives (Fisher-vector products) need ``"eager"``.
     """
     if not isinstance(source, str | os.PathLike):
-        return source.to(device) if device is not None else source
+        live: Any = source
+        return live.to(device) if device is not None else live
     from transformers import AutoModelForCausalLM
 
     name, keywords = locate(source)
     if attn_implementation is not None:
         keywords["attn_implementation"] = attn_implementation
     if (Path(name) / "adapter_config.json").is_file():
-        return _with_adapters(name, dtype, attn_implementation).to(device).eval()
+        model = _with_adapters(name, dtype, attn_implementation)
+        setattr(unwrapped(model), LOADED_FROM, os.fspath(source))
+        return model.to(device).eval()
     # transformers may keep the weights of a GGUF file packed unless they are asked for in float32.
     packed = "gguf_file" in keywords
     read_as = torch.float32 if packed else dtype
     # It also draws a bar for each tensor of such a file, whatever its settings say.
     silence = redirect_stderr(io.StringIO()) if packed else nullcontext()
     with silence:
-        model = AutoModelForCausalLM.from_pretrained(name, dtype=read_as, **keywords)
+        model = AutoModelForCausalLM.from_pretrained(
+            name, dtype=read_as, trust_remote_code=False, **keywords
+        )
     if packed:
         model = cast(_without_quantization_mark(model), dtype)
+    setattr(model, LOADED_FROM, os.fspath(source))
     return model.to(device).eval()
 
 
@@ -172,7 +182,7 @@ def _without_quantization_mark(model: PreTrainedModel) -> PreTrainedModel:
     config = model.config
     if hasattr(config, "quantization_config"):
         del config.quantization_config
-    with torch.random.fork_rng(devices=[]):  # weights that nobody keeps take nobody's numbers
+    with torch.random.fork_rng(devices=[]):  # these first weights are replaced at once
         plain = type(model)._from_config(config, dtype=model.dtype)
     plain.load_state_dict(model.state_dict())
     plain.generation_config = model.generation_config

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +20,7 @@ SUPPORTED_LAYERS = {"full_attention", "sliding_attention"}
 SUPPORTED_ATTENTION = {"sdpa", "eager"}  # they take the row cache's own masks
 
 
-def unwrapped(model: nn.Module) -> PreTrainedModel:
+def unwrapped(model: Any) -> PreTrainedModel:
     """The transformers model inside a PEFT wrapper, adapters in place; any other model as it is."""
     return model.get_base_model() if hasattr(model, "get_base_model") else model
 
@@ -50,7 +50,7 @@ class Head:
         return replace(self, embeddings=copy.deepcopy(self.embeddings).requires_grad_(False))
 
 
-def split(model: nn.Module) -> tuple[nn.Module, Head]:
+def split(model: Any) -> tuple[nn.Module, Head]:
     """Split a causal language model into its body and its head.
 
     Returns:
@@ -65,7 +65,7 @@ def split(model: nn.Module) -> tuple[nn.Module, Head]:
 
 
 @torch.no_grad()
-def check_supported(model: nn.Module, max_length: int) -> None:
+def check_supported(model: Any, max_length: int) -> None:
     """Refuse, by name, a model that the row cache or ``split`` would get wrong.
 
     Raises:

@@ -42,7 +42,7 @@ class ClassifierReward:
 
     def __init__(
         self,
-        model: torch.nn.Module,
+        model: Any,
         tokenizer: Any,
         label: int | str | None = None,
         activation: Literal["logit", "probability"] | None = None,
@@ -114,7 +114,7 @@ class ClassifierReward:
         return logits.softmax(dim=-1)
 
 
-def _label_index(model: torch.nn.Module, label: int | str | None) -> int:
+def _label_index(model: Any, label: int | str | None) -> int:
     names = [model.config.id2label[index] for index in range(model.config.num_labels)]
     if label is None:
         upper_names = [str(name).upper() for name in names]
@@ -129,7 +129,7 @@ def _label_index(model: torch.nn.Module, label: int | str | None) -> int:
     )
 
 
-def _own_limit(model: torch.nn.Module, tokenizer: Any) -> int | None:
+def _own_limit(model: Any, tokenizer: Any) -> int | None:
     """The most tokens that model and tokenizer can both take, or None where neither says."""
     limits = [tokenizer.model_max_length]
     positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)

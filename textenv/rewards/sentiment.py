@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from vaderSentiment.vaderSentiment import SentimentIntensityAnalyzer
 
 from textenv.episode import Episode
-from textenv.rewards import Reward
+from textenv.rewards.check import Reward
 
 
 def sentiment_reward() -> Reward:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from numbers import Real
 
 import numpy as np
 
 from textenv.episode import Episode
-from textenv.rewards import NamedReward, score_episodes
+from textenv.rewards.check import NamedReward, score_episodes
 
 
 class WeightedSum:
@@ -37,4 +38,21 @@ class WeightedSum:
         self.name = " + ".join(f"{weight:g}*{reward.name}" for reward, weight in parts)
 
     def __call__(self, episodes: Sequence[Episode]) -> np.ndarray:
-        return sum(weight * score_episodes(reward, episodes) for reward, weight in self.parts)
+        return self.combine(self.score_parts(episodes))
+
+    def score_parts(self, episodes: Sequence[Episode]) -> dict[str, np.ndarray]:
+        """What each part answers, before its weight, by its name."""
+        return {name: score_episodes(part, episodes) for name, part, _ in self._named_parts()}
+
+    def combine(self, scores: Mapping[str, np.ndarray]) -> np.ndarray:
+        """The sum of weight times score over what `score_parts` gave."""
+        return np.sum([weight * scores[name] for name, _, weight in self._named_parts()], axis=0)
+
+    def _named_parts(self) -> list[tuple[str, NamedReward, float]]:
+        """Parts of one name (two functions called "score") are numbered, so that none is lost."""
+        counts = Counter(reward.name for reward, _ in self.parts)
+        named = []
+        for number, (reward, weight) in enumerate(self.parts, start=1):
+            alone = counts[reward.name] == 1
+            named.append((reward.name if alone else f"{reward.name} {number}", reward, weight))
+        return named

@@ -1,4 +1,4 @@
-"""Terms that several algorithms have in common, each said once."""
+"""Terms that several algorithms have in common, each written once."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def estimated_advantages(
 ) -> dict[str, Tensor]:
     """GAE over a rollout, and the critic's targets: the columns ``advantages`` and ``returns``."""
     advantages = psi.generalized_advantages(
-        rollout.rewards, rollout.values, rollout.next_values, rollout.ended,
+        rollout.rewards, rollout.values, rollout.next_values, rollout.episode_end,
         gamma, gae_lambda, rollout.mask,
     )  # fmt: skip
     returns = advantages + rollout.values
@@ -29,8 +29,8 @@ def estimated_advantages(
     return {"advantages": advantages, "returns": returns}
 
 
-def whole_returns(rollout: Rollout) -> Tensor:
-    """R(τ) of each row's episode, at every step of it ``[B, T]``.
+def whole_returns(rollout: Rollout, gamma: float) -> Tensor:
+    """R(τ) = Σ_t γ^t r_t of each row's episode, at every step of it ``[B, T]``.
 
     Raises:
         ValueError: a row is not one whole episode, so that its sum of rewards is no return.
@@ -40,26 +40,18 @@ def whole_returns(rollout: Rollout) -> Tensor:
             "This needs one whole episode in each row of a rollout: give the agent a text "
             "environment by its id or unwrapped, or episodes of one step with n_steps=1."
         )
-    return psi.trajectory_return(rollout.rewards, rollout.mask)
+    return psi.trajectory_return(rollout.rewards, gamma, rollout.mask)
 
 
 def group_advantages(
-    rollout: Rollout, compare: Callable[[Tensor, int], Tensor], group_size: int
+    rollout: Rollout, advantage_fn: Callable[[Tensor, int], Tensor], group_size: int
 ) -> dict[str, Tensor]:
     """Each row's return compared within its group, at every step: the column ``advantages``."""
-    returns = whole_returns(rollout)[:, 0]
-    return {"advantages": compare(returns, group_size)[:, None].expand_as(rollout.rewards)}
+    returns = whole_returns(rollout, gamma=1.0)[:, 0]
+    return {"advantages": advantage_fn(returns, group_size)[:, None].expand_as(rollout.rewards)}
 
 
-def reduced(losses: Tensor, batch: Batch, reduction: Callable[..., Tensor]) -> Tensor:
-    """A reduction of losses ``[B, T]`` by the counts of the whole optimiser step, of which the
-    batch may be a part: so the results of micro-batches add up."""
-    averages_steps = getattr(reduction, "func", reduction) is token_mean
-    count = batch.num_steps if averages_steps else batch.num_rows
-    return reduction(losses, batch.mask, count=count)
-
-
-def critic_terms(
+def value_and_entropy_loss(
     values: Tensor,
     entropy: Tensor | None,
     batch: Batch,
@@ -75,15 +67,16 @@ def critic_terms(
         errors = critic_losses.squared_error(values, batch.returns)
     else:
         errors = critic_losses.clipped_squared_error(
-            values, batch.values, batch.returns, clip_range_vf
+            values, batch.old_values, batch.returns, clip_range_vf
         )
-    value_loss = reduced(errors, batch, token_mean)
-    terms, metrics = vf_coef * value_loss, {"value_loss": value_loss.detach()}
+    value_loss = token_mean(errors, batch.mask, batch.counts)
+    loss = vf_coef * value_loss
+    metrics: Metrics = {"value_loss": value_loss.detach()}
     if entropy is not None:
-        mean_entropy = reduced(entropy, batch, token_mean)
-        terms = terms - ent_coef * mean_entropy
+        mean_entropy = token_mean(entropy, batch.mask, batch.counts)
+        loss = loss - ent_coef * mean_entropy
         metrics["entropy"] = mean_entropy.detach()
-    return terms, metrics
+    return loss, metrics
 
 
 @torch.no_grad()
@@ -93,17 +86,17 @@ def ratio_metrics(
     clip_range: float | None,
     clip_range_high: float | None = None,
 ) -> Metrics:
-    """How far the policy has moved from the one that acted: KL per step, and what was clipped."""
-    kl = surrogates.kl_old_new(log_probs, batch.log_probs)
-    metrics: Metrics = {"approx_kl": reduced(kl, batch, token_mean)}
+    """How far π is from the policy that acted: KL per step, and the share of clipped steps."""
+    kl = surrogates.kl_old_new(log_probs, batch.old_log_probs)
+    metrics: Metrics = {"approx_kl": token_mean(kl, batch.mask, batch.counts)}
     if clip_range is not None:
         metrics["clip_fraction"] = surrogates.clip_fraction(
             log_probs,
-            batch.log_probs,
+            batch.old_log_probs,
             batch.mask,
             clip_range,
             clip_range_high,
-            count=batch.num_steps,
+            counts=batch.counts,
         )
     return metrics
 
@@ -116,7 +109,7 @@ def reference_log_probs(batch: Batch) -> Tensor:
     """
     if batch.reference_log_probs is None:
         raise ValueError(
-            "kl_penalty > 0 needs a reference: make the environment with reference=, the model to "
-            "stay close to, or set kl_penalty=0."
+            "kl_loss_coef > 0 needs a reference: make the environment with reference=, the model "
+            "to stay close to, or set kl_loss_coef=0."
         )
     return batch.reference_log_probs

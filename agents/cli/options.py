@@ -1,0 +1,185 @@
+"""The options of a training run: those of every run, and those of the chosen algorithm."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import re
+import sys
+import types
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+
+import docstring_parser
+import torch
+import tyro
+
+from agents import algorithms, presets
+from agents.agent import Agent
+from agents.construction import AUTO
+
+
+def kebab_case(name: str) -> str:
+    """PPO → ppo, ActorCritic → actor-critic."""
+    return re.sub("(?<=[a-z])(?=[A-Z])", "-", name).lower()
+
+
+AGENTS: dict[str, type[Agent]] = {
+    kebab_case(name): getattr(algorithms, name) for name in algorithms.__all__
+}
+
+NOT_OFFERED = {
+    "n_envs", "env_kwargs", "policy_kwargs", "tensorboard_log", "verbose", "seed", "device",
+    "n_steps", "advantage_fn", "reduction",
+}  # fmt: skip
+
+
+@dataclass
+class Train:
+    """Fine-tune a language model on a reward, and show what changed."""
+
+    agent: str = "ppo"
+    """The algorithm: ppo, reinforce, actor-critic, rloo, grpo or trpo. It brings options of its
+    own."""
+    model: str = "bundled"
+    """"bundled", "smollm2", a folder, a .gguf file or a hub id. The reference is its beginning."""
+    reward: str = "sentiment"
+    """A name ("sentiment", "haiku", "length(20)", "keyword(love)"), "module:function", or a
+    sequence-classification model."""
+    prompts: str = "bundled"
+    """"bundled", a text file with one prompt per line, or a JSON-lines file."""
+    total_timesteps: int = 60_000
+    """Tokens to generate while learning."""
+    kl_coef: float = 0.05
+    """β, the price of a nat of KL to the reference, in units of the score."""
+    max_new_tokens: int = 24
+    """Token budget of a response."""
+    stop: list[str] = field(default_factory=list)
+    """Stop strings, beside the end-of-sequence token."""
+    temperature: float = 1.0
+    """Of sampling, in learning and in evaluation."""
+    n_envs: int = 64
+    """Episodes per rollout."""
+    seed: int = 0
+    """One seed gives one run, bit for bit, on one CPU and one number of threads."""
+    output: Path | None = None
+    """Folder for the agent, the logs and the plot; runs/AGENT-MODEL-SEED by default."""
+    eval_episodes: int = 256
+    """Episodes of the evaluations before and after."""
+    device: str = "auto"
+    """"auto" takes an accelerator if there is one."""
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Of acting and of the forward passes. The weights that learn are float32 in any case. "auto"
+    is bfloat16 where the hardware is quick at it and the model is not a tiny one."""
+
+
+def parse_train(arguments: list[str]) -> tuple[Train, dict[str, Any]]:
+    """The options of a run and the hyper-parameters of its algorithm.
+
+    Their defaults are the presets of the algorithm and the model that are asked for.
+    """
+    name = _chosen(arguments, "--agent", Train.agent)
+    if name not in AGENTS:
+        sys.exit(f"--agent {name} is unknown: use one of {', '.join(AGENTS)}.")
+    preset, hyperparameters = run_presets(name, _chosen(arguments, "--model", Train.model))
+    fields = _hyperparameter_fields(AGENTS[name], hyperparameters)
+    group = dataclasses.make_dataclass(AGENTS[name].__name__, fields)
+    group.__doc__ = f"Hyper-parameters of {AGENTS[name].__name__}."
+    hints = get_type_hints(Train, include_extras=True)
+    cls = dataclasses.make_dataclass(
+        "Train",
+        [
+            *((key, hints[key], field(default=value)) for key, value in preset.items()),
+            (
+                "hyperparameters",
+                Annotated[group, tyro.conf.arg(name="")],
+                field(default_factory=group),
+            ),
+        ],
+        bases=(Train,),
+    )
+    cls.__doc__ = Train.__doc__
+    options: Any = tyro.cli(
+        cls,
+        args=arguments,
+        prog="python -m agents train",
+        config=(tyro.conf.FlagConversionOff,),
+    )
+    return options, dataclasses.asdict(options.hyperparameters)
+
+
+def run_presets(agent: str, model: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What suits an algorithm and a model: of `Train`, and of the hyper-parameters."""
+    cls = AGENTS[agent]
+    chosen = {
+        **presets.hyperparameters(cls, sequential=True, model=model),
+        **presets.training(cls.__name__, model),
+    }
+    of_run = {field.name for field in dataclasses.fields(Train)}
+    accepted = set(inspect.signature(cls).parameters) - of_run
+    return (
+        {name: value for name, value in chosen.items() if name in of_run},
+        {name: value for name, value in chosen.items() if name in accepted - NOT_OFFERED},
+    )
+
+
+def choose_device(name: str) -> str:
+    """ "auto" is an accelerator if there is one."""
+    return ("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name
+
+
+def choose_dtype(name: str, device: str, model: str) -> str:
+    """ "auto" is bfloat16 where the hardware is quick at it and the model is not a tiny one."""
+    if name != "auto":
+        return name
+    quick = (
+        torch.cuda.is_bf16_supported()
+        if device.startswith("cuda")
+        else getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)()
+    )
+    return "bfloat16" if quick and not presets.is_small(model) else "float32"
+
+
+def _hyperparameter_fields(cls: type[Agent], preset: dict[str, Any]) -> list[tuple]:
+    """The keyword arguments of an algorithm as fields of a dataclass, with their help."""
+    help_of: dict[str, str] = {}
+    hints: dict[str, Any] = {}
+    for base in (Agent, cls):
+        for param in docstring_parser.parse(inspect.getdoc(base) or "").params:
+            help_of[param.arg_name] = " ".join((param.description or "").split())
+        hints |= get_type_hints(base.__init__)
+    fields = []
+    for name, parameter in inspect.signature(cls).parameters.items():
+        if parameter.kind is not parameter.KEYWORD_ONLY or name in NOT_OFFERED:
+            continue
+        if name == "group_size" and "group_size" not in inspect.signature(cls.__init__).parameters:
+            continue  # only where the algorithm has groups
+        default = preset[name] if parameter.default is AUTO else preset.get(name, parameter.default)
+        help_text = tyro.conf.arg(help=_capitalised(help_of.get(name, "")))
+        fields.append((name, Annotated[_plain(hints[name]), help_text], field(default=default)))
+    return fields
+
+
+def _capitalised(text: str) -> str:
+    return text[0].upper() + text[1:] if text[:1].isascii() else text  # not ε, not λ
+
+
+def _plain(hint: Any) -> Any:
+    """A type that fits a command line: schedules, which are functions, are left out."""
+    if get_origin(hint) in (types.UnionType, Union):
+        kept = [part for part in get_args(hint) if part in (int, float, bool, str, type(None))]
+        hint = kept[0]
+        for part in kept[1:]:
+            hint = hint | part
+    return hint
+
+
+def _chosen(arguments: list[str], option: str, default: str) -> str:
+    """The value of one option, which decides what the other options are."""
+    for i, argument in enumerate(arguments):
+        if argument == option and i + 1 < len(arguments):
+            return arguments[i + 1]
+        if argument.startswith(option + "="):
+            return argument.split("=", 1)[1]
+    return default

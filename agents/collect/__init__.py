@@ -1,0 +1,33 @@
+"""Driving a policy through an environment.
+
+    episodes   one whole episode for each row of a text environment that scores in batches
+    steps      a fixed number of steps from any Gymnasium vector environment
+    segments   rows of steps, cut into one row for each episode
+    precision  old log-probabilities where acting was rounded
+
+Both ways return an `agents.rollout.Rollout`.
+"""
+
+from typing import Any
+
+from gymnasium.vector import VectorEnv
+
+from agents.collect.episodes import EpisodeCollector, collect_episodes
+from agents.collect.precision import evaluate_old_log_probs
+from agents.collect.steps import StepCollector, Stopped
+
+__all__ = [
+    "EpisodeCollector",
+    "StepCollector",
+    "Stopped",
+    "collect_episodes",
+    "evaluate_old_log_probs",
+    "make_collector",
+]
+
+
+def make_collector(env: VectorEnv, seed: int | None) -> Any:
+    """What collects rollouts from ``env``: whole episodes where it scores in batches, or steps."""
+    if env is env.unwrapped and getattr(env, "scoring", "step") == "batch":
+        return EpisodeCollector(env, seed)
+    return StepCollector(env, seed)

@@ -1,0 +1,100 @@
+"""Whole episodes of text: one for each row of an environment that scores in batches."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from gymnasium.vector import VectorEnv
+
+from agents.collect.steps import OnStep, Stopped
+from agents.policies.base import Policy
+from agents.rollout import Rollout
+
+
+class EpisodeCollector:
+    """Collects whole episodes, rollout after rollout.
+
+    Args:
+        env: native, with ``scoring="batch"`` and torch arrays.
+        seed: of the first reset.
+    """
+
+    def __init__(self, env: VectorEnv, seed: int | None = None):
+        self.env, self.seed = env, seed
+
+    def collect(
+        self, policy: Policy, n_steps: int | None = None, on_step: OnStep | None = None
+    ) -> Rollout:
+        """One episode for each row; ``n_steps`` plays no part."""
+        seed, self.seed = self.seed, None
+        return collect_episodes(self.env, policy, on_step, seed)
+
+
+def collect_episodes(
+    env: VectorEnv, policy: Policy, on_step: OnStep | None = None, seed: int | None = None
+) -> Rollout:
+    """One whole episode for each row of a text environment with ``scoring="batch"``.
+
+    Nothing here waits for the device before the last row has ended: rows that have ended wait, and
+    their steps are masked afterwards.
+
+    Args:
+        env: native, with torch arrays.
+        policy: acts.
+        on_step: called after each step; False ends the collecting.
+        seed: of the reset; None goes on with the environment's generators.
+
+    Raises:
+        Stopped: ``on_step`` said so.
+    """
+    observation, _ = env.reset(seed=seed)
+    first = {key: value.clone() for key, value in observation.items()}
+    state, start = None, torch.ones(env.num_envs, dtype=torch.bool)
+    steps = []
+    infos: dict[str, Any] = {}
+    while "token_rewards" not in infos:
+        actions, log_probs, values, state = policy.act(observation, state, start)
+        observation, _, _, _, infos = env.step(actions)
+        steps.append((actions, log_probs, values))
+        start = torch.zeros(env.num_envs, dtype=torch.bool)
+        if on_step is not None and not on_step():
+            raise Stopped
+    rewards = infos["token_rewards"].float()
+    lengths = torch.as_tensor(infos["response_length"], device=rewards.device)[:, None]
+    column = torch.arange(rewards.shape[1], device=rewards.device)
+    mask, episode_end = column < lengths, column == lengths - 1
+    actions, log_probs, values = (
+        torch.stack(part, dim=1)[:, : rewards.shape[1]] for part in zip(*steps, strict=True)
+    )
+    values = values * mask
+    next_values = torch.cat([values[:, 1:], torch.zeros_like(values[:, :1])], dim=1) * ~episode_end
+    # The environment goes on writing into its table, of which the observation may be a view.
+    last = {key: value.clone() for key, value in observation.items()}
+    reference_log_probs = infos.get("ref_log_probs")
+    return Rollout(
+        policy.rollout_observations(first, last),
+        actions,
+        log_probs.masked_fill(~mask, 0),
+        values,
+        next_values,
+        rewards,
+        episode_end,
+        mask,
+        sequential=True,
+        whole_episodes=True,
+        reference_log_probs=None if reference_log_probs is None else reference_log_probs.float(),
+        episodes=_episodes(infos),
+    )
+
+
+def _episodes(infos: dict[str, Any]) -> dict[str, list]:
+    episodes = {
+        "return": infos["token_rewards"].sum(dim=1).tolist(),
+        "length": infos["response_length"].tolist(),
+        "score": infos["score"].tolist(),
+        "response": list(infos["response"]),
+    }
+    if "token_kl" in infos:
+        episodes["kl"] = infos["token_kl"].sum(dim=1).tolist()
+    return episodes

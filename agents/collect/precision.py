@@ -1,0 +1,31 @@
+"""Old log-probabilities where the policy acts in a reduced precision."""
+
+from __future__ import annotations
+
+import torch
+
+from agents.policies.base import Policy
+from agents.rollout import Rollout
+
+
+@torch.no_grad()
+def evaluate_old_log_probs(policy: Policy, rollout: Rollout, rows_at_once: int | None) -> None:
+    """Take a rollout's log π_old from `evaluate`, so that the first minibatch's ratio is 1.
+
+    How far acting and evaluating are apart is kept as ``rollout.log_prob_mismatch``.
+
+    Args:
+        policy: with the weights that acted.
+        rollout: changed in place.
+        rows_at_once: of one forward pass; None takes all.
+    """
+    whole = rollout.batch()
+    mismatch = torch.zeros_like(rollout.log_probs)
+    for rows in torch.arange(len(whole), device=whole.mask.device).split(
+        rows_at_once or len(whole)
+    ):
+        part = whole.take(rows)
+        evaluation = policy.evaluate(part.observations, part.actions, part.mask)
+        mismatch[rows] = (evaluation.log_probs - part.old_log_probs).abs()
+        rollout.log_probs[rows] = evaluation.log_probs
+    rollout.log_prob_mismatch = mismatch

@@ -1,0 +1,231 @@
+"""A fixed number of steps from each row of any Gymnasium vector environment."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import torch
+from gymnasium.vector import AutoresetMode, VectorEnv
+from torch import Tensor
+
+from agents.collect.segments import Segments
+from agents.policies.base import Policy
+from agents.rollout import Rollout
+from textenv.token_table import to_numpy
+
+OnStep = Callable[[], bool]  # called after each step of the environment; False stops learning
+
+STEPS = 128  # of each row in a rollout, where nobody says how many
+
+
+class Stopped(Exception):
+    """A callback asked for an end."""
+
+
+class StepCollector:
+    """Collects steps from each row, going on where the last rollout left off.
+
+    A truncated step bootstraps from its final observation, a terminated one from 0, and the step
+    that NEXT_STEP spends on resetting does not count.
+
+    Args:
+        env: a Gymnasium vector environment.
+        seed: of the first reset.
+    """
+
+    def __init__(self, env: VectorEnv, seed: int | None = None):
+        self.env = env
+        self.mode = env.metadata.get("autoreset_mode", AutoresetMode.NEXT_STEP)
+        self.seed = seed
+        self.observation: Any = None
+        self.start = self.resetting = np.zeros(0, dtype=bool)
+        space = env.single_action_space
+        self.bounds = (space.low, space.high) if isinstance(space, gym.spaces.Box) else None
+
+    def collect(
+        self, policy: Policy, n_steps: int | None, on_step: OnStep | None = None
+    ) -> Rollout:
+        """``n_steps`` steps of each row; None takes `STEPS`.
+
+        Where NEXT_STEP has spent all of them on resetting, as many again.
+
+        Raises:
+            Stopped: ``on_step`` returned False.
+        """
+        rollout = self._collect(policy, n_steps or STEPS, on_step)
+        while rollout.num_steps == 0:
+            rollout = self._collect(policy, n_steps or STEPS, on_step)
+        return rollout
+
+    def _collect(self, policy: Policy, n_steps: int, on_step: OnStep | None) -> Rollout:
+        if self.observation is None:
+            self._begin()
+        state = None  # the weights may have changed since the last rollout
+        record = _Record(self.env.num_envs, n_steps, policy)
+        for t in range(n_steps):
+            observation = self.observation
+            actions, log_probs, values, state = policy.act(observation, state, self.start)
+            counts = ~self.resetting
+            record.act(t, observation, actions, log_probs, values, counts)
+            env_actions = actions.cpu().numpy()
+            if self.bounds is not None:
+                env_actions = np.clip(env_actions, *self.bounds)
+            next_observation, rewards, terminated, truncated, infos = self.env.step(env_actions)
+            rewards, terminated, truncated = map(to_numpy, (rewards, terminated, truncated))
+            episode_end = (terminated | truncated) & counts
+            self._add(rewards, infos, episode_end, counts)
+            record.step(t, rewards, episode_end, self._of_step(infos, "ref_log_prob", episode_end))
+            if episode_end.any():
+                final = self._final_observation(next_observation, infos, episode_end)
+                self._end_episodes(record, infos, episode_end)
+                record.end(t, episode_end, final)
+                truncated = episode_end & truncated & ~terminated
+                if truncated.any():
+                    record.bootstrap(t, truncated, policy.predict_values(final))
+            if self.mode == AutoresetMode.NEXT_STEP:
+                self.resetting = episode_end
+                self.start = ~counts  # a row is at its start after the step that reset it
+            else:
+                self.start = episode_end
+            if self.mode == AutoresetMode.DISABLED and episode_end.any():
+                next_observation, _ = self.env.reset(options={"reset_mask": episode_end})
+            self.observation = next_observation
+            if on_step is not None and not on_step():
+                raise Stopped
+        return record.finish(policy, self.observation)
+
+    def _begin(self) -> None:
+        rows = self.env.num_envs
+        self.observation, _ = self.env.reset(seed=self.seed)
+        self.start = np.ones(rows, dtype=bool)
+        self.resetting = np.zeros(rows, dtype=bool)  # rows whose next step only resets them
+        self.returns, self.kls = np.zeros(rows), np.zeros(rows)  # of the present episodes
+        self.lengths = np.zeros(rows, dtype=int)
+
+    def _of_step(self, infos: dict[str, Any], key: str, ended: np.ndarray) -> np.ndarray | None:
+        """A column of infos, that of the episodes that ended in this step included; or None."""
+        sources = [infos, infos.get("final_info", {})]
+        if not any(key in source for source in sources):
+            return None
+        column = np.zeros(len(ended))
+        for source in sources:
+            if key in source:
+                rows = to_numpy(source[f"_{key}"])
+                column[rows] = to_numpy(source[key])[rows]
+        return column
+
+    def _add(self, rewards: np.ndarray, infos: dict, ended: np.ndarray, counts: np.ndarray) -> None:
+        """Add a step to the sums of the present episodes."""
+        self.returns += rewards * counts
+        self.lengths += counts
+        kl = self._of_step(infos, "kl", ended)
+        if kl is not None:
+            self.kls += kl * counts
+
+    def _end_episodes(self, record: _Record, infos: dict[str, Any], ended: np.ndarray) -> None:
+        """Note what the episodes that have just ended came to."""
+        record.note("return", self.returns[ended])
+        record.note("length", self.lengths[ended])
+        if self._of_step(infos, "kl", ended) is not None:
+            record.note("kl", self.kls[ended])
+        details = infos.get("final_info", {}) if self.mode == AutoresetMode.SAME_STEP else infos
+        for key in ("score", "response"):
+            if key in details:
+                record.note(key, details[key][ended])
+        self.returns[ended], self.lengths[ended], self.kls[ended] = 0, 0, 0
+
+    def _final_observation(self, next_observation: Any, infos: dict, ended: np.ndarray) -> Any:
+        """The observations that ended episodes; elsewhere the next ones."""
+        if self.mode != AutoresetMode.SAME_STEP:
+            return next_observation
+        return _with_final_rows(next_observation, infos["final_obs"], ended)
+
+
+def _with_final_rows(observation: Any, final: np.ndarray, rows: np.ndarray) -> Any:
+    """SAME_STEP: the observations that ended episodes, where rows already hold new ones."""
+    if isinstance(observation, dict):
+        return {
+            key: _with_final_rows(
+                value, np.array([None if f is None else f[key] for f in final], object), rows
+            )
+            for key, value in observation.items()
+        }
+    merged = observation.clone() if isinstance(observation, Tensor) else observation.copy()
+    for row in np.flatnonzero(rows):
+        merged[row] = final[row]
+    return merged
+
+
+class _Record:
+    """Tensors ``[B, T]`` that fill up as steps are taken."""
+
+    def __init__(self, rows: int, steps: int, policy: Policy):
+        self.shape = (rows, steps)
+        self.acts: list[tuple] = []
+        self.rewards = np.zeros(self.shape, np.float32)
+        self.episode_end = np.zeros(self.shape, bool)
+        self.mask = np.zeros(self.shape, bool)
+        self.reference_log_probs: np.ndarray | None = None
+        self.bootstraps: list[tuple[int, np.ndarray, Tensor]] = []
+        self.observations: list[Tensor] = []
+        self.episodes: dict[str, list] = {"return": [], "length": []}
+        self.segments = Segments(rows) if policy.sequential else None
+
+    def act(self, t: int, observation: Any, actions, log_probs, values, counts) -> None:
+        self.acts.append((actions, log_probs, values))
+        self.mask[:, t] = counts
+        if self.segments is not None:
+            self.segments.step(t, observation, counts)
+        else:
+            # A copy: environments may use their buffers again.
+            self.observations.append(torch.tensor(to_numpy(observation)))
+
+    def step(self, t: int, rewards, episode_end, reference_log_probs) -> None:
+        self.rewards[:, t] = rewards * self.mask[:, t]
+        self.episode_end[:, t] = episode_end
+        if reference_log_probs is not None:
+            if self.reference_log_probs is None:
+                self.reference_log_probs = np.zeros(self.shape, np.float32)
+            self.reference_log_probs[:, t] = reference_log_probs
+
+    def note(self, key: str, values: np.ndarray) -> None:
+        self.episodes.setdefault(key, []).extend(values.tolist())
+
+    def end(self, t: int, ended: np.ndarray, final: Any) -> None:
+        if self.segments is not None:
+            self.segments.end(t + 1, np.flatnonzero(ended), final)
+
+    def bootstrap(self, t: int, rows: np.ndarray, values: Tensor) -> None:
+        self.bootstraps.append((t, rows, values))
+
+    def finish(self, policy: Policy, last: Any) -> Rollout:
+        """The rollout, whose last column bootstraps from the value of ``last``."""
+        actions, log_probs, values = (
+            torch.stack(part, dim=1) for part in zip(*self.acts, strict=True)
+        )
+        device = values.device
+        rewards, episode_end, mask = (
+            torch.as_tensor(column, device=device)
+            for column in (self.rewards, self.episode_end, self.mask)
+        )
+        next_values = torch.cat([values[:, 1:], policy.predict_values(last)[:, None]], dim=1)
+        next_values = next_values * ~episode_end
+        for t, rows, final_values in self.bootstraps:
+            at = torch.as_tensor(rows, device=device)
+            next_values[at, t] = final_values[at]
+        rollout = Rollout(
+            None, actions, log_probs, values, next_values, rewards, episode_end, mask,
+            episodes=self.episodes,
+        )  # fmt: skip
+        if self.reference_log_probs is not None:
+            rollout.reference_log_probs = torch.as_tensor(self.reference_log_probs, device=device)
+        if self.segments is None:
+            observations = torch.stack(self.observations, dim=1).to(device)
+            one_step = self.shape[1] == 1 and bool(episode_end.all())
+            return replace(rollout, observations=observations, whole_episodes=one_step)
+        self.segments.end(self.shape[1], np.arange(self.shape[0]), last)
+        return self.segments.cut(rollout, policy)

@@ -1,0 +1,112 @@
+"""How an agent is made: what happens between a caller's arguments and an algorithm's constructor.
+
+Before it, arguments that do not exist are refused and those that are "auto" are filled in from
+`agents.presets`. After it, every argument has to be stored under its name, since `Agent.save` reads
+it from there: an algorithm that forgets one is told so now, and not after a night of learning.
+"""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+from collections.abc import Mapping
+from typing import Any, TypedDict
+
+import torch
+
+from agents import policies, presets
+
+AUTO: Any = "auto"  # the default of an argument that `agents.presets` fills in
+
+# Arguments that are no hyper-parameters: they say where an agent learns, not how.
+NOT_SAVED = {"n_envs", "env_kwargs", "policy_kwargs", "tensorboard_log", "device"}
+ONE_STEP = (
+    " It takes one optimiser step on each rollout, for a second one would need importance weights: "
+    "micro_batch_size saves memory, and PPO takes several steps."
+)
+
+
+class Options(TypedDict, total=False):
+    """The arguments that all algorithms have in common; `agents.Agent` explains them."""
+
+    n_steps: int | None
+    micro_batch_size: int | None
+    max_grad_norm: float | None
+    weight_decay: float
+    n_envs: int
+    env_kwargs: Mapping[str, Any] | None
+    policy_kwargs: Mapping[str, Any] | None
+    tensorboard_log: str | None
+    verbose: int
+    seed: int | None
+    device: str | torch.device
+
+
+class Construction(type):
+    """The metaclass of agents: checks and completes the arguments of a constructor."""
+
+    def __init__(cls, name: str, bases: tuple, namespace: dict[str, Any]):
+        super().__init__(name, bases, namespace)
+        # `help(PPO)` shows the common arguments too, instead of **common.
+        cls.__signature__ = inspect.Signature(list(_parameters(cls).values()))
+
+    def __call__(cls, policy: Any, env: Any, **arguments: Any) -> Any:
+        parameters = _parameters(cls)
+        unknown = [name for name in arguments if name not in parameters]
+        if unknown:
+            raise TypeError(_unknown(cls.__name__, unknown[0], parameters))
+        chosen = presets.hyperparameters(
+            cls,
+            policies.find(policy).sequential,
+            (arguments.get("policy_kwargs") or {}).get("model"),
+        )
+        for name, parameter in parameters.items():
+            is_auto = arguments.get(name, parameter.default) == AUTO
+            if parameter.default is AUTO and name != "device" and is_auto:
+                arguments[name] = chosen[name]
+        agent = super().__call__(policy, env, **arguments)
+        for name in hyperparameter_names(cls):
+            if not hasattr(agent, name):
+                raise TypeError(
+                    f"{cls.__name__} takes the argument {name!r} and does not store it: write "
+                    f"self.{name} = {name} in its constructor, so that it can be saved."
+                )
+        return agent
+
+
+def hyperparameter_names(cls: type) -> list[str]:
+    """The names of an algorithm's arguments that are saved with it."""
+    return [
+        name
+        for name, parameter in _parameters(cls).items()
+        if parameter.kind is parameter.KEYWORD_ONLY and name not in NOT_SAVED
+    ]
+
+
+def _parameters(cls: type) -> dict[str, inspect.Parameter]:
+    """The constructor's parameters, with those that it hands on to its base by ``**common``."""
+    parameters: dict[str, inspect.Parameter] = {}
+    for base in cls.__mro__[:-1]:
+        if "__init__" not in vars(base):
+            continue
+        own = dict(list(inspect.signature(base.__init__).parameters.items())[1:])  # type: ignore[misc]
+        parameters = (
+            {**own, **parameters}
+            if not parameters
+            else {
+                **parameters,
+                **{name: value for name, value in own.items() if name not in parameters},
+            }
+        )
+        if not any(value.kind is value.VAR_KEYWORD for value in own.values()):
+            break
+    named = [value for value in parameters.values() if value.kind is not value.VAR_KEYWORD]
+    return {value.name: value for value in sorted(named, key=lambda value: value.kind)}
+
+
+def _unknown(cls: str, name: str, known: Mapping[str, Any]) -> str:
+    near = difflib.get_close_matches(name, known)
+    hint = f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
+    if name in ("batch_size", "n_epochs"):
+        hint = ONE_STEP
+    return f"{cls} has no argument {name!r}.{hint}"

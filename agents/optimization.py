@@ -1,0 +1,54 @@
+"""One optimiser step on a batch, in micro-batches where a whole one would not fit."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor, nn
+
+from agents.rollout import Batch
+
+Loss = Callable[[Batch], tuple[Tensor, Mapping[str, Tensor | float]]]
+
+
+def optimizer_step(
+    loss: Loss,
+    batch: Batch,
+    optimizer: torch.optim.Optimizer,
+    micro_batch_size: int | None = None,
+    max_grad_norm: float | None = None,
+) -> dict[str, float]:
+    """Minimise ``loss`` by one step on all parameters of ``optimizer``.
+
+    Args:
+        loss: of a batch, a scalar, with metrics; all divided by ``batch.counts``, so that they add
+            up over micro-batches.
+        batch: rows.
+        optimizer: its groups may be several.
+        micro_batch_size: rows per backward pass; None takes all at once.
+        max_grad_norm: gradients are clipped to this norm; None leaves them.
+
+    Returns:
+        The metrics, and ``grad_norm`` before clipping.
+
+    Raises:
+        FloatingPointError: the gradient is not finite; nothing was moved.
+    """
+    optimizer.zero_grad(set_to_none=True)
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    sums: dict[str, float] = {}
+    for part in batch.micro_batches(micro_batch_size):
+        value, metrics = loss(part)
+        value.backward(inputs=parameters)
+        for name, metric in metrics.items():
+            sums[name] = sums.get(name, 0.0) + float(metric)
+    limit = math.inf if max_grad_norm is None else max_grad_norm
+    sums["grad_norm"] = float(nn.utils.clip_grad_norm_(parameters, limit))
+    if not math.isfinite(sums["grad_norm"]):
+        raise FloatingPointError(
+            "The gradient is not finite: lower learning_rate, or look for infinite rewards."
+        )
+    optimizer.step()
+    return sums

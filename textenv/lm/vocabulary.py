@@ -1,0 +1,83 @@
+"""Whether a model and a tokenizer belong together.
+
+A model reads and writes token ids. With another model's tokenizer each id means another piece of
+text, and everything still runs: the text is garbage and the KL a meaningless number.
+"""
+
+from __future__ import annotations
+
+import weakref
+from pathlib import Path
+from typing import Any
+
+from textenv.lm.loading import LOADED_FROM, load_tokenizer
+from textenv.lm.parts import unwrapped
+
+# By model: to read a tokenizer takes seconds. Beside the models, which are deep-copied to act.
+_known: weakref.WeakKeyDictionary[Any, Any] = weakref.WeakKeyDictionary()
+
+
+def own_tokenizer(model: Any) -> Any | None:
+    """The tokenizer that lies where a model was loaded from, or None where none is known.
+
+    Args:
+        model: a live transformers model, plain or wrapped by PEFT.
+    """
+    inner = unwrapped(model)
+    if inner not in _known:
+        source = getattr(inner, LOADED_FROM, None) or inner.config.name_or_path or ""
+        _known[inner] = _local_tokenizer(source)
+    return _known[inner]
+
+
+def _local_tokenizer(source: str) -> Any | None:
+    """What lies on this machine only: a check must not download anything."""
+    short_name = source in ("bundled", "smollm2") or source.endswith(".gguf")
+    if not source or not (short_name or Path(source).expanduser().is_dir()):
+        return None
+    try:
+        return load_tokenizer(source)
+    except (OSError, ValueError, ModuleNotFoundError):
+        return None
+
+
+def check_same_tokenizer(tokenizer: Any, model: Any, whose: str) -> None:
+    """Refuse a model that was made for another tokenizer.
+
+    Tokens that were added to either tokenizer afterwards may differ.
+
+    Args:
+        tokenizer: of the environment.
+        model: a live model; one whose tokenizer is unknown passes.
+        whose: the words with which the message begins, such as "The reference".
+
+    Raises:
+        ValueError: a token has another id.
+    """
+    own = own_tokenizer(model)
+    if own is None or own is tokenizer or _source(own) == _source(tokenizer) is not None:
+        return
+    ours, theirs = tokenizer.get_vocab(), own.get_vocab()
+    added = {*tokenizer.get_added_vocab(), *own.get_added_vocab()}
+    differing = [
+        token
+        for token, number in ours.items()
+        if token not in added and theirs.get(token) != number
+    ]
+    if differing:
+        token = min(differing, key=ours.__getitem__)
+        where = f"id {theirs[token]}" if token in theirs else "no id at all"
+        raise ValueError(
+            f"{whose} was made for another tokenizer than the environment's: {token!r} is id "
+            f"{ours[token]} in the environment and has {where} there ({len(differing)} of "
+            f"{len(ours)} tokens differ). Give the environment tokenizer={_name(own)!r}, or take a "
+            "model of the environment's tokenizer."
+        )
+
+
+def _source(tokenizer: Any) -> str | None:
+    return getattr(tokenizer, LOADED_FROM, None)
+
+
+def _name(tokenizer: Any) -> str:
+    return _source(tokenizer) or getattr(tokenizer, "name_or_path", "") or "the model's own"

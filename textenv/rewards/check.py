@@ -1,0 +1,141 @@
+"""Calling a reward and checking its answer: nothing becomes 0.0 in silence."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from numbers import Real
+from typing import Any
+
+import numpy as np
+
+from textenv.episode import Episode
+
+Reward = Callable[[Sequence[Episode]], Any]  # a number for each episode, in their order
+
+
+class RewardError(RuntimeError):
+    """A reward raised, or its answer is not one finite number for each episode."""
+
+
+@dataclass(frozen=True)
+class NamedReward:
+    """A reward with the name that errors and logs call it by."""
+
+    name: str
+    function: Reward
+
+    def __call__(self, episodes: Sequence[Episode]) -> Sequence[float]:
+        return self.function(episodes)
+
+
+def score_episodes(reward: Reward, episodes: Sequence[Episode]) -> np.ndarray:
+    """Call a reward once with the whole batch, and check its answer.
+
+    Args:
+        reward: Any batch reward; `resolve_reward` makes one of the other forms.
+        episodes: N finished episodes. Without any, the reward is not called.
+
+    Returns:
+        The scores, float64 `[N]`. The reward may answer with a list, a tuple, an array or a
+        tensor on any device, of booleans, integers or floats.
+
+    Raises:
+        RewardError: If the reward raises (the original is the cause), or if its answer is not N
+            finite real numbers.
+    """
+    if len(episodes) == 0:
+        return np.zeros(0)
+    name = name_of(reward)
+    try:
+        answer = reward(episodes)
+    except RewardError:
+        raise  # It says already which reward failed, and where.
+    except Exception as error:
+        raise RewardError(
+            f"reward {name!r} raised {type(error).__name__}: {error}; it was given "
+            f"{len(episodes)} episodes, the first with {excerpt(episodes[0])}."
+        ) from error
+    return np.array(_checked_scores(name, answer, episodes))
+
+
+def _checked_scores(name: str, answer: Any, episodes: Sequence[Episode]) -> list[float]:
+    wanted = f"return {len(episodes)} numbers, one for each episode in its order"
+    if hasattr(answer, "tolist"):  # A numpy array or a torch tensor, of any dtype, on any device.
+        if len(answer.shape) != 1:
+            raise RewardError(
+                f"reward {name!r} answered with the shape {tuple(answer.shape)}: {wanted}."
+            )
+        answer = answer.tolist()
+    if not isinstance(answer, Sequence) or isinstance(answer, (str, bytes)):
+        raise RewardError(
+            f"reward {name!r} answered with {_short(repr(answer))}, "
+            f"a {type(answer).__name__}: {wanted}."
+        )
+    if len(answer) != len(episodes):
+        raise RewardError(
+            f"reward {name!r} answered with {len(answer)} scores for {len(episodes)} episodes: "
+            f"{wanted}."
+        )
+    scores = []
+    for index, (value, episode) in enumerate(zip(answer, episodes, strict=True)):
+        score = _as_finite_float(value)
+        if score is None:
+            raise RewardError(
+                f"reward {name!r} scored episode {index} with {_short(repr(value))}, which is not "
+                f"a finite real number; the episode has {excerpt(episode)}."
+            )
+        scores.append(score)
+    return scores
+
+
+def _as_finite_float(value: Any) -> float | None:
+    if getattr(value, "shape", None) == () and hasattr(value, "item"):
+        value = value.item()  # A number of numpy's, or a tensor that holds a single one.
+    if not isinstance(value, Real):
+        return None
+    try:
+        score = float(value)
+    except OverflowError:  # An integer too large for a float.
+        return None
+    return score if math.isfinite(score) else None
+
+
+def score_in_parts(
+    reward: Reward, episodes: Sequence[Episode]
+) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """`score_episodes`, and what the parts of a weighted sum answered, before their weights.
+
+    Returns:
+        scores, float64 ``[N]``, and for each part of a sum its answer ``[N]`` by its name; nothing
+        for any other reward.
+
+    Raises:
+        RewardError: As `score_episodes`.
+    """
+    function: Any = reward.function if isinstance(reward, NamedReward) else reward
+    if not hasattr(function, "score_parts"):
+        return score_episodes(reward, episodes), {}
+    parts = function.score_parts(episodes)
+    # The sum is checked as well: finite parts may add up to more than a float holds.
+    scores = _checked_scores(name_of(reward), function.combine(parts), episodes)
+    return np.array(scores), parts
+
+
+def name_of(reward: Any) -> str:
+    """A reward's `name` or `__name__`, else that of the function it wraps, else its class's."""
+    for attribute in ("name", "__name__"):
+        if isinstance(getattr(reward, attribute, None), str):
+            return getattr(reward, attribute)
+    if hasattr(reward, "func"):  # functools.partial
+        return name_of(reward.func)
+    return type(reward).__name__
+
+
+def excerpt(episode: Episode) -> str:
+    return f"prompt {_short(repr(episode.prompt))} and response {_short(repr(episode.response))}"
+
+
+def _short(text: str, length: int = 80) -> str:
+    return text if len(text) <= length else text[: length - 1] + "…"

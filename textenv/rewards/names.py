@@ -1,0 +1,61 @@
+"""The names that a reward can be asked for by.
+
+To give a reward a name of its own, write a file in this folder with a function that builds it, and
+add a line to `NAMES`.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import inspect
+import re
+from typing import Any
+
+from textenv.rewards.check import Reward
+
+# The functions that build them are imported on first use, so that nobody waits for a dictionary or
+# a lexicon that they don't need.
+NAMES = {
+    "haiku": "textenv.rewards.haiku:haiku_reward",
+    "keyword": "textenv.rewards.keyword:keyword_reward",
+    "length": "textenv.rewards.length:length_reward",
+    "sentiment": "textenv.rewards.sentiment:sentiment_reward",
+}
+
+
+def parse_name(source: str) -> tuple[str, str] | None:
+    """The name and the arguments of `"name"` or `"name(arguments)"`; None if it is neither."""
+    call = re.fullmatch(r"\s*(\w+)\s*(?:\((.*)\))?\s*", source)
+    return (call[1], call[2] or "") if call and call[1] in NAMES else None
+
+
+def near_names(source: str) -> list[str]:
+    """Names that resemble what was asked for."""
+    return difflib.get_close_matches(source.split("(")[0].strip(), NAMES)
+
+
+def build_named(source: str, name: str, argument_text: str) -> Reward:
+    build = import_object(NAMES[name])
+    pieces = [piece.strip() for piece in argument_text.split(",")] if argument_text.strip() else []
+    arguments = [int(piece) if re.fullmatch(r"0|-?[1-9]\d*", piece) else piece for piece in pieces]
+    try:
+        inspect.signature(build).bind(*arguments)
+    except TypeError as error:
+        raise ValueError(
+            f"reward={source!r} does not fit {name}{inspect.signature(build)} ({error}): "
+            "check its arguments."
+        ) from error
+    return build(*arguments)
+
+
+def import_object(source: str) -> Any:
+    """The object that `"module:name"` stands for."""
+    module_name, _, attribute = source.partition(":")
+    try:
+        return getattr(importlib.import_module(module_name), attribute)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ValueError(
+            f"reward={source!r} cannot be imported ({error}): use 'module:function' with a module "
+            "that Python finds and a function in it."
+        ) from error

@@ -1,0 +1,174 @@
+"""From whatever a user calls a reward to a function of a batch of episodes."""
+
+from __future__ import annotations
+
+import inspect
+import os
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from textenv.episode import Episode
+from textenv.rewards.check import NamedReward, Reward, RewardError, excerpt, name_of
+from textenv.rewards.names import NAMES, build_named, import_object, near_names, parse_name
+
+
+def resolve_reward(source: Any, device: Any = None) -> NamedReward:
+    """Make a reward of whatever a user calls one.
+
+    Args:
+        source: One of
+
+            - a callable `(episodes) -> scores`: it has one required positional parameter;
+            - a callable `(prompt: str, response: str) -> score`: it has two;
+            - a name: `"haiku"`, `"sentiment"`, `"length"`, `"length(20)"`,
+              `"keyword(ocean, blue)"`. The arguments are separated by commas; whole numbers
+              become integers, all else is text without quotes;
+            - `"module:function"`, where the function is such a callable;
+            - a folder or a hub id `"owner/model"` of a sequence-classification model;
+            - a transformers sequence-classification model, or a text-classification pipeline;
+            - a mapping `{reward: weight}`, or a list of pairs `(reward, weight)`, for the
+              weighted sum of rewards in any of these forms.
+        device: Where a model that is loaded here goes; None leaves it on the CPU. A live model
+            stays where it is.
+
+    Returns:
+        A batch reward with a name.
+
+    Raises:
+        ValueError: If a string names no reward, an argument doesn't fit, or a model cannot be
+            loaded.
+        TypeError: If `source` is none of the above.
+    """
+    if isinstance(source, NamedReward):
+        return source
+    if isinstance(source, os.PathLike):
+        source = os.fspath(source)
+    if isinstance(source, str):
+        return _from_string(source, device)
+    if isinstance(source, Mapping):
+        return _weighted_sum(list(source.items()), device)
+    if isinstance(source, (list, tuple)):
+        return _weighted_sum(source, device)
+    if _is_pipeline(source) or _is_classifier(source):
+        return _from_live_model(source)
+    if callable(source):
+        return _from_callable(source, name_of(source))
+    raise TypeError(
+        f"reward={source!r} is a {type(source).__name__}: pass a callable, a name, a "
+        "sequence-classification model, or a mapping of rewards to weights."
+    )
+
+
+def names_code(source: Any) -> bool:
+    """Whether to resolve ``source`` would import code that it names, `"module:function"`."""
+    if isinstance(source, Mapping):
+        return any(map(names_code, source))
+    if isinstance(source, list | tuple):
+        return any(
+            names_code(part[0]) for part in source if isinstance(part, list | tuple) and part
+        )
+    return isinstance(source, str) and parse_name(source) is None and ":" in source
+
+
+def _from_string(source: str, device: Any) -> NamedReward:
+    named = parse_name(source)
+    if named is not None:
+        return NamedReward(source.strip(), build_named(source, *named))
+    if os.path.isdir(source) or re.fullmatch(r"[\w.-]+/[\w.-]+", source):
+        from textenv.lm.classifier import load_classifier
+        from textenv.rewards.classifier import ClassifierReward
+
+        return NamedReward(source, ClassifierReward(*load_classifier(source, device)))
+    if ":" in source:
+        return _from_callable(import_object(source), source)
+    near = near_names(source)
+    raise ValueError(
+        f"reward={source!r} is unknown: "
+        + (f"did you mean {' or '.join(map(repr, near))}? " if near else "")
+        + f"Use one of {', '.join(NAMES)}, 'module:function', a model's folder, or its hub id "
+        "'owner/model'."
+    )
+
+
+def _weighted_sum(pairs: Sequence[Any], device: Any) -> NamedReward:
+    from textenv.rewards.weighted_sum import WeightedSum
+
+    for pair in pairs:
+        if not isinstance(pair, (list, tuple)) or len(pair) != 2:
+            raise TypeError(
+                f"reward has the part {pair!r}, which is not a pair: "
+                "a list of rewards holds pairs (reward, weight)."
+            )
+    weighted_sum = WeightedSum([(resolve_reward(part, device), weight) for part, weight in pairs])
+    return NamedReward(weighted_sum.name, weighted_sum)
+
+
+# Models and pipelines are callable too, so they are told apart before callables are, and by what
+# they look like, so that transformers need not be imported to do it.
+def _is_classifier(source: Any) -> bool:
+    return type(source).__name__.endswith("ForSequenceClassification")
+
+
+def _is_pipeline(source: Any) -> bool:
+    return all(hasattr(source, attribute) for attribute in ("task", "model", "tokenizer"))
+
+
+def _from_live_model(source: Any) -> NamedReward:
+    from textenv.lm.classifier import load_classifier_tokenizer
+    from textenv.rewards.classifier import ClassifierReward
+
+    if not _is_pipeline(source):
+        reward = ClassifierReward(source, load_classifier_tokenizer(source))
+    elif _is_classifier(source.model):
+        reward = ClassifierReward(source.model, source.tokenizer)
+    else:
+        raise ValueError(
+            f"reward is a pipeline for {source.task!r}: pass one for 'text-classification'."
+        )
+    return NamedReward(reward.name, reward)
+
+
+def _from_callable(function: Any, name: str) -> NamedReward:
+    fix = "a reward takes (episodes), or (prompt, response), and nothing else that is required"
+    if inspect.isclass(function):
+        raise TypeError(f"reward {name!r} is a class: pass an instance of it.")
+    if not callable(function):
+        raise TypeError(f"reward {name!r} is a {type(function).__name__}, not callable: {fix}.")
+    try:
+        signature = inspect.signature(function)
+    except ValueError as error:
+        raise TypeError(
+            f"reward {name!r} does not show its parameters: "
+            "wrap it, as in `lambda prompt, response: function(prompt, response)`."
+        ) from error
+    required = [
+        parameter.kind
+        for parameter in signature.parameters.values()
+        if parameter.default is parameter.empty
+        and parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
+    ]
+    if inspect.Parameter.KEYWORD_ONLY not in required:
+        if len(required) == 1:
+            return NamedReward(name, function)
+        if len(required) == 2:
+            return NamedReward(name, _one_by_one(function, name))
+    raise TypeError(f"reward {name!r} has the parameters {signature}: {fix}.")
+
+
+def _one_by_one(function: Callable[[str, str], float], name: str) -> Reward:
+    """A batch reward of a function that scores one prompt and response."""
+
+    def score_each(episodes: Sequence[Episode]) -> list[float]:
+        scores = []
+        for index, episode in enumerate(episodes):
+            try:
+                scores.append(function(episode.prompt, episode.response))
+            except Exception as error:
+                raise RewardError(
+                    f"reward {name!r} raised {type(error).__name__}: {error}; it was given "
+                    f"episode {index}, with {excerpt(episode)}."
+                ) from error
+        return scores
+
+    return score_each

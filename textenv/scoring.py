@@ -1,0 +1,195 @@
+"""When a reward is asked, and how its answer becomes the rewards of tokens.
+
+`StepScoring` scores each episode when it ends; `BatchScoring` scores all of them when the last one
+has ended. Both are asked twice in a step of the environment: `ask` before the actions are appended,
+for the KL of taking them, and `pay` afterwards, for the rewards.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from textenv import infos as columns
+from textenv.kl import k1
+from textenv.rewards import score_in_parts
+from textenv.shaping import KLShaping, shaped_reward
+from textenv.starts import Starts
+from textenv.task import TextTask
+from textenv.token_table import Array, TokenTable, to_numpy, to_tensor
+from textenv.transcripts import transcribe
+
+# To ask an accelerator whether every row has ended makes the host wait for it, so ask rarely.
+STEPS_BETWEEN_QUESTIONS = 8
+Infos = dict[str, Any]
+
+
+class Scorer:
+    """Asks the reward about episodes that have ended.
+
+    Args:
+        task: the reward, the penalty, and what transcripts are made with.
+        table, starts: the rows and the prompts they began with.
+    """
+
+    def __init__(self, task: TextTask, table: TokenTable, starts: Starts):
+        self.task, self.table, self.starts = task, table, starts
+
+    def score(self, mask: np.ndarray) -> tuple[np.ndarray, Infos]:
+        """What the N rows of ``mask`` (bool ``[B]``) are paid at their last tokens, before any KL.
+
+        Returns:
+            float64 ``[N]``: the score, less the penalty of an episode that never stopped; and
+            infos, in which ``score`` is the reward's own answer. The penalty and the parts of a
+            weighted sum have entries of their own.
+
+        Raises:
+            RewardError: the reward failed.
+        """
+        rows = np.flatnonzero(mask)
+        prompts = self.starts.of_rows(rows)
+        episodes = transcribe(self.table, rows, prompts, self.task.tokenizer, self.task.stop)
+        scores, parts = score_in_parts(self.task.reward, episodes)
+        infos = columns.of_episodes(mask, episodes, scores)
+        for name, part in parts.items():
+            infos |= columns.column(f"score/{name}", mask, part, np.float64)
+        if self.task.no_stop_penalty == 0:
+            return scores, infos
+        never_stopped = np.array([episode.finish_reason != "stop" for episode in episodes])
+        penalties = self.task.no_stop_penalty * never_stopped
+        return scores - penalties, infos | columns.column(
+            "no_stop_penalty", mask, penalties, np.float64
+        )
+
+
+def make_scoring(
+    when: str, task: TextTask, shaping: KLShaping | None, table: TokenTable, starts: Starts
+) -> StepScoring | BatchScoring:
+    """The scoring that ``when``, "step" or "batch", stands for."""
+    scorer = Scorer(task, table, starts)
+    if when == "step":
+        return StepScoring(scorer, shaping, table)
+    return BatchScoring(scorer, shaping, table, task.max_new_tokens)
+
+
+class StepScoring:
+    """Each episode is scored when it ends, and every step returns its shaped reward."""
+
+    def __init__(self, scorer: Scorer, shaping: KLShaping | None, table: TokenTable):
+        self.scorer, self.shaping, self.table = scorer, shaping, table
+        self._log_probs: tuple[Array, Array] | None = None  # of policy and reference
+        self._infos: Infos = {}
+
+    def begin(self, mask: np.ndarray) -> None:
+        """Rows have begun anew; nothing was kept of them."""
+
+    def ask(self, actions: Array) -> None:
+        """Ask policy and reference about the actions in the present states."""
+        self._log_probs, self._infos = None, {}
+        if self.shaping is None:
+            return
+        table, convert = self.table, self.table.arrays.convert
+        tokens, lengths, running = map(to_tensor, (table.tokens, table.lengths, table.running))
+        reference_log_probs, log_probs = self.shaping.step(
+            tokens[:, : table.max_length], lengths, table.origin, to_tensor(actions), running
+        )
+        was_running = to_numpy(running).copy()
+        infos = {"ref_log_prob": convert(reference_log_probs), "_ref_log_prob": was_running}
+        if log_probs is not None:
+            self._log_probs = convert(log_probs), infos["ref_log_prob"]
+            infos |= {"kl": k1(*self._log_probs), "_kl": was_running.copy()}
+        self._infos = infos
+
+    def finished(self, ended: Array) -> bool:
+        """Whether there is something to score now that the rows ``ended`` have ended."""
+        return bool(ended.any())
+
+    def pay(self, ended: Array, finished: bool) -> tuple[Array, Array, Infos]:
+        """Rewards ``[B]``, terminated ``[B]`` and infos of the step."""
+        arrays, infos = self.table.arrays, self._infos
+        rewards = arrays.zeros(self.table.num_rows, np.float64)
+        if finished:
+            mask = to_numpy(ended)
+            paid, of_episodes = self.scorer.score(mask)
+            at_the_end = np.zeros(len(mask))
+            at_the_end[mask] = paid
+            rewards = arrays.convert(at_the_end)
+            infos = infos | of_episodes
+        if self._log_probs is not None and self.shaping is not None:
+            rewards = shaped_reward(rewards, *self._log_probs, arrays.convert(self.shaping.kl_coef))
+        return rewards, ended, infos
+
+
+class BatchScoring:
+    """Rows that have ended wait; when the last one has, all are scored at once."""
+
+    def __init__(self, scorer: Scorer, shaping: KLShaping | None, table: TokenTable, budget: int):
+        self.scorer, self.shaping, self.table, self.budget = scorer, shaping, table, budget
+        self._steps = 0
+
+    def begin(self, mask: np.ndarray) -> None:
+        """All rows have begun anew."""
+        self._steps = 0
+        if self.shaping is not None:
+            self.shaping.begin_batch()
+
+    def ask(self, actions: Array) -> None:
+        """Keep what the policy says of its actions; the reference is asked at the end."""
+        if self.shaping is not None:
+            self.shaping.note(to_tensor(actions), to_tensor(self.table.running))
+        self._steps += 1  # not before: a step that is refused above does not count
+
+    def finished(self, ended: Array) -> bool:
+        """Whether no row runs any more; an accelerator is asked every few steps only."""
+        on_cpu = self.table.arrays.device.type == "cpu"
+        asks = on_cpu or self._steps % STEPS_BETWEEN_QUESTIONS == 0
+        return self._steps == self.budget or (asks and not bool(self.table.running.any()))
+
+    def pay(self, ended: Array, finished: bool) -> tuple[Array, Array, Infos]:
+        """Rewards ``[B]``, terminated ``[B]`` and infos: nothing before all rows have ended."""
+        arrays, rows = self.table.arrays, self.table.num_rows
+        nobody = arrays.zeros(rows, np.bool_)
+        if not finished:
+            return arrays.zeros(rows, np.float64), nobody, {}
+        every = np.ones(rows, np.bool_)
+        paid, infos = self.scorer.score(every)
+        token_rewards, mask = at_the_last_token(
+            to_tensor(arrays.convert(paid)), to_tensor(self.table.response_lengths())
+        )
+        if self.shaping is not None:
+            token_rewards, of_tokens = self._shaped(token_rewards, mask, self.shaping)
+            infos |= of_tokens
+        infos |= columns.everywhere("token_rewards", arrays.convert(token_rewards))
+        return arrays.convert(token_rewards.sum(dim=1)), ~nobody, infos
+
+    def _shaped(self, rewards: Tensor, mask: Tensor, shaping: KLShaping) -> tuple[Tensor, Infos]:
+        """The token rewards ``[B, T]`` shaped by the KL, and what infos say of it."""
+        table, convert = self.table, self.table.arrays.convert
+        reference_log_probs = shaping.score(
+            to_tensor(table.tokens)[:, : table.max_length],
+            to_tensor(table.prompt_lengths),
+            table.responses(mask),
+            mask,
+        ).to(mask.device)
+        infos = columns.everywhere("ref_log_probs", convert(reference_log_probs))
+        log_probs = shaping.noted_log_probs(mask)
+        if log_probs is None:
+            return rewards, infos
+        infos |= columns.everywhere("token_kl", convert(k1(log_probs, reference_log_probs)))
+        kl_coef = to_tensor(convert(shaping.kl_coef))[:, None]
+        return shaped_reward(rewards, log_probs, reference_log_probs, kl_coef), infos
+
+
+def at_the_last_token(paid: Tensor, response_lengths: Tensor) -> tuple[Tensor, Tensor]:
+    """``paid`` ``[B]`` at each row's last token and 0 elsewhere.
+
+    Returns:
+        rewards ``[B, T]`` with T the longest response, and the mask ``[B, T]`` of its tokens.
+    """
+    steps = torch.arange(int(response_lengths.max()), device=response_lengths.device)
+    mask = steps < response_lengths[:, None]
+    rewards = torch.zeros(mask.shape, dtype=paid.dtype, device=mask.device)
+    return rewards.scatter_(1, response_lengths[:, None] - 1, paid[:, None]), mask

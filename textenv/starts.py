@@ -1,0 +1,146 @@
+"""Where rows begin: seeds, groups, and the drawing of prompts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from gymnasium.utils import seeding
+
+from textenv.prompts import EncodedPrompt
+from textenv.token_table import to_numpy
+
+
+class Starts:
+    """Draws the prompt with which each row's next episode begins.
+
+    There is one generator for each group of ``group_size`` consecutive rows. It makes one sequence
+    of prompts; the k-th episode of every row of the group begins with the k-th of them, whenever
+    each row gets there. Rows of a group that are reset together go on from the same place.
+
+    Attributes:
+        prompt_index: int64 ``[B]``, the prompts that the rows' present episodes began with.
+
+    Args:
+        prompts: what is drawn from.
+        num_rows: B.
+        group_size: G; divides B.
+    """
+
+    def __init__(self, prompts: Sequence[EncodedPrompt], num_rows: int, group_size: int = 1):
+        self.prompts, self.num_rows, self.group_size = prompts, num_rows, group_size
+        self.prompt_index = np.zeros(num_rows, np.int64)
+        self.seeded = False
+        groups = num_rows // group_size
+        self._generators = [np.random.default_rng() for _ in range(groups)]
+        self._drawn: list[list[int]] = [[] for _ in range(groups)]  # what some row has yet to meet
+        self._forgotten = [0] * groups  # how many draws came before these, met by all rows
+        self._episodes = np.zeros(num_rows, np.int64)  # how many draws each row has met
+
+    def checked_mask(self, mask: Any, may_be_some: bool) -> np.ndarray:
+        """The rows that a reset names, bool ``[B]``; None names all.
+
+        Args:
+            mask: what the caller gave.
+            may_be_some: whether some rows may begin while the others go on.
+
+        Raises:
+            ValueError: it is no such mask.
+        """
+        every = np.ones(self.num_rows, np.bool_)
+        mask = every if mask is None else to_numpy(mask)
+        if mask.shape != every.shape or mask.dtype != np.bool_:
+            raise ValueError(
+                f"options['reset_mask'] must be a bool array of the shape ({self.num_rows},)."
+            )
+        if not mask.any():
+            raise ValueError("options['reset_mask'] must name at least one row.")
+        if not may_be_some and not mask.all():
+            raise ValueError(
+                "options['reset_mask'] must name all rows, or be left out, at the first reset and "
+                "with scoring='batch', where all rows begin together."
+            )
+        return mask
+
+    def seed(self, seed: int | Sequence[int | None], mask: np.ndarray) -> None:
+        """Seed the groups that have a row in ``mask`` (bool ``[B]``).
+
+        Args:
+            seed: row i is seeded with ``seed + i`` or with ``seed[i]``, None leaving it as it is. A
+                group is seeded as its first row.
+
+        Raises:
+            ValueError: ``seed`` is a list of another length than B.
+        """
+        rows = range(self.num_rows)
+        seeds = [seed + row for row in rows] if isinstance(seed, int | np.integer) else list(seed)
+        if len(seeds) != self.num_rows:
+            raise ValueError(
+                f"seed has {len(seeds)} entries for {self.num_rows} rows: give one int, or one "
+                "for each row."
+            )
+        self.seeded = True
+        for group in np.unique(np.flatnonzero(mask) // self.group_size):
+            first = group * self.group_size
+            if seeds[first] is not None:
+                self._generators[group], _ = seeding.np_random(int(seeds[first]))
+                self._drawn[group], self._forgotten[group] = [], 0
+                self._episodes[first : first + self.group_size] = 0
+
+    def seed_by_chance(self) -> None:
+        """Seed every group with numbers from the operating system."""
+        entropy = int(np.random.SeedSequence().generate_state(1)[0])
+        self.seed(entropy, np.ones(self.num_rows, np.bool_))
+
+    def draw(self, mask: np.ndarray, together: bool) -> None:
+        """Draw the prompts with which the rows of ``mask`` (bool ``[B]``) begin.
+
+        Args:
+            mask: the rows whose next episode begins.
+            together: whether these rows were reset by one call, and not each by its own end. Then
+                rows of one group begin with the same prompt, wherever each of them was.
+        """
+        rows = np.flatnonzero(mask)
+        if together and self.group_size > 1:
+            for group in np.unique(rows // self.group_size):
+                members = rows[rows // self.group_size == group]
+                self._episodes[members] = self._episodes[members].max()
+        for row in rows.tolist():
+            self.prompt_index[row] = self._next(row)
+
+    def choose(self, mask: np.ndarray, prompt_index: Any) -> None:
+        """Begin the rows of ``mask`` with the prompts that a caller has picked; none is drawn.
+
+        Raises:
+            ValueError: ``prompt_index`` is not one index for each row.
+        """
+        index = to_numpy(prompt_index)
+        if (
+            index.shape != (self.num_rows,)
+            or index.dtype.kind not in "iu"
+            or not bool(((index >= 0) & (index < len(self.prompts))).all())
+        ):
+            raise ValueError(
+                f"options['prompt_index']={index.tolist()} must be {self.num_rows} whole numbers "
+                f"from 0 to {len(self.prompts) - 1}, one for each row."
+            )
+        self.prompt_index[mask] = index[mask]
+
+    def of_rows(self, rows: np.ndarray) -> list[EncodedPrompt]:
+        """The prompts that these rows' present episodes began with."""
+        return [self.prompts[index] for index in self.prompt_index[rows]]
+
+    def _next(self, row: int) -> int:
+        group = row // self.group_size
+        drawn = self._drawn[group]
+        place = self._episodes[row] - self._forgotten[group]
+        while len(drawn) <= place:
+            drawn.append(int(self._generators[group].integers(len(self.prompts))))
+        self._episodes[row] += 1
+        first = group * self.group_size
+        met_by_all = int(self._episodes[first : first + self.group_size].min())
+        prompt = drawn[place]
+        del drawn[: met_by_all - self._forgotten[group]]
+        self._forgotten[group] = max(self._forgotten[group], met_by_all)
+        return prompt

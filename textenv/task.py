@@ -1,0 +1,125 @@
+"""What the episodes of a text environment are, however they are driven."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import torch
+
+from textenv.lm.loading import load_model, load_tokenizer
+from textenv.lm.vocabulary import check_same_tokenizer
+from textenv.prompts import encode_prompts, load_prompts
+from textenv.rewards import resolve_reward
+from textenv.sharing import is_data, unwrap_shared
+from textenv.stopping import StopRule
+
+
+class TextTask:
+    """The arguments that say what an episode is, checked and resolved.
+
+    Attributes:
+        arguments: as they were given.
+        tokenizer, prompts, reward, stop, reference: the live objects.
+        observation_space, action_space: of one row.
+        max_length: L, tokens of the longest prompt plus the budget.
+
+    Args:
+        device: where a reference and a reward model live. The other arguments are those of
+            `textenv.TextGenEnv`.
+
+    Raises:
+        ValueError: an argument does not fit; the message names it, its value and the fix.
+    """
+
+    def __init__(
+        self,
+        *,
+        tokenizer: Any,
+        prompts: Any,
+        reward: Any,
+        max_new_tokens: int,
+        min_new_tokens: int,
+        stop: Sequence[str | int] | str | int | None,
+        max_prompt_tokens: int | None,
+        reference: Any,
+        reference_dtype: str,
+        kl_coef: Any,
+        no_stop_penalty: float,
+        device: str | torch.device,
+    ):
+        given = {name: unwrap_shared(value) for name, value in locals().items() if name != "self"}
+        self.device = given.pop("device")
+        self.arguments: dict[str, Any] = given
+        self._check_numbers()
+        self.max_new_tokens, self.no_stop_penalty = max_new_tokens, no_stop_penalty
+        self.tokenizer = load_tokenizer(given["tokenizer"])
+        self.prompts = encode_prompts(
+            load_prompts(given["prompts"]), self.tokenizer, max_prompt_tokens
+        )
+        self.reward = resolve_reward(given["reward"], device)
+        self.stop = StopRule(self.tokenizer, given["stop"], min_new_tokens)
+
+        vocabulary = len(self.tokenizer)
+        self.max_length = max(len(prompt.ids) for prompt in self.prompts) + max_new_tokens
+        self.observation_space = gym.spaces.Dict(
+            input_ids=gym.spaces.Box(0, vocabulary - 1, (self.max_length,), np.int64),
+            attention_mask=gym.spaces.Box(0, 1, (self.max_length,), np.int8),
+        )
+        self.action_space = gym.spaces.Discrete(vocabulary)
+
+        self.reference, self.kl_coef = None, given["kl_coef"]
+        if given["reference"] is not None:
+            dtype = getattr(torch, reference_dtype)
+            self.reference = load_model(given["reference"], dtype=dtype, device=device)
+            check_same_tokenizer(self.tokenizer, self.reference, "The reference")
+
+    def _check_numbers(self) -> None:
+        given = self.arguments
+        longest, least = given["max_new_tokens"], given["min_new_tokens"]
+        if longest < 1:
+            raise ValueError(f"max_new_tokens={longest} must be at least 1.")
+        if not 0 <= least <= longest:
+            raise ValueError(
+                f"min_new_tokens={least} must be between 0 and max_new_tokens={longest}."
+            )
+        if not np.isfinite(given["no_stop_penalty"]):
+            raise ValueError(f"no_stop_penalty={given['no_stop_penalty']} must be a number.")
+        if given["reference_dtype"] not in ("float32", "bfloat16", "float16"):
+            raise ValueError(
+                f"reference_dtype={given['reference_dtype']!r} is unknown: use 'float32', "
+                "'bfloat16' or 'float16'."
+            )
+        if given["reference"] is None and given["kl_coef"] != 0:
+            raise ValueError(
+                f"kl_coef={given['kl_coef']!r} without a reference shapes nothing: pass "
+                "reference=, the model to stay close to."
+            )
+
+    def sibling_arguments(self) -> dict[str, Any]:
+        """The arguments of another environment of this task that shares its live objects.
+
+        Its rewards are not shaped, so it has no schedule to move. The reference stays where it is.
+        """
+        return {
+            **self.arguments,
+            "tokenizer": self.tokenizer,
+            "prompts": self.prompts,
+            "reward": self.reward,
+            "reference": self.reference,
+            "kl_coef": 0.0,
+            "device": self.device if self.reference is None else self.reference.device,
+        }
+
+    def as_data(self) -> tuple[dict[str, Any], list[str]]:
+        """The arguments that JSON can hold, and the names of those that are live objects."""
+        data, live = {}, []
+        for name, value in self.arguments.items():
+            value = value.as_data() if hasattr(value, "as_data") else value
+            if is_data(value):
+                data[name] = value
+            else:
+                live.append(name)
+        return data, live

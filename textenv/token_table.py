@@ -1,0 +1,210 @@
+"""The token table: B rows of tokens with their lengths, in numpy or in torch.
+
+This is the only module that knows numpy from torch. Indexing, arithmetic and comparison are written
+alike in both libraries, so the bookkeeping of an episode stands here once; only making arrays and
+converting between the two kinds differs.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+Array = Any  # np.ndarray or torch.Tensor: what the two have in common has no type of its own
+
+_TORCH_DTYPES = {
+    np.int64: torch.int64,
+    np.int8: torch.int8,
+    np.bool_: torch.bool,
+    np.float64: torch.float32,  # rewards in torch mode: what learners compute in
+}
+_episode_numbers = itertools.count(1)
+
+
+class Arrays:
+    """Makes arrays of one kind.
+
+    Args:
+        kind: "numpy" or "torch".
+        device: where tensors live; numpy arrays are on the host.
+    """
+
+    def __init__(self, kind: str, device: str | torch.device):
+        self.numpy = kind == "numpy"
+        self.device = torch.device("cpu" if self.numpy else device)
+
+    def zeros(self, shape: int | tuple[int, ...], dtype: type) -> Array:
+        """Zeros of a numpy dtype, or of its counterpart in torch."""
+        if self.numpy:
+            return np.zeros(shape, dtype)
+        shape = (shape,) if isinstance(shape, int) else shape
+        return torch.zeros(shape, dtype=_TORCH_DTYPES[dtype], device=self.device)
+
+    def convert(self, values: Any) -> Array:
+        """A numpy array or a tensor as an array of this kind, on the device."""
+        if self.numpy:
+            return to_numpy(values)
+        values = to_tensor(values)
+        dtype = torch.float32 if values.is_floating_point() else values.dtype
+        return values.to(self.device, dtype, non_blocking=True)
+
+    def copy(self, array: Array) -> Array:
+        """The same numbers in memory of their own."""
+        return array.copy() if self.numpy else array.clone()
+
+
+def to_numpy(values: Any) -> np.ndarray:
+    """As a numpy array; of a tensor on the CPU, a view."""
+    return values.detach().cpu().numpy() if isinstance(values, torch.Tensor) else np.asarray(values)
+
+
+def to_tensor(values: Any) -> torch.Tensor:
+    """As a tensor where it is; of a numpy array, a view."""
+    return values if isinstance(values, torch.Tensor) else torch.from_numpy(np.asarray(values))
+
+
+class Origin(NamedTuple):
+    """Which episodes an observation belongs to, known on the host without asking the device.
+
+    Attributes:
+        episodes: ``[B]`` int64, the number of each row's episode, unique in this process.
+        steps: how many tokens have been appended to the table in all.
+    """
+
+    episodes: np.ndarray
+    steps: int
+
+
+class TokenObservation(dict):
+    """An observation in torch mode: a dictionary that also carries its `Origin`.
+
+    A decoder whose tokens lie on an accelerator can so tell which rows are new without comparing
+    tokens, which would make the host wait.
+    """
+
+    origin: Origin
+
+
+class TokenTable:
+    """Prompts and responses as rows, contiguous from column 0.
+
+    Attributes (each ``[B]`` unless said otherwise, of the configured kind):
+        tokens, mask: ``[B, L + 1]``. The last column is never shown: what rows that have ended are
+            told to write goes there.
+        lengths: tokens of the row so far, the prompt included.
+        prompt_lengths: tokens of the prompt.
+        running: whether the row's episode goes on.
+        stopped: whether it ended by a stop, and not by its budget.
+
+    Args:
+        num_rows: B.
+        max_length: L.
+        arrays: the kind of array.
+        copy: whether observations are copies of the table or views of it.
+    """
+
+    def __init__(self, num_rows: int, max_length: int, arrays: Arrays, copy: bool):
+        self.num_rows, self.max_length = num_rows, max_length
+        self.arrays, self.copy = arrays, copy
+        self.tokens = arrays.zeros((num_rows, max_length + 1), np.int64)
+        self.mask = arrays.zeros((num_rows, max_length + 1), np.int8)
+        self.lengths = arrays.zeros(num_rows, np.int64)
+        self.prompt_lengths = arrays.zeros(num_rows, np.int64)
+        self.running = arrays.zeros(num_rows, np.bool_)
+        self.stopped = arrays.zeros(num_rows, np.bool_)
+        self._rows = arrays.convert(np.arange(num_rows))
+        self._columns = arrays.zeros(num_rows, np.int64)  # where a row's next token goes
+        self._limits = arrays.zeros(num_rows, np.int64)  # the length at which the budget is spent
+        self.origin = Origin(np.zeros(num_rows, np.int64), 0)
+
+    def begin(self, rows: np.ndarray, prompts: Sequence[np.ndarray], max_new_tokens: int) -> None:
+        """Put a prompt into each of ``rows`` (indices) and let them run."""
+        tokens = np.zeros((len(rows), self.max_length + 1), np.int64)
+        mask = np.zeros((len(rows), self.max_length + 1), np.int8)
+        lengths = np.array([len(ids) for ids in prompts], np.int64)
+        for i, ids in enumerate(prompts):
+            tokens[i, : len(ids)] = ids
+            mask[i, : len(ids)] = 1
+        convert = self.arrays.convert
+        at, converted = convert(rows), convert(lengths)
+        self.tokens[at], self.mask[at] = convert(tokens), convert(mask)
+        self._columns[at] = self.lengths[at] = self.prompt_lengths[at] = converted
+        self._limits[at] = converted + max_new_tokens
+        self.running[at], self.stopped[at] = True, False
+        episodes = self.origin.episodes.copy()
+        episodes[rows] = [next(_episode_numbers) for _ in rows]
+        self.origin = Origin(episodes, self.origin.steps)
+
+    def checked(self, actions: Any, vocabulary: int) -> Array:
+        """Actions as the configured kind of array.
+
+        Raises:
+            ValueError: they are not one token id for each row. Ids out of range are noticed where
+                the table is on the CPU; elsewhere to look at them would make the host wait.
+        """
+        if self.arrays.numpy:
+            actions = np.asarray(actions)
+            whole = actions.dtype.kind in "iu"
+        else:
+            actions = torch.as_tensor(actions, device=self.arrays.device)
+            whole = not (actions.is_floating_point() or actions.dtype == torch.bool)
+        if actions.shape != (self.num_rows,):
+            raise ValueError(
+                f"actions have the shape {tuple(actions.shape)}, but this environment has "
+                f"{self.num_rows} rows: give one token id for each row."
+            )
+        if not whole:
+            raise ValueError(f"actions have the dtype {actions.dtype}: token ids are integers.")
+        # Narrower integers could not index a tensor, and torch takes uint8 for a mask.
+        actions = actions.astype(np.int64) if self.arrays.numpy else actions.long()
+        on_cpu = self.arrays.device.type == "cpu"
+        if on_cpu and (actions.min() < 0 or actions.max() >= vocabulary):
+            wrong = [token for token in actions.tolist() if not 0 <= token < vocabulary]
+            raise ValueError(
+                f"actions contain the token id {wrong[0]}, but the vocabulary has the ids 0 to "
+                f"{vocabulary - 1}."
+            )
+        return actions
+
+    def append(self, actions: Array) -> None:
+        """Write one token to each running row; the actions of the others are ignored."""
+        self.tokens[self._rows, self._columns] = actions
+        self.mask[self._rows, self._columns] = 1
+        self._columns += self.running
+        self.lengths += self.running
+        self.origin = Origin(self.origin.episodes, self.origin.steps + 1)
+
+    def budget_spent(self) -> Array:
+        """``[B]`` bool: whether the row has no token left."""
+        return self.lengths == self._limits
+
+    def end(self, ended: Array, stops: Array) -> None:
+        """End the episodes of the rows ``ended``, those that also are in ``stops`` by a stop."""
+        self.running &= ~ended
+        self.stopped |= ended & stops
+        self._columns[ended] = self.max_length
+
+    def response_lengths(self) -> Array:
+        """``[B]``, in tokens, the stop token included."""
+        return self.lengths - self.prompt_lengths
+
+    def responses(self, mask: torch.Tensor) -> torch.Tensor:
+        """The response tokens ``[B, T]`` that ``mask`` ``[B, T]`` counts; arbitrary elsewhere."""
+        steps = torch.arange(mask.shape[1], device=mask.device)
+        columns = to_tensor(self.prompt_lengths)[:, None] + steps
+        return to_tensor(self.tokens).gather(1, columns.clamp(max=self.max_length))
+
+    def observation(self) -> dict[str, Array]:
+        """``input_ids`` and ``attention_mask``, each ``[B, L]``."""
+        tokens, mask = self.tokens[:, : self.max_length], self.mask[:, : self.max_length]
+        if self.copy:
+            tokens, mask = self.arrays.copy(tokens), self.arrays.copy(mask)
+        if self.arrays.numpy:
+            return {"input_ids": tokens, "attention_mask": mask}
+        observation = TokenObservation(input_ids=tokens, attention_mask=mask)
+        observation.origin = self.origin
+        return observation

@@ -1,0 +1,55 @@
+"""From rows of tokens to episodes: what a reward gets to read."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from textenv.episode import Episode
+from textenv.prompts import EncodedPrompt
+from textenv.stopping import StopRule
+from textenv.token_table import TokenTable, to_numpy
+
+
+def transcribe(
+    table: TokenTable,
+    rows: np.ndarray,
+    prompts: Sequence[EncodedPrompt],
+    tokenizer: Any,
+    stop: StopRule,
+) -> list[Episode]:
+    """The finished episodes of some rows of a token table.
+
+    Args:
+        table: the tokens.
+        rows: indices ``[N]`` of rows that have ended.
+        prompts: the N prompts that these began with.
+        tokenizer: decodes them.
+        stop: says what of a response is a stop string, which is left out of its text.
+    """
+    tokens, lengths, stopped = (
+        to_numpy(column)[rows] for column in (table.tokens, table.lengths, table.stopped)
+    )
+    whole = [row[:length].copy() for row, length in zip(tokens, lengths, strict=True)]
+
+    def decode(sequences: list[np.ndarray]) -> list[str]:
+        return tokenizer.batch_decode(sequences, skip_special_tokens=True)
+
+    # Tokenizers of the SentencePiece kind drop the space before the first token that they decode,
+    # so a response is decoded behind its prompt.
+    texts, heads = decode(whole), decode([prompt.ids for prompt in prompts])
+    episodes = []
+    for ids, prompt, text, head, by_a_stop in zip(
+        whole, prompts, texts, heads, stopped, strict=True
+    ):
+        split = len(prompt.ids)
+        response = text[len(head) :] if text.startswith(head) else decode([ids[split:]])[0]
+        if by_a_stop and not stop.is_stop_token[ids[-1]]:
+            response = stop.without_stop_string(response)
+        reason = "stop" if by_a_stop else "length"
+        episodes.append(
+            Episode(prompt.text, response, ids[:split], ids[split:], reason, prompt.data)
+        )
+    return episodes
