@@ -3,7 +3,7 @@
 import textenv  # noqa: F401  (registers TextGen-v0)
 from agents.agent import Agent
 from agents.algorithms import GRPO, PPO, REINFORCE, RLOO, TRPO, ActorCritic
-from agents.policies import CausalLMPolicy, MlpPolicy
+from agents.policies import CausalLMPolicy, MlpPolicy, Policy
 
 __all__ = [
     "GRPO",
@@ -15,4 +15,5 @@ __all__ = [
     "Agent",
     "CausalLMPolicy",
     "MlpPolicy",
+    "Policy",
 ]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -21,14 +20,11 @@ from agents import checkpoint, environments, policies
 from agents.callbacks import as_callback
 from agents.collect import Stopped, evaluate_old_log_probs, make_collector
 from agents.construction import AUTO, Construction
-from agents.metrics import mean_metrics, prefixed, rollout_metrics
-from agents.optimization import optimizer_step
-from agents.policies import predict
+from agents.metrics import log_entry, mean_metrics, record_all
+from agents.optimization import Schedule, at_progress, make_optimizer, optimizer_step
 from agents.policies.base import Policy
 from agents.progress import ProgressBar
 from agents.rollout import Batch, Rollout
-
-Schedule = Callable[[float], float]  # of the progress remaining, from 1 down to 0
 
 
 class Agent(metaclass=Construction):
@@ -42,8 +38,8 @@ class Agent(metaclass=Construction):
         policy: "CausalLMPolicy", "MlpPolicy", or a class that keeps `agents.policies.base.Policy`.
         env: a vector environment, an environment, or an id (made with ``n_envs`` and
             ``env_kwargs``, a text environment with the policy's tokenizer). A native text
-            environment is switched to ``scoring="batch"`` and torch arrays, the fast way to drive
-            it, and a logged line says so; all others are driven as they are.
+            environment is switched to its fast mode, and a logged line says so; all others are
+            driven as they are.
         learning_rate: of AdamW, a number or a function of the progress remaining (1 to 0).
         n_steps: steps of each row in one rollout; whole episodes of text have no use for it.
         micro_batch_size: rows per backward pass, for models that would not fit otherwise. The
@@ -85,9 +81,8 @@ class Agent(metaclass=Construction):
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
         self.device = torch.device(device)
-        self.learning_rate, self.n_steps, self.micro_batch_size = (
-            learning_rate, n_steps, micro_batch_size
-        )  # fmt: skip
+        self.learning_rate, self.n_steps = learning_rate, n_steps
+        self.micro_batch_size = micro_batch_size
         self.max_grad_norm, self.weight_decay = max_grad_norm, weight_decay
         self.tensorboard_log, self.verbose, self.seed = tensorboard_log, verbose, seed
         self.group_size = group_size
@@ -100,13 +95,7 @@ class Agent(metaclass=Construction):
             self.policy_class, self.env, self.policy_needs, self.policy_kwargs, seed, self.device
         )
         environments.bind(self.env, self.policy)
-        self.optimizer = torch.optim.AdamW(
-            self.trained_parameters(),
-            lr=self._now(learning_rate, 1.0),
-            eps=1e-5,  # as in the PPO of OpenAI's baselines
-            fused=True,  # one kernel instead of a dozen a parameter
-            weight_decay=weight_decay,
-        )
+        self.optimizer = make_optimizer(self.trained_parameters(), learning_rate, weight_decay)
         self.generator = torch.Generator()  # of minibatches
         fresh = np.random.SeedSequence(seed).generate_state(3)
         self.policy.seed(int(fresh[0]))
@@ -133,7 +122,7 @@ class Agent(metaclass=Construction):
     # --- what an algorithm uses -------------------------------------------------------------
 
     def trained_parameters(self) -> Any:
-        """What the optimiser moves, as `torch.optim.AdamW` takes it."""
+        """What the optimiser moves, in groups or not, as `torch.optim.AdamW` takes it."""
         return [p for p in self.policy.parameters() if p.requires_grad]
 
     def optimizer_step(self, batch: Batch) -> dict[str, float]:
@@ -160,11 +149,7 @@ class Agent(metaclass=Construction):
 
     def scheduled(self, value: float | Schedule) -> float:
         """A hyper-parameter at the present progress."""
-        return self._now(value, self.progress_remaining)
-
-    @staticmethod
-    def _now(value: float | Schedule, progress_remaining: float) -> float:
-        return float(value(progress_remaining) if callable(value) else value)
+        return at_progress(value, self.progress_remaining)
 
     # --- learning ---------------------------------------------------------------------------
 
@@ -177,7 +162,7 @@ class Agent(metaclass=Construction):
         reset_num_timesteps: bool = True,
         progress_bar: bool = False,
     ) -> Self:
-        """Collect and update until ``total_timesteps`` steps (tokens, for text) were taken.
+        """Collect and update until ``total_timesteps`` steps (tokens, for text) are taken.
 
         Args:
             total_timesteps: at least so many; the last rollout is finished.
@@ -190,15 +175,11 @@ class Agent(metaclass=Construction):
         if reset_num_timesteps:
             self.num_timesteps = 0
         target = self.num_timesteps + total_timesteps  # schedules run up to it, as in SB3
-        if self.logger is None:
-            name = tb_log_name or type(self).__name__
-            self.logger = configure_logger(
-                self.verbose, self.tensorboard_log, name, reset_num_timesteps
-            )
+        logger = self._ready_logger(tb_log_name, reset_num_timesteps)
         callback = as_callback(callback, self)
         callback.on_training_start(locals(), globals())
         started, before, iteration = time.perf_counter(), self.num_timesteps, 0
-        bar = ProgressBar(total_timesteps) if progress_bar else nullcontext()
+        bar = ProgressBar(total_timesteps, visible=progress_bar)
         try:
             with bar:
                 while self.num_timesteps < target:
@@ -214,22 +195,19 @@ class Agent(metaclass=Construction):
                     metrics = self.update(rollout)
                     iteration += 1
                     taken, seconds = self.num_timesteps - before, time.perf_counter() - started
-                    record = {
-                        **rollout_metrics(rollout),
-                        **prefixed("train", metrics),
-                        "train/learning_rate": self.optimizer.param_groups[0]["lr"],
-                        "time/fps": taken / seconds,
-                        "time/rollout_fps": rollout.num_steps / (collected - began),
-                        "time/iterations": iteration,
-                        "time/time_elapsed": seconds,
-                        "time/total_timesteps": self.num_timesteps,
+                    metrics["learning_rate"] = self.optimizer.param_groups[0]["lr"]
+                    times = {
+                        "fps": taken / seconds,
+                        "rollout_fps": rollout.num_steps / (collected - began),
+                        "iterations": iteration,
+                        "time_elapsed": seconds,
+                        "total_timesteps": self.num_timesteps,
                     }
-                    for name, value in record.items():
-                        self.logger.record(name, value)
+                    record = log_entry(rollout, train=metrics, time=times)
+                    record_all(logger, record)
                     if iteration % log_interval == 0:
-                        self.logger.dump(step=self.num_timesteps)
-                    if isinstance(bar, ProgressBar):
-                        bar.show(taken, record)
+                        logger.dump(self.num_timesteps)
+                    bar.show(taken, record)
         except Stopped:
             pass
         self.progress_remaining = 0.0
@@ -239,8 +217,8 @@ class Agent(metaclass=Construction):
     def collect(self, on_step: Callable[[], bool] | None = None) -> Rollout:
         """One rollout with the present policy. Counts its steps, and moves the schedule of β.
 
-        In reduced precision the log-probabilities of the rollout come from `evaluate`, so that the
-        first minibatch's ratio is 1 there, too.
+        In reduced precision its log-probabilities come from `evaluate`, so that the first
+        minibatch's ratio is 1 there, too.
         """
         rollout = self.collector.collect(self.policy, self.n_steps, on_step)
         if self.policy.reduced_precision:
@@ -264,17 +242,16 @@ class Agent(metaclass=Construction):
         Returns:
             actions as numpy, and the state to hand in at the next call.
         """
-        space = self.env.single_action_space
-        return predict(self.policy, space, observation, state, episode_start, deterministic)
+        step = observation, state, episode_start, deterministic
+        return policies.predict(self.policy, self.env.single_action_space, *step)
 
     def save(self, path: str | Path, optimizer: bool = True) -> None:
         """Write the agent to a folder; a language model in it opens with `from_pretrained`.
 
         Args:
             path: the folder.
-            optimizer: also write the state of the optimiser and of the generators that draw actions
-                and minibatches, so that learning goes on as it was; the environment's prompts are
-                drawn anew. They take twice the model's size.
+            optimizer: also write the state of the optimiser, twice the model's size, and of the
+                generators of actions and minibatches; the environment's prompts are drawn anew.
         """
         checkpoint.save(self, Path(path), optimizer)
 
@@ -295,8 +272,7 @@ class Agent(metaclass=Construction):
                 KL shaping included; so does its id.
             policy: the class of the policy, where it is none of `agents.policies`: code that a file
                 names is not imported.
-            changes: arguments that differ from the saved ones; ``env_kwargs`` and ``policy_kwargs``
-                are merged with them.
+            changes: arguments that differ from the saved ones; ``..._kwargs`` are merged with them.
 
         Raises:
             FileNotFoundError: there is no agent in the folder.
@@ -307,11 +283,17 @@ class Agent(metaclass=Construction):
     # --- environment and log ----------------------------------------------------------------
 
     def set_logger(self, logger: Logger) -> None:
-        """Use a logger of stable-baselines3 (`stable_baselines3.common.logger.configure`)."""
+        """Write to a logger of stable-baselines3 (`stable_baselines3.common.logger`)."""
         self.logger = logger
 
+    def _ready_logger(self, name: str | None, reset_num_timesteps: bool) -> Logger:
+        if self.logger is None:
+            self.logger = configure_logger(
+                self.verbose, self.tensorboard_log, name or type(self).__name__, reset_num_timesteps
+            )
+        return self.logger
+
     def get_env(self) -> VectorEnv:
-        """The environment that the agent learns in."""
         return self.env
 
     def get_vec_normalize_env(self) -> None:

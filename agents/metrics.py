@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
 
 import numpy as np
+from stable_baselines3.common.logger import Logger
 
 from agents.rollout import Rollout
 
@@ -35,6 +36,15 @@ def mean_metrics(metrics: list[dict[str, float]]) -> dict[str, float]:
     return means
 
 
-def prefixed(prefix: str, metrics: dict[str, Any]) -> dict[str, Any]:
-    """The metrics with ``prefix/`` before their names."""
-    return {f"{prefix}/{name}": value for name, value in metrics.items()}
+def log_entry(rollout: Rollout, **groups: Mapping[str, float]) -> dict[str, float]:
+    """`rollout_metrics`, and the metrics of each group as ``group/name``."""
+    entry = rollout_metrics(rollout)
+    for group, metrics in groups.items():
+        entry |= {f"{group}/{name}": value for name, value in metrics.items()}
+    return entry
+
+
+def record_all(logger: Logger, entry: Mapping[str, float]) -> None:
+    """Hand an entry of the log to a logger of stable-baselines3."""
+    for name, value in entry.items():
+        logger.record(name, value)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +12,25 @@ from torch import Tensor, nn
 from agents.rollout import Batch
 
 Loss = Callable[[Batch], tuple[Tensor, Mapping[str, Tensor | float]]]
+Schedule = Callable[[float], float]  # of the progress remaining, from 1 down to 0
+
+
+def at_progress(value: float | Schedule, progress_remaining: float) -> float:
+    """A hyper-parameter, a number or a schedule, at a progress from 1 down to 0."""
+    return float(value(progress_remaining) if callable(value) else value)
+
+
+def make_optimizer(
+    parameters: Any, learning_rate: float | Schedule, weight_decay: float
+) -> torch.optim.AdamW:
+    """AdamW over ``parameters``, which may come in groups, at the beginning of a schedule."""
+    return torch.optim.AdamW(
+        parameters,
+        lr=at_progress(learning_rate, 1.0),
+        eps=1e-5,  # as in the PPO of OpenAI's baselines
+        fused=True,  # one kernel instead of a dozen a parameter
+        weight_decay=weight_decay,
+    )
 
 
 def optimizer_step(

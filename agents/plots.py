@@ -83,7 +83,7 @@ def learning_curve(runs: Mapping[str, str | Path], target: str | Path, title: st
     for label, path in runs.items():
         progress = read_progress(path)
         tokens = progress["time/total_timesteps"]
-        name = label if len(runs) > 1 else None  # a sole line needs no legend
+        name = label if len(runs) > 1 else None  # a single line needs no legend
         score.plot(tokens, progress[SCORE], label=name)
         if KL in progress:
             kl.plot(tokens, progress[KL], label=name)

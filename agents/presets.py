@@ -13,15 +13,18 @@ from typing import Any
 SMALL_MODEL = 20e6  # parameters; the bundled model has 1.9 million, SmolLM2 has 135
 BYTES_PER_PARAMETER = 2  # of the files of small models; the bundled one is float16
 
-# Small networks. Where nothing else is said, the defaults of stable-baselines3 and sb3-contrib 2.9,
-# whose rollouts of 2,048 steps are here split over 8 rows.
+# Small networks. PPO and TRPO have the defaults of stable-baselines3 and sb3-contrib 2.9, whose
+# rollouts of 2,048 steps are here split over 8 rows. Those of ActorCritic and REINFORCE were chosen
+# on CartPole-v1, 100,000 steps, seeds 10 to 12, mean of 20 greedy episodes: ActorCritic with the
+# defaults of stable-baselines3 (5 steps, 7e-4, λ = 1) reached 225 on seed 10, and with these 500,
+# 500, 500; 32 steps at 3e-3 reached 450 and 216 on seeds 10 and 11.
 MLP: dict[str, dict[str, Any]] = {
     "PPO": {
         "learning_rate": 3e-4, "n_envs": 8, "n_steps": 256, "batch_size": 64, "n_epochs": 10,
         "gamma": 0.99, "gae_lambda": 0.95, "vf_coef": 0.5, "max_grad_norm": 0.5,
     },
     "ActorCritic": {
-        "learning_rate": 7e-4, "n_envs": 8, "n_steps": 5, "gamma": 0.99, "gae_lambda": 1.0,
+        "learning_rate": 2e-3, "n_envs": 8, "n_steps": 16, "gamma": 0.99, "gae_lambda": 0.95,
         "vf_coef": 0.5, "max_grad_norm": 0.5, "normalize_advantage": False,
     },
     "TRPO": {

@@ -12,6 +12,7 @@ class ProgressBar:
 
     Args:
         total: timesteps to take.
+        visible: False shows nothing.
     """
 
     COLUMNS = (
@@ -22,13 +23,14 @@ class ProgressBar:
         ("steps/s", "time/fps", "{:.0f}"),
     )
 
-    def __init__(self, total: int):
+    def __init__(self, total: int, visible: bool = True):
         self.total = total
         self.progress = Progress(
             BarColumn(30),
             TextColumn("{task.percentage:>3.0f}%"),
             TimeRemainingColumn(),
             TextColumn("{task.description}"),
+            disable=not visible,
         )
 
     def __enter__(self) -> ProgressBar:

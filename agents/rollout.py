@@ -14,6 +14,7 @@ from agents.functional.reductions import Counts
 Tree = Any  # a tensor, or a dictionary of tensors
 ABSENT: Any = None  # a column that the algorithm has not added
 
+
 def take(tree: Tree, rows: Any) -> Tree:
     """The chosen rows of a tensor, or of each tensor in a dictionary."""
     return {k: v[rows] for k, v in tree.items()} if isinstance(tree, dict) else tree[rows]
@@ -33,7 +34,7 @@ class Rollout:
         rewards: KL shaping included.
         episode_end: the episode ends after step t, terminated or truncated.
         mask: True means "counts". Padding and the steps that NEXT_STEP spends on resetting do not.
-        sequential: whether a row is one whole sequence, which must not be torn apart.
+        sequential: whether a row is one whole sequence, which must not be split.
         whole_episodes: whether each row is one episode from its beginning to its end, in the order
             of the environment's rows: what comparing within groups takes for granted.
         reference_log_probs: log π_ref(a_t|s_t) where the environment has a reference.

@@ -68,7 +68,13 @@ class Scorer:
 def make_scoring(
     when: str, task: TextTask, shaping: KLShaping | None, table: TokenTable, starts: Starts
 ) -> StepScoring | BatchScoring:
-    """The scoring that ``when``, "step" or "batch", stands for."""
+    """The scoring that ``when``, "step" or "batch", stands for.
+
+    Raises:
+        ValueError: it is neither.
+    """
+    if when not in ("step", "batch"):
+        raise ValueError(f"scoring={when!r} must be 'step' or 'batch'.")
     scorer = Scorer(task, table, starts)
     if when == "step":
         return StepScoring(scorer, shaping, table)
@@ -151,9 +157,9 @@ class BatchScoring:
     def pay(self, ended: Array, finished: bool) -> tuple[Array, Array, Infos]:
         """Rewards ``[B]``, terminated ``[B]`` and infos: nothing before all rows have ended."""
         arrays, rows = self.table.arrays, self.table.num_rows
-        nobody = arrays.zeros(rows, np.bool_)
+        none = arrays.zeros(rows, np.bool_)
         if not finished:
-            return arrays.zeros(rows, np.float64), nobody, {}
+            return arrays.zeros(rows, np.float64), none, {}
         every = np.ones(rows, np.bool_)
         paid, infos = self.scorer.score(every)
         token_rewards, mask = at_the_last_token(
@@ -163,7 +169,7 @@ class BatchScoring:
             token_rewards, of_tokens = self._shaped(token_rewards, mask, self.shaping)
             infos |= of_tokens
         infos |= columns.everywhere("token_rewards", arrays.convert(token_rewards))
-        return arrays.convert(token_rewards.sum(dim=1)), ~nobody, infos
+        return arrays.convert(token_rewards.sum(dim=1)), ~none, infos
 
     def _shaped(self, rewards: Tensor, mask: Tensor, shaping: KLShaping) -> tuple[Tensor, Infos]:
         """The token rewards ``[B, T]`` shaped by the KL, and what infos say of it."""

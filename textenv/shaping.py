@@ -83,7 +83,7 @@ class KLShaping:
 
     def __init__(self, task: TextTask, num_rows: int):
         reference: Any = task.reference
-        vocabulary = int(task.action_space.n)
+        vocabulary = int(task.spaces[1].n)
         outputs = unwrapped(reference).get_output_embeddings().weight.shape[0]
         if outputs < vocabulary:
             raise ValueError(
@@ -148,7 +148,7 @@ class KLShaping:
         """The bound policy's new record, one entry a row; None where KL is only reported.
 
         Raises:
-            RuntimeError: rewards are to be shaped and nobody is bound, or the policy has not acted
+            RuntimeError: rewards are to be shaped and no policy is bound, or it has not acted
                 since the last step, or its record is of another number of rows.
         """
         record = getattr(self.policy, "action_record", None)
@@ -189,7 +189,7 @@ class KLShaping:
             self._noted.append((record.log_probs.to(actions.device), differs))
 
     def noted_log_probs(self, mask: Tensor) -> Tensor | None:
-        """log π of whole responses ``[B, T]``, 0 off the mask; None where nobody was bound.
+        """log π of whole responses ``[B, T]``, 0 off the mask; None where no policy was bound.
 
         Raises:
             RuntimeError: an action was not the one that the policy chose.
@@ -220,7 +220,7 @@ class KLShaping:
             running: ``[B]`` bool; entries of the other rows are 0.
 
         Returns:
-            reference_log_probs, and log_probs or None where nobody is bound; nats.
+            reference_log_probs, and log_probs or None where no policy is bound; nats.
 
         Raises:
             RuntimeError: the policy's record is missing, stale, or of other actions.

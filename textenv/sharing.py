@@ -1,8 +1,8 @@
 """Live objects in an environment's spec, shared instead of copied.
 
 Gymnasium keeps the arguments of an environment in its spec and deep-copies them, once for each
-wrapper that looks. For a model of 200 MB that would be ruinous, so `Shared` holds it: a copy of the
-holder holds the very same object.
+wrapper. For a model of 200 MB that would waste memory, so `Shared` holds it: a copy of the holder
+holds the same object.
 """
 
 from __future__ import annotations

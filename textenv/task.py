@@ -21,9 +21,9 @@ class TextTask:
     """The arguments that say what an episode is, checked and resolved.
 
     Attributes:
+        spaces: of one row, the observation's and the action's.
         arguments: as they were given.
         tokenizer, prompts, reward, stop, reference: the live objects.
-        observation_space, action_space: of one row.
         max_length: L, tokens of the longest prompt plus the budget.
 
     Args:
@@ -64,11 +64,11 @@ class TextTask:
 
         vocabulary = len(self.tokenizer)
         self.max_length = max(len(prompt.ids) for prompt in self.prompts) + max_new_tokens
-        self.observation_space = gym.spaces.Dict(
+        observation_space = gym.spaces.Dict(
             input_ids=gym.spaces.Box(0, vocabulary - 1, (self.max_length,), np.int64),
             attention_mask=gym.spaces.Box(0, 1, (self.max_length,), np.int8),
         )
-        self.action_space = gym.spaces.Discrete(vocabulary)
+        self.spaces = observation_space, gym.spaces.Discrete(vocabulary)
 
         self.reference, self.kl_coef = None, given["kl_coef"]
         if given["reference"] is not None:

@@ -1,8 +1,8 @@
 """The token table: B rows of tokens with their lengths, in numpy or in torch.
 
 This is the only module that knows numpy from torch. Indexing, arithmetic and comparison are written
-alike in both libraries, so the bookkeeping of an episode stands here once; only making arrays and
-converting between the two kinds differs.
+in the same way in both libraries, so the rules of an episode are written once; only making arrays
+and converting between the two kinds differs.
 """
 
 from __future__ import annotations
@@ -34,6 +34,8 @@ class Arrays:
     """
 
     def __init__(self, kind: str, device: str | torch.device):
+        if kind not in ("numpy", "torch"):
+            raise ValueError(f"array={kind!r} must be 'numpy' or 'torch'.")
         self.numpy = kind == "numpy"
         self.device = torch.device("cpu" if self.numpy else device)
 

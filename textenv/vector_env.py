@@ -104,10 +104,8 @@ class TextGenVectorEnv(SpecOfLiveObjects, VectorEnv):
         self.max_length, self.max_new_tokens = task.max_length, task.max_new_tokens
         # Any other mode (SB3 asks every environment for "rgb_array") means no rendering.
         self.render_mode = render_mode if render_mode in self.metadata["render_modes"] else None
-        self.single_observation_space = task.observation_space
-        self.single_action_space = task.action_space
-        self.observation_space = batch_space(task.observation_space, num_envs)
-        self.action_space = batch_space(task.action_space, num_envs)
+        self.single_observation_space, self.single_action_space = task.spaces
+        self.observation_space, self.action_space = (batch_space(s, num_envs) for s in task.spaces)
         self.shaping = None if task.reference is None else KLShaping(task, num_envs)
         self.reconfigure(autoreset_mode, scoring, array, device, copy)
 
@@ -121,13 +119,11 @@ class TextGenVectorEnv(SpecOfLiveObjects, VectorEnv):
     ) -> None:
         """Change how episodes are driven, not what they are; the next call must be ``reset``."""
         self.autoreset_mode = _autoreset_mode(autoreset_mode)
-        _require(scoring in ("step", "batch"), f"scoring={scoring!r} must be 'step' or 'batch'.")
         _require(
-            scoring == "step" or self.autoreset_mode == AutoresetMode.DISABLED,
+            scoring != "batch" or self.autoreset_mode == AutoresetMode.DISABLED,
             "scoring='batch' needs autoreset_mode=AutoresetMode.DISABLED, because all rows end "
             f"together; this is {self.autoreset_mode.value!r}.",
         )
-        _require(array in ("numpy", "torch"), f"array={array!r} must be 'numpy' or 'torch'.")
         self.metadata = {**type(self).metadata, "autoreset_mode": self.autoreset_mode}
         self.scoring, self.array = scoring, array
         arrays, rows = Arrays(array, device), self.num_envs
@@ -173,8 +169,6 @@ class TextGenVectorEnv(SpecOfLiveObjects, VectorEnv):
             arguments["device"] = self.device  # where `reconfigure` has moved the reference
         arguments |= changes
         return TextGenVectorEnv(num_envs, **arguments)
-
-    # --- reset and step ---------------------------------------------------------------------
 
     def reset(
         self,

@@ -1,4 +1,4 @@
-"""GRPO (Shao et al. 2024): PPO's clipped ratio without a critic, an answer being judged against the
+"""GRPO (Shao et al. 2024): PPO's clipped ratio without a critic, an answer being compared with the
 others of its group, and kept close by a KL to the reference in the loss."""
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class GRPO(Agent):
         learning_rate: of AdamW.
         batch_size: episodes per optimiser step; None takes the whole rollout.
         n_epochs: passes over each rollout.
-        group_size: G, consecutive rows that begin alike.
+        group_size: G, consecutive rows that begin with the same prompt.
         clip_range: ε below 1, and above it too unless ``clip_range_high`` is given.
         clip_range_high: ε above 1.
         kl_loss_coef: β of KL(π‖π_ref) in the loss (0.04 in the paper); it needs the environment's

@@ -25,7 +25,7 @@ class RLOO(Agent):
     Args:
         policy, env: as in `agents.Agent`, where the remaining arguments are explained as well.
         learning_rate: of AdamW.
-        group_size: G, consecutive rows that begin alike.
+        group_size: G, consecutive rows that begin with the same prompt.
     """
 
     def __init__(

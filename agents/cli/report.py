@@ -44,7 +44,7 @@ def evaluation_table(columns: Mapping[str, TextEvaluation]) -> Table:
 
 
 def mean_and_error(values: np.ndarray) -> str:
-    """The mean and its standard error; of a sole value there is none."""
+    """The mean and its standard error; of a single value there is none."""
     if len(values) < 2:
         return f"{values.mean():+.3f}"
     return f"{values.mean():+.3f} ± {values.std(ddof=1) / len(values) ** 0.5:.3f}"

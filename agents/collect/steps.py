@@ -19,7 +19,7 @@ from textenv.token_table import to_numpy
 
 OnStep = Callable[[], bool]  # called after each step of the environment; False stops learning
 
-STEPS = 128  # of each row in a rollout, where nobody says how many
+STEPS = 128  # of each row in a rollout, where the caller does not say how many
 
 
 class Stopped(Exception):

@@ -174,7 +174,7 @@ def normalize(advantages: Tensor, mask: Tensor, epsilon: float = 1e-8) -> Tensor
         epsilon: keeps equal advantages finite; they give exactly 0.
 
     Returns:
-        [B, T]; std is with Bessel's correction; a sole counted step and all masked ones give 0.
+        [B, T]; std is with Bessel's correction; a single counted step and all masked ones give 0.
     """
     check_rows(advantages=advantages, mask=mask)
     check_bool(mask=mask)
@@ -196,7 +196,7 @@ def scaled(advantages: Tensor, mask: Tensor, epsilon: float = 1e-8) -> Tensor:
 
 
 def _standard_deviation(deviations: Tensor) -> Tensor:
-    """With Bessel's correction; 0 for a sole one."""
+    """With Bessel's correction; 0 for a single one."""
     return (deviations.square().sum() / max(deviations.numel() - 1, 1)).sqrt()
 
 

@@ -66,7 +66,7 @@ def summed_operator(
 ) -> Callable[[Tensor], Tensor]:
     """v -> H v, with H the Hessian of the sum of several KLs, such as those of micro-batches.
 
-    The graph of a sole KL is kept for all products. Those of several are made anew for each
+    The graph of a single KL is kept for all products. Those of several are made anew for each
     product, one after the other, since they would not fit together.
 
     Args:

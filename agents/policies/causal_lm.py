@@ -148,7 +148,7 @@ class CausalLMPolicy(nn.Module, Policy):
             observation: ``input_ids`` ``[B, L]`` and ``attention_mask`` ``[B, L]``, numpy or torch.
             state: what the last call returned. None begins afresh, as one must after an update: the
                 keys and values of old weights are of no use.
-            episode_start: not needed, and not believed. Rows are compared with what the cache has
+            episode_start: not needed, and not used. Rows are compared with what the cache has
                 seen, or, on an accelerator, the environment's own count of episodes tells.
             deterministic: the likeliest token instead of a sampled one.
 

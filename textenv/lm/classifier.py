@@ -61,16 +61,16 @@ def load_classifier_tokenizer(model: PreTrainedModel) -> PreTrainedTokenizerBase
     Raises:
         ValueError: If the model was not loaded from anywhere, or no tokenizer is there.
     """
-    mend = "pass ClassifierReward(model, tokenizer) instead."
+    fix = "pass ClassifierReward(model, tokenizer) instead."
     source = model.config.name_or_path
     if not source:
         raise ValueError(
-            f"reward is a {type(model).__name__} that does not know its tokenizer: {mend}"
+            f"reward is a {type(model).__name__} that does not know its tokenizer: {fix}"
         )
     try:
         return load_tokenizer(source)
     except (OSError, ValueError) as error:
         raise ValueError(
             f"reward is a {type(model).__name__} from {source!r}, where no tokenizer can be "
-            f"loaded ({error}): {mend}"
+            f"loaded ({error}): {fix}"
         ) from error

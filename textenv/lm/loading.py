@@ -67,7 +67,7 @@ def locate(source: str | os.PathLike[str]) -> tuple[str, dict[str, str]]:
 
 
 def hide_progress_bars() -> None:
-    """Let transformers load in silence, as befits a command line that prints its own lines."""
+    """Keep transformers from printing while it loads; the command line prints its own lines."""
     from transformers.utils import logging
 
     logging.disable_progress_bar()

@@ -25,7 +25,8 @@ def own_tokenizer(model: Any) -> Any | None:
     """
     inner = unwrapped(model)
     if inner not in _known:
-        source = getattr(inner, LOADED_FROM, None) or inner.config.name_or_path or ""
+        config = getattr(inner, "config", None)  # a model of another kind has none
+        source = getattr(inner, LOADED_FROM, None) or getattr(config, "name_or_path", None) or ""
         _known[inner] = _local_tokenizer(source)
     return _known[inner]
 

@@ -1,4 +1,4 @@
-"""The opinion of a trained model: a sentiment classifier, a toxicity filter, a reward model."""
+"""The score of a trained model: a sentiment classifier, a toxicity filter, a reward model."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class ClassifierReward:
             raise ValueError(f"batch_size={batch_size} is too small: use at least 1.")
         if max_length is not None and max_length < 1:
             raise ValueError(f"max_length={max_length} is too small: use at least 1, or None.")
-        self.model = model.eval()  # Dropout would make the score of a text a matter of luck.
+        self.model = model.eval()  # With dropout the score of a text would be random.
         self.label = _label_index(model, label)
         self.activation = activation or ("logit" if model.config.num_labels == 1 else "probability")
         self.max_length = max_length or _own_limit(model, tokenizer)
@@ -69,8 +69,8 @@ class ClassifierReward:
         self.tokenizer.truncation_side = "left"
         # Models built on a decoder find a text's last token by the padding token of their config.
         padding_id = model.config.get_text_config().pad_token_id
-        pads_alike = padding_id is not None and padding_id == tokenizer.pad_token_id
-        self.batch_size = batch_size if pads_alike else 1
+        same_padding = padding_id is not None and padding_id == tokenizer.pad_token_id
+        self.batch_size = batch_size if same_padding else 1
         self.name = model.config.name_or_path or type(model).__name__
 
     @torch.no_grad()

@@ -14,8 +14,8 @@ from typing import Any
 
 from textenv.rewards.check import Reward
 
-# The functions that build them are imported on first use, so that nobody waits for a dictionary or
-# a lexicon that they don't need.
+# The functions that build them are imported on first use: a dictionary or a lexicon takes time to
+# load, and most users need only one.
 NAMES = {
     "haiku": "textenv.rewards.haiku:haiku_reward",
     "keyword": "textenv.rewards.keyword:keyword_reward",

@@ -1,4 +1,4 @@
-"""How cheerful a response is."""
+"""How positive the sentiment of a response is."""
 
 from __future__ import annotations
 
