@@ -3,6 +3,7 @@
 import textenv  # noqa: F401  (registers TextGen-v0)
 from agents.agent import Agent
 from agents.algorithms import GRPO, PPO, REINFORCE, RLOO, TRPO, ActorCritic
+from agents.environments import bind
 from agents.policies import CausalLMPolicy, MlpPolicy, Policy
 
 __all__ = [
@@ -16,4 +17,5 @@ __all__ = [
     "CausalLMPolicy",
     "MlpPolicy",
     "Policy",
+    "bind",
 ]

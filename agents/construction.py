@@ -55,15 +55,13 @@ class Construction(type):
         unknown = [name for name in arguments if name not in parameters]
         if unknown:
             raise TypeError(_unknown(cls.__name__, unknown[0], parameters))
-        chosen = presets.hyperparameters(
-            cls,
-            policies.find(policy).sequential,
-            (arguments.get("policy_kwargs") or {}).get("model"),
-        )
+        sequential = getattr(policies.find(policy), "sequential", False)
+        model = (arguments.get("policy_kwargs") or {}).get("model")
+        preset = presets.hyperparameters(cls, sequential, model)
         for name, parameter in parameters.items():
-            is_auto = arguments.get(name, parameter.default) == AUTO
-            if parameter.default is AUTO and name != "device" and is_auto:
-                arguments[name] = chosen[name]
+            value = arguments.get(name, parameter.default)
+            if name in preset and isinstance(value, str) and value == AUTO:
+                arguments[name] = preset[name]
         agent = super().__call__(policy, env, **arguments)
         for name in hyperparameter_names(cls):
             if not hasattr(agent, name):
@@ -83,23 +81,16 @@ def hyperparameter_names(cls: type) -> list[str]:
     ]
 
 
-def _parameters(cls: type) -> dict[str, inspect.Parameter]:
+def _parameters(cls: Any) -> dict[str, inspect.Parameter]:
     """The constructor's parameters, with those that it hands on to its base by ``**common``."""
     parameters: dict[str, inspect.Parameter] = {}
-    for base in cls.__mro__[:-1]:
-        if "__init__" not in vars(base):
-            continue
-        own = dict(list(inspect.signature(base.__init__).parameters.items())[1:])  # type: ignore[misc]
-        parameters = (
-            {**own, **parameters}
-            if not parameters
-            else {
-                **parameters,
-                **{name: value for name, value in own.items() if name not in parameters},
-            }
-        )
-        if not any(value.kind is value.VAR_KEYWORD for value in own.values()):
-            break
+    for base in cls.__mro__:
+        if "__init__" in vars(base):
+            own = list(inspect.signature(base.__init__).parameters.values())[1:]
+            for parameter in own:
+                parameters.setdefault(parameter.name, parameter)
+            if all(parameter.kind is not parameter.VAR_KEYWORD for parameter in own):
+                break
     named = [value for value in parameters.values() if value.kind is not value.VAR_KEYWORD]
     return {value.name: value for value in sorted(named, key=lambda value: value.kind)}
 

@@ -22,6 +22,9 @@ log = logging.getLogger(__name__)
 # Environments in other processes: a policy that is bound there is a copy that never acts.
 IN_OTHER_PROCESSES = ("AsyncVectorEnv", "SubprocVecEnv")
 
+# What `gymnasium.make_vec` notes in the spec among the arguments of the environment.
+OF_MAKE_VEC = ("num_envs", "vectorization_mode", "vector_kwargs", "wrappers")
+
 
 # --- making and checking ------------------------------------------------------------------------
 
@@ -45,7 +48,8 @@ def for_agent(
     if isinstance(env, str):
         keywords = dict(env_kwargs or {})
         if is_native_text(imported(env)):
-            keywords = {**policy_class.env_kwargs(policy_kwargs), **keywords}
+            of_policy: Any = getattr(policy_class, "env_kwargs", lambda _: {})
+            keywords = {**of_policy(policy_kwargs), **keywords}
         env = make(env, n_envs, keywords, group_size, device)
     else:
         env = prepare(env, device)
@@ -224,7 +228,7 @@ def describe(env: VectorEnv) -> dict[str, Any] | None:
         return {"id": "TextGen-v0" if spec is None else spec.id, "kwargs": data, "live": live}
     if spec is None:
         return None
-    kwargs = {name: value for name, value in spec.kwargs.items() if name != "vector_kwargs"}
+    kwargs = {name: value for name, value in spec.kwargs.items() if name not in OF_MAKE_VEC}
     data = {name: value for name, value in kwargs.items() if is_data(value)}
     return {"id": spec.id, "kwargs": data, "live": sorted(set(kwargs) - set(data))}
 

@@ -109,9 +109,12 @@ class StepScoring:
             infos |= {"kl": k1(*self._log_probs), "_kl": was_running.copy()}
         self._infos = infos
 
-    def finished(self, ended: Array) -> bool:
-        """Whether there is something to score now that the rows ``ended`` have ended."""
-        return bool(ended.any())
+    def end(self, ended: Array, stops: Array) -> bool:
+        """End the episodes of the rows ``ended``; whether there is something to score now."""
+        if not ended.any():
+            return False
+        self.table.end(ended, stops)
+        return True
 
     def pay(self, ended: Array, finished: bool) -> tuple[Array, Array, Infos]:
         """Rewards ``[B]``, terminated ``[B]`` and infos of the step."""
@@ -148,8 +151,12 @@ class BatchScoring:
             self.shaping.note(to_tensor(actions), to_tensor(self.table.running))
         self._steps += 1  # not before: a step that is refused above does not count
 
-    def finished(self, ended: Array) -> bool:
-        """Whether no row runs any more; an accelerator is asked every few steps only."""
+    def end(self, ended: Array, stops: Array) -> bool:
+        """End the episodes of the rows ``ended``; whether no row runs any more.
+
+        An accelerator is asked every few steps only.
+        """
+        self.table.end(ended, stops)
         on_cpu = self.table.arrays.device.type == "cpu"
         asks = on_cpu or self._steps % STEPS_BETWEEN_QUESTIONS == 0
         return self._steps == self.budget or (asks and not bool(self.table.running.any()))

@@ -177,7 +177,7 @@ class KLShaping:
                 f"The bound policy's action_record has the shapes {tuple(actions.shape)} and "
                 f"{tuple(log_probs.shape)}, but this environment has {self.num_rows} rows: let the "
                 "policy act on its observations before each step. For several environments of one "
-                "row, agents.environments.bind(envs, policy) gives each its own entry."
+                "row, agents.bind(envs, policy) gives each its own entry."
             )
         return ActionRecord(actions, log_probs.detach())
 

@@ -13,6 +13,7 @@ from textenv.lm.loading import load_model, load_tokenizer
 from textenv.lm.vocabulary import check_same_tokenizer
 from textenv.prompts import encode_prompts, load_prompts
 from textenv.rewards import resolve_reward
+from textenv.schedules import AdaptiveKL
 from textenv.sharing import is_data, unwrap_shared
 from textenv.stopping import StopRule
 
@@ -117,7 +118,8 @@ class TextTask:
         """The arguments that JSON can hold, and the names of those that are live objects."""
         data, live = {}, []
         for name, value in self.arguments.items():
-            value = value.as_data() if hasattr(value, "as_data") else value
+            if type(value) is AdaptiveKL:  # one derived from it may do something else
+                value = value.as_data()
             if is_data(value):
                 data[name] = value
             else:

@@ -217,8 +217,7 @@ class TextGenVectorEnv(SpecOfLiveObjects, VectorEnv):
         table.append(actions)
         stops = self.task.stop.stops(actions, table)
         ended = table.running & (stops | table.budget_spent())
-        table.end(ended, stops)
-        self._some_ended = finished = scoring.finished(ended)
+        self._some_ended = finished = scoring.end(ended, stops)
         rewards, terminated, infos = scoring.pay(ended, finished)
         if self.render_mode is not None:
             self._renderer.remember(table, waiting, rewards, infos)

@@ -60,7 +60,7 @@ def sequence_sum(losses: Tensor, mask: Tensor, counts: Counts | None = None) -> 
 
 
 def constant_length(
-    losses: Tensor, mask: Tensor, length: float, counts: Counts | None = None
+    losses: Tensor, mask: Tensor, counts: Counts | None = None, *, length: float
 ) -> Tensor:
     """`sequence_sum` / `length`, a constant such as the token budget."""
     return sequence_sum(losses, mask, counts) / length

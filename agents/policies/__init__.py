@@ -56,7 +56,7 @@ def make(
         TypeError: it does not keep the contract of `agents.policies.base.Policy`.
     """
     keywords = {"device": device, **policy_kwargs}
-    if cls.sequential:
+    if getattr(cls, "sequential", False):
         keywords = {**needs, **keywords}
     if seed is not None and "seed" in inspect.signature(cls).parameters:
         keywords.setdefault("seed", seed)

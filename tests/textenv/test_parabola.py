@@ -43,8 +43,6 @@ def make_agent(name: str, **kwargs):
     """A Normal with σ = 1 whose mean, a bias, begins at −2."""
     if name in ("GRPO", "RLOO"):
         kwargs = {"n_steps": 1, "group_size": 8} | kwargs
-    if name == "GRPO":
-        kwargs = {"kl_penalty": 0.0} | kwargs
     policy_kwargs = {"net_arch": (), "learn_std": False, "log_std_init": 0.0}
     agent = getattr(agents.algorithms, name)(
         "MlpPolicy", "Parabola-v0", seed=0, **{"n_envs": 64, "n_steps": 1} | kwargs,
