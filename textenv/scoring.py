@@ -188,7 +188,7 @@ class BatchScoring:
             mask,
         ).to(mask.device)
         infos = columns.everywhere("ref_log_probs", convert(reference_log_probs))
-        log_probs = shaping.noted_log_probs(mask)
+        log_probs = shaping.noted_log_probs(mask, self._steps)
         if log_probs is None:
             return rewards, infos
         infos |= columns.everywhere("token_kl", convert(k1(log_probs, reference_log_probs)))

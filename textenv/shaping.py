@@ -188,14 +188,25 @@ class KLShaping:
             differs = (record.actions.to(actions.device) != actions) & running
             self._noted.append((record.log_probs.to(actions.device), differs))
 
-    def noted_log_probs(self, mask: Tensor) -> Tensor | None:
+    def noted_log_probs(self, mask: Tensor, num_steps: int) -> Tensor | None:
         """log π of whole responses ``[B, T]``, 0 off the mask; None where no policy was bound.
 
+        Args:
+            mask: ``[B, T]`` bool.
+            num_steps: how many steps the batch took, each of which was noted.
+
         Raises:
-            RuntimeError: an action was not the one that the policy chose.
+            RuntimeError: an action was not the one that the policy chose, or a policy was bound or
+                unbound within the batch.
         """
         if not self._noted:
             return None
+        if len(self._noted) != num_steps:
+            noted, self._noted = len(self._noted), []
+            raise RuntimeError(
+                f"A policy was bound for {noted} of the {num_steps} steps of this batch, so the "
+                "KL of the others is unknown: bind it before reset()."
+            )
         log_probs, differs = (
             torch.stack(parts, dim=1)[:, : mask.shape[1]]
             for parts in zip(*self._noted, strict=True)

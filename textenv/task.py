@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -120,6 +121,10 @@ class TextTask:
         for name, value in self.arguments.items():
             if type(value) is AdaptiveKL:  # one derived from it may do something else
                 value = value.as_data()
+            elif isinstance(value, os.PathLike):
+                value = os.fspath(value)
+            elif isinstance(value, np.generic):
+                value = value.item()
             if is_data(value):
                 data[name] = value
             else:

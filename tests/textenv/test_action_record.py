@@ -230,3 +230,14 @@ def test_a_policy_sent_to_another_process_is_refused_by_the_cause(pair):
             envs.step(sent)
     finally:
         envs.close(terminate=True)
+
+
+def test_a_policy_that_is_bound_within_a_batch_is_refused(make_envs, make_model, bound, batch):
+    """Its records would be taken for those of the first steps."""
+    env = make_envs(2, reference=make_model(seed=1), max_new_tokens=3, **batch)
+    observation, _ = env.reset(seed=0)
+    observation, *_ = env.step(np.array([60, 61]))
+    policy = bound(env, make_model(seed=0))
+    observation, *_ = env.step(kind(env, acted(policy, observation, [62, 63])))
+    with pytest.raises(RuntimeError, match="bound for 2 of the 3 steps"):
+        env.step(kind(env, acted(policy, observation, [62, 63])))

@@ -26,15 +26,17 @@ def own_tokenizer(model: Any) -> Any | None:
     inner = unwrapped(model)
     if inner not in _known:
         config = getattr(inner, "config", None)  # a model of another kind has none
-        source = getattr(inner, LOADED_FROM, None) or getattr(config, "name_or_path", None) or ""
-        _known[inner] = _local_tokenizer(source)
+        # A folder of adapters may hold no tokenizer; that of its base model is the same.
+        sources = getattr(inner, LOADED_FROM, None), getattr(config, "name_or_path", None)
+        found = (_local_tokenizer(source) for source in sources if source)
+        _known[inner] = next((tokenizer for tokenizer in found if tokenizer is not None), None)
     return _known[inner]
 
 
 def _local_tokenizer(source: str) -> Any | None:
     """What lies on this machine only: a check must not download anything."""
     short_name = source in ("bundled", "smollm2") or source.endswith(".gguf")
-    if not source or not (short_name or Path(source).expanduser().is_dir()):
+    if not (short_name or Path(source).expanduser().is_dir()):
         return None
     try:
         return load_tokenizer(source)
