@@ -1,4 +1,4 @@
-"""Policy-gradient agents that drive any Gymnasium environment, text ones above all."""
+"""Policy-gradient agents for any Gymnasium environment, mainly for text environments."""
 
 import textenv  # noqa: F401  (registers TextGen-v0)
 from agents.agent import Agent

@@ -1,4 +1,4 @@
-"""Agent: the surface that users of stable-baselines3 know, over any policy and environment."""
+"""Agent: the interface of stable-baselines3 for any policy and environment."""
 
 from __future__ import annotations
 
@@ -28,36 +28,36 @@ from agents.rollout import Batch, Rollout
 
 
 class Agent(metaclass=Construction):
-    """Base of all algorithms: collects rollouts and hands them to ``update``.
+    """Base class of all algorithms: collects rollouts and passes them to ``update``.
 
     An algorithm implements ``update(rollout) -> metrics`` and, for `optimizer_step`,
-    ``loss(batch) -> (loss, metrics)``. It knows nothing of text. Arguments that are ``"auto"`` are
-    filled in for the policy and the model at hand, from `agents.presets`.
+    ``loss(batch) -> (loss, metrics)``. It does not depend on text. Arguments that are ``"auto"``
+    are filled in from `agents.presets`, for the given policy and model.
 
     Args:
-        policy: "CausalLMPolicy", "MlpPolicy", or a class that keeps `agents.policies.base.Policy`.
+        policy: "CausalLMPolicy", "MlpPolicy", or a policy class (see `agents.policies.base`).
         env: a vector environment, an environment, or an id (made with ``n_envs`` and
             ``env_kwargs``, a text environment with the policy's tokenizer). A native text
-            environment is switched to its fast mode, and a logged line says so; all others are
-            driven as they are.
-        learning_rate: of AdamW, a number or a function of the progress remaining (1 to 0).
-        n_steps: steps of each row in one rollout; whole episodes of text have no use for it.
-        micro_batch_size: rows per backward pass, for models that would not fit otherwise. The
-            gradient is that of the whole batch.
-        max_grad_norm: gradients are clipped to this norm; None leaves them.
+            environment is switched to its fast mode, which is logged; all others are used as
+            they are.
+        learning_rate: of AdamW, a number or a function of the remaining progress (1 to 0).
+        n_steps: steps of each row in one rollout; not used for whole episodes of text.
+        micro_batch_size: rows per backward pass, to save memory with large models. The gradient is
+            that of the whole batch.
+        max_grad_norm: gradients are clipped to this norm; None does not clip.
         weight_decay: of AdamW.
-        group_size: consecutive rows that begin with the same prompt.
+        group_size: number of consecutive rows that begin with the same prompt.
         n_envs, env_kwargs: used when ``env`` is an id.
         policy_kwargs: arguments of the policy, such as ``{"model": "smollm2"}``.
         tensorboard_log: folder for TensorBoard.
         verbose: 1 prints a table after each rollout, 0 nothing.
-        seed: of environment, actions, minibatches and new weights. None leaves them to chance; the
-            global random state is never touched.
+        seed: of environment, actions, minibatches and new weights. None makes them random; the
+            global random state is never changed.
         device: "auto", "cpu", "cuda", ...
     """
 
     persistent_state: ClassVar[tuple[str, ...]] = ()  # attributes that updates change; saved
-    policy_needs: ClassVar[dict[str, Any]] = {}  # what it needs of a language model's policy
+    policy_needs: ClassVar[dict[str, Any]] = {}  # arguments for a language model's policy
 
     def __init__(
         self,
@@ -96,7 +96,7 @@ class Agent(metaclass=Construction):
         )
         environments.bind(self.env, self.policy)
         self.optimizer = make_optimizer(self.trained_parameters(), learning_rate, weight_decay)
-        self.generator = torch.Generator()  # of minibatches
+        self.generator = torch.Generator()  # for minibatches
         fresh = np.random.SeedSequence(seed).generate_state(3)
         self.policy.seed(int(fresh[0]))
         self.generator.manual_seed(int(fresh[1]))
@@ -115,18 +115,18 @@ class Agent(metaclass=Construction):
     def loss(self, batch: Batch) -> tuple[Tensor, Mapping[str, Tensor | float]]:
         """The loss of a batch, a scalar to minimise, and metrics.
 
-        All of them are divided by ``batch.counts`` and so add up over its micro-batches.
+        All of them are divided by ``batch.counts``, so that they add up over its micro-batches.
         """
         raise NotImplementedError
 
     # --- what an algorithm uses -------------------------------------------------------------
 
     def trained_parameters(self) -> Any:
-        """What the optimiser moves, in groups or not, as `torch.optim.AdamW` takes it."""
+        """The parameters that the optimiser changes, as `torch.optim.AdamW` takes them."""
         return [p for p in self.policy.parameters() if p.requires_grad]
 
     def optimizer_step(self, batch: Batch) -> dict[str, float]:
-        """One optimiser step on ``self.loss``, in micro-batches if these were asked for."""
+        """One optimiser step on ``self.loss``, in micro-batches if their size is set."""
         return optimizer_step(
             self.loss, batch, self.optimizer, self.micro_batch_size, self.max_grad_norm
         )
@@ -138,7 +138,7 @@ class Agent(metaclass=Construction):
         n_epochs: int = 1,
         batch_size: int | None = None,
     ) -> dict[str, float]:
-        """`optimizer_step` on minibatches of ``batch_size`` rows; the metrics' means."""
+        """`optimizer_step` on minibatches of ``batch_size`` rows. Returns mean metrics."""
         return mean_metrics(
             [
                 self.optimizer_step(batch)
@@ -148,7 +148,7 @@ class Agent(metaclass=Construction):
         )
 
     def scheduled(self, value: float | Schedule) -> float:
-        """A hyper-parameter at the present progress."""
+        """The value of a hyper-parameter at the current progress."""
         return at_progress(value, self.progress_remaining)
 
     # --- learning ---------------------------------------------------------------------------
@@ -165,12 +165,12 @@ class Agent(metaclass=Construction):
         """Collect and update until ``total_timesteps`` steps (tokens, for text) are taken.
 
         Args:
-            total_timesteps: at least so many; the last rollout is finished.
+            total_timesteps: at least this number; the last rollout is completed.
             callback: of stable-baselines3, or a function ``(locals, globals) -> bool``.
             log_interval: rollouts between two entries of the log.
             tb_log_name: name of the run for TensorBoard; the algorithm's name by default.
-            reset_num_timesteps: False goes on counting, as after `load`.
-            progress_bar: show one, with steps per second, score, KL and episode length.
+            reset_num_timesteps: False continues the count, as after `load`.
+            progress_bar: show a bar with steps per second, score, KL and episode length.
         """
         if reset_num_timesteps:
             self.num_timesteps = 0
@@ -215,10 +215,10 @@ class Agent(metaclass=Construction):
         return self
 
     def collect(self, on_step: Callable[[], bool] | None = None) -> Rollout:
-        """One rollout with the present policy. Counts its steps, and moves the schedule of β.
+        """One rollout with the current policy. Counts its steps, and updates the schedule of β.
 
-        In reduced precision its log-probabilities come from `evaluate`, so that the first
-        minibatch's ratio is 1 there, too.
+        In reduced precision its log-probabilities come from `evaluate`, so that the ratio
+        of the first minibatch is 1 there, too.
         """
         rollout = self.collector.collect(self.policy, self.n_steps, on_step)
         if self.policy.reduced_precision:
@@ -237,21 +237,21 @@ class Agent(metaclass=Construction):
         episode_start: np.ndarray | None = None,
         deterministic: bool = False,
     ) -> tuple[np.ndarray, Any]:
-        """Actions for one observation or a batch of them, as stable-baselines3 has it.
+        """Actions for one observation or a batch of them, as in stable-baselines3.
 
         Returns:
-            actions as numpy, and the state to hand in at the next call.
+            actions as numpy, and the state to pass to the next call.
         """
         step = observation, state, episode_start, deterministic
         return policies.predict(self.policy, self.env.single_action_space, *step)
 
     def save(self, path: str | Path, optimizer: bool = True) -> None:
-        """Write the agent to a folder; a language model in it opens with `from_pretrained`.
+        """Write the agent to a folder; `from_pretrained` can open a language model in it.
 
         Args:
             path: the folder.
             optimizer: also write the state of the optimiser, twice the model's size, and of the
-                generators of actions and minibatches; the environment's prompts are drawn anew.
+                generators of actions and minibatches; that of the prompts is not saved.
         """
         checkpoint.save(self, Path(path), optimizer)
 
@@ -264,26 +264,26 @@ class Agent(metaclass=Construction):
         policy: type[Policy] | None = None,
         **changes: Any,
     ) -> Self:
-        """Open a saved agent.
+        """Load a saved agent.
 
         Args:
             path: the folder.
             env: as in the constructor. None makes the environment that the agent was trained in,
                 KL shaping included; so does its id.
-            policy: the class of the policy, where it is none of `agents.policies`: code that a file
+            policy: the class of the policy, if it is not one of `agents.policies`: code that a file
                 names is not imported.
             changes: arguments that differ from the saved ones; ``..._kwargs`` are merged with them.
 
         Raises:
             FileNotFoundError: there is no agent in the folder.
-            ValueError: it is another agent, or something has to be given again.
+            ValueError: the agent is of another class, or an argument must be given again.
         """
         return checkpoint.load(cls, Path(path), env, policy, changes)
 
     # --- environment and log ----------------------------------------------------------------
 
     def set_logger(self, logger: Logger) -> None:
-        """Write to a logger of stable-baselines3 (`stable_baselines3.common.logger`)."""
+        """Use a logger of stable-baselines3 (`stable_baselines3.common.logger`)."""
         self.logger = logger
 
     def _ready_logger(self, name: str | None, reset_num_timesteps: bool) -> Logger:
@@ -297,4 +297,4 @@ class Agent(metaclass=Construction):
         return self.env
 
     def get_vec_normalize_env(self) -> None:
-        """Asked by callbacks of stable-baselines3; nothing is normalised here."""
+        """Called by callbacks of stable-baselines3; nothing is normalised here."""

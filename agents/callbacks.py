@@ -8,12 +8,12 @@ from stable_baselines3.common.callbacks import BaseCallback, CallbackList, Conve
 
 
 def as_callback(callback: Any, agent: Any) -> BaseCallback:
-    """One callback of stable-baselines3, told which agent it serves.
+    """One callback of stable-baselines3, initialised with the agent.
 
     Args:
         callback: such a callback, a list of them, a function ``(locals, globals) -> bool``, or
             None.
-        agent: what the callback calls its model.
+        agent: the callback stores it as its ``model``.
     """
     if isinstance(callback, list):
         callback = CallbackList(callback)

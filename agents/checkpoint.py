@@ -1,10 +1,10 @@
-"""An agent in a folder: JSON for what is data, safetensors for what is tensors. Nothing is pickled.
+"""An agent in a folder: JSON for data, safetensors for tensors. Nothing is pickled.
 
 agent.json                   algorithm, policy, hyper-parameters, task, steps taken
-config.json, *.safetensors   the policy (a language model opens with from_pretrained)
+config.json, *.safetensors   the policy (from_pretrained can open a language model)
 learning.safetensors         optimiser and random generators, if they were saved
 
-What a file says is data and stays data: no code that it names is imported, and it sets only the
+The content of a file is only data: no code that it names is imported, and it sets only the
 hyper-parameters that an agent saves.
 """
 
@@ -47,7 +47,7 @@ def save(agent: Any, folder: Path, optimizer: bool) -> None:
         "task": environments.describe(agent.env),
     }
     (folder / "agent.json").write_text(json.dumps(description, indent=2) + "\n")
-    (folder / "learning.safetensors").unlink(missing_ok=True)  # of an agent saved here before
+    (folder / "learning.safetensors").unlink(missing_ok=True)  # from an agent saved here before
     if optimizer:
         tensors = {
             f"optimizer.{index}.{name}": value
@@ -60,7 +60,7 @@ def save(agent: Any, folder: Path, optimizer: bool) -> None:
 
 
 def describe(folder: Path) -> dict[str, Any]:
-    """What ``agent.json`` says.
+    """The content of ``agent.json``.
 
     Raises:
         FileNotFoundError: there is no agent in the folder.
@@ -72,7 +72,7 @@ def describe(folder: Path) -> dict[str, Any]:
 
 
 def load(cls: type, folder: Path, env: Any, policy: type | None, changes: dict[str, Any]) -> Any:
-    """Open the agent in ``folder`` (see `agents.Agent.load`)."""
+    """Load the agent in ``folder`` (see `agents.Agent.load`)."""
     description = describe(folder)
     _check(cls, folder, description, policy, changes)
     arguments = {"n_envs": description["n_envs"], **description["hyperparameters"], **changes}
@@ -97,10 +97,10 @@ def load(cls: type, folder: Path, env: Any, policy: type | None, changes: dict[s
 def _check(
     cls: type, folder: Path, description: dict[str, Any], policy: Any, changes: dict[str, Any]
 ) -> None:
-    """Refuse the agent of another class, and one of which something has to be given again.
+    """Raise an error for an agent of another class, or if an argument must be given again.
 
     Raises:
-        ValueError: what is wrong, and what to do.
+        ValueError: the message says what is wrong, and how to fix it.
     """
     where, name = str(folder), cls.__name__
     if description["algorithm"] != name:
@@ -110,7 +110,7 @@ def _check(
         )
     if policy is None and description["policy"] not in policies.NAMES:
         raise ValueError(
-            f"The policy of the agent in {where!r} is a class of its own, "
+            f"The policy of the agent in {where!r} is a custom class, "
             f"{description['policy']}: name it, {name}.load(path, policy={description['policy']})."
         )
     missing = [name for name in description["functions"] if name not in changes]
@@ -134,12 +134,12 @@ def _environment(folder: Path, env: Any, task: Any, arguments: dict[str, Any]) -
         return env
     if env is None and task is None:
         raise ValueError(
-            f"The environment of the agent in {str(folder)!r} cannot be made again, for it was "
-            "wrapped or never registered: pass env=."
+            f"The environment of the agent in {str(folder)!r} cannot be made again, because it "
+            "was wrapped or never registered: pass env=."
         )
     if task is not None and (env is None or environments.imported(env) == task["id"]):
         env = task["id"]
-        if environments.is_text_task(task):  # the tokenizer lies beside the model
+        if environments.is_text_task(task):  # the tokenizer is saved with the model
             given = {"tokenizer": str(folder), **given}
         arguments["env_kwargs"] = environments.saved_arguments(task, given)
     else:
@@ -164,7 +164,7 @@ def _default(cls: type, name: str) -> Any:
 
 
 def _tokenizer(env: Any) -> Any:
-    """The tokenizer of a text environment, or of the first inside a vector of single ones."""
+    """The tokenizer of a text environment, or of the first one in a vector of single ones."""
     found = environments.text_environments(env)
     return found[0].tokenizer if found else None
 

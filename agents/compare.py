@@ -1,7 +1,7 @@
 """Compare algorithms on several seeds each: means, differences and their bootstrap intervals.
 
-With few seeds bootstrap intervals are too narrow: with five, one of 95 % covers about 90 %. Who
-differs from whom is therefore decided by a t-test.
+With few seeds bootstrap intervals are too narrow: with five seeds, a 95 % interval covers about
+90 %. A t-test therefore decides which algorithms differ.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ def interval(values: Sequence[float], seed: int = 0) -> Interval:
     """The mean of a few runs and its 95 % percentile-bootstrap interval.
 
     Args:
-        values: one a seed, at least 2.
-        seed: of the resampling.
+        values: one value per seed, at least 2.
+        seed: the seed of the resampling.
     """
     sample = np.asarray(values, dtype=float)
-    if np.ptp(sample) == 0:  # nothing varies, nothing to resample
+    if np.ptp(sample) == 0:  # all values are equal: nothing to resample
         return Interval(*[float(sample[0])] * 3)
     result = bootstrap((sample,), np.mean, method="percentile", rng=np.random.default_rng(seed))
     low, high = result.confidence_interval
@@ -60,14 +60,14 @@ def significant_differences(
     """The pairs of candidates that differ: Welch's t-test, with Holm's correction for many pairs.
 
     Args:
-        results: for each candidate one number a seed, at least 2.
-        level: the chance of naming any pair that does not differ.
+        results: for each candidate one number per seed, at least 2.
+        level: the probability of returning any pair that does not differ.
 
     Returns:
-        (better, worse, corrected p) for each such pair, the clearest first.
+        (better, worse, corrected p) for each such pair, the smallest p first.
 
     Raises:
-        ValueError: a candidate has fewer than 2 results, which tell nothing of chance.
+        ValueError: a candidate has fewer than 2 results, so its variance is unknown.
     """
     if any(len(values) < 2 for values in results.values()):
         raise ValueError("A comparison needs at least 2 seeds of each candidate.")

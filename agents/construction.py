@@ -1,8 +1,8 @@
-"""How an agent is made: what happens between a caller's arguments and an algorithm's constructor.
+"""How an agent is made: the checks before and after the constructor of an algorithm.
 
-Before it, arguments that do not exist are refused and those that are "auto" are filled in from
-`agents.presets`. After it, every argument has to be stored under its name, since `Agent.save` reads
-it from there: an algorithm that forgets one is told so now, and not after a night of learning.
+Before it, unknown arguments raise an error, and those that are "auto" are filled in from
+`agents.presets`. After it, every argument must be an attribute of the same name, since `Agent.save`
+reads it there: a missing one raises an error now, and not only after training.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from agents import policies, presets
 
 AUTO: Any = "auto"  # the default of an argument that `agents.presets` fills in
 
-# Arguments that are no hyper-parameters: they say where an agent learns, not how.
+# Arguments that are not hyper-parameters: they say where an agent learns, not how.
 NOT_SAVED = {"n_envs", "env_kwargs", "policy_kwargs", "tensorboard_log", "device"}
 ONE_STEP = (
-    " It takes one optimiser step on each rollout, for a second one would need importance weights: "
+    " It takes one optimiser step on each rollout, because a second one needs importance weights: "
     "micro_batch_size saves memory, and PPO takes several steps."
 )
 
@@ -82,7 +82,7 @@ def hyperparameter_names(cls: type) -> list[str]:
 
 
 def _parameters(cls: Any) -> dict[str, inspect.Parameter]:
-    """The constructor's parameters, with those that it hands on to its base by ``**common``."""
+    """The constructor's parameters, with those that it passes to its base by ``**common``."""
     parameters: dict[str, inspect.Parameter] = {}
     for base in cls.__mro__:
         if "__init__" in vars(base):

@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 # Environments in other processes: a policy that is bound there is a copy that never acts.
 IN_OTHER_PROCESSES = ("AsyncVectorEnv", "SubprocVecEnv")
 
-# What `gymnasium.make_vec` notes in the spec among the arguments of the environment.
+# What `gymnasium.make_vec` adds to the arguments of the environment in the spec.
 OF_MAKE_VEC = ("num_envs", "vectorization_mode", "vector_kwargs", "wrappers")
 
 
@@ -43,13 +43,16 @@ def for_agent(
     A text environment that is made here gets the tokenizer of the policy's model.
 
     Raises:
-        ValueError: its groups are not the agent's, or it cannot be driven.
+        ValueError: its group size is not the agent's, or the agent cannot use it.
     """
     if isinstance(env, str):
         keywords = dict(env_kwargs or {})
         if is_native_text(imported(env)):
             of_policy: Any = getattr(policy_class, "env_kwargs", lambda _: {})
-            keywords = {**of_policy(policy_kwargs), **keywords}
+            registered = gym.spec(imported(env)).kwargs
+            for name, value in of_policy(policy_kwargs).items():
+                if name not in registered:
+                    keywords.setdefault(name, value)
         env = make(env, n_envs, keywords, group_size, device)
     else:
         env = prepare(env, device)
@@ -64,28 +67,30 @@ def make(
 
     Args:
         env_id: as `gymnasium.make` takes it, ``"package:Id-v0"`` included.
-        n_envs: rows.
-        env_kwargs: of the environment.
-        group_size: consecutive rows of a text environment that begin with the same prompt.
-        device: where a text environment lives.
+        n_envs: number of rows.
+        env_kwargs: arguments of the environment.
+        group_size: number of consecutive rows of text that begin with the same prompt.
+        device: the device of a text environment.
     """
     env_id = imported(env_id)
     keywords = dict(env_kwargs)
     if is_native_text(env_id):
-        fast = {"autoreset_mode": AutoresetMode.DISABLED, "scoring": "batch", "array": "torch"}
-        keywords = {"device": str(device), "group_size": group_size, **keywords, **fast}
-        return gym.make_vec(env_id, num_envs=n_envs, copy=False, **keywords)
+        fast = {
+            "autoreset_mode": AutoresetMode.DISABLED, "scoring": "batch", "array": "torch",
+            "copy": False, "device": str(device), "group_size": group_size,
+        }  # fmt: skip
+        return gym.make_vec(env_id, num_envs=n_envs, **{**fast, **keywords})
     if gym.spec(env_id).vector_entry_point is None:
-        # NEXT_STEP, the default, would spend a step on each reset.
+        # NEXT_STEP, the default, would use one step for each reset.
         keywords.setdefault("vector_kwargs", {"autoreset_mode": AutoresetMode.SAME_STEP})
     return gym.make_vec(env_id, num_envs=n_envs, **keywords)
 
 
 def prepare(env: gym.Env | VectorEnv, device: torch.device) -> VectorEnv:
-    """A user's own environment, as an agent drives it.
+    """Prepare a user's own environment for an agent.
 
     A native text environment that is not wrapped is switched to ``scoring="batch"`` and torch
-    arrays, the fast way to drive it, and a logged line says so. All others are driven as they are.
+    arrays, which is its fast mode; this is logged. All others are used as they are.
 
     Raises:
         ValueError: it is wrapped and scores in batches.
@@ -96,8 +101,8 @@ def prepare(env: gym.Env | VectorEnv, device: torch.device) -> VectorEnv:
     if isinstance(env, TextGenVectorEnv):
         if (env.scoring, env.array, env.device.type) != ("batch", "torch", device.type):
             log.warning(
-                "Driving the text environment with autoreset_mode=DISABLED, scoring='batch' and "
-                "torch arrays on %s; make it so to drive it yourself afterwards as it is.", device
+                "The text environment now uses autoreset_mode=DISABLED, scoring='batch' and "
+                "torch arrays on %s; use it in this mode if you step it yourself later.", device
             )  # fmt: skip
             env.reconfigure(AutoresetMode.DISABLED, "batch", "torch", device, copy=False)
     elif getattr(env.unwrapped, "scoring", "step") == "batch":
@@ -109,7 +114,7 @@ def prepare(env: gym.Env | VectorEnv, device: torch.device) -> VectorEnv:
 
 
 def check_groups(env: VectorEnv, group_size: int) -> None:
-    """Refuse an environment whose rows are not in groups of ``group_size``.
+    """Raise an error if the rows are not in groups of ``group_size``.
 
     Raises:
         ValueError: they are not.
@@ -127,7 +132,7 @@ def check_groups(env: VectorEnv, group_size: int) -> None:
 
 
 def imported(env_id: str) -> str:
-    """``"package:Id-v0"`` as ``"Id-v0"``, its package imported; the caller names it."""
+    """``"package:Id-v0"`` as ``"Id-v0"``; imports the package, which the caller names."""
     module, _, env_id = env_id.rpartition(":")
     if module:
         importlib.import_module(module)
@@ -135,7 +140,7 @@ def imported(env_id: str) -> str:
 
 
 def is_native_text(env_id: str) -> bool:
-    """Whether an id, one of a user's own included, makes a `TextGenVectorEnv`."""
+    """Whether an id, also one that a user registered, makes a `TextGenVectorEnv`."""
     entry_point: Any = gym.spec(env_id).vector_entry_point
     if isinstance(entry_point, str):
         entry_point = gym.envs.registration.load_env_creator(entry_point)
@@ -148,7 +153,7 @@ def is_native_text(env_id: str) -> bool:
 def text_environments(env: Any) -> list[TextGenEnv | TextGenVectorEnv]:
     """The text environments inside an environment: itself, or those of one row in a vector.
 
-    Wrappers are looked through, those of stable-baselines3's vector environments as well.
+    Wrappers are skipped, including those of stable-baselines3's vector environments.
     """
     while hasattr(env, "venv"):
         env = env.venv
@@ -192,14 +197,14 @@ def schedules(env: Any) -> list[Schedule]:
 
 
 def move_schedules(env: Any, kls: list[float]) -> None:
-    """Tell the schedules of β of a rollout: the KL of each episode that ended in it, nats."""
+    """Update the schedules of β with the KL, in nats, of each episode that ended in a rollout."""
     if kls:
         for schedule in schedules(env):
             schedule.update(sum(kls) / len(kls), len(kls))
 
 
 def set_schedules(env: Any, value: float | None) -> None:
-    """Put a saved β into the schedules that adapt it."""
+    """Set a saved β in the schedules that adapt it."""
     for schedule in schedules(env):
         if value is not None and not isinstance(schedule, FixedKL):
             schedule.value = value
@@ -209,10 +214,10 @@ def set_schedules(env: Any, value: float | None) -> None:
 
 
 def describe(env: VectorEnv) -> dict[str, Any] | None:
-    """What is needed to make an environment like this one again, as JSON can hold it.
+    """What is needed to make an environment like this one again, as data for JSON.
 
     Returns:
-        ``id``, ``kwargs``, and ``live``, the names of arguments that are live objects; None where
+        ``id``, ``kwargs``, and ``live``, the names of arguments that are live objects; None if
         an environment cannot be made again from an id (it is wrapped, or was never registered).
     """
     found = text_environments(env)
@@ -234,7 +239,7 @@ def describe(env: VectorEnv) -> dict[str, Any] | None:
 
 
 def is_text_task(task: Mapping[str, Any]) -> bool:
-    """Whether a saved task is one of text."""
+    """Whether a saved task is a text task."""
     return "tokenizer" in {*task["kwargs"], *task["live"]}
 
 
@@ -243,10 +248,10 @@ def saved_arguments(task: Mapping[str, Any], given: Mapping[str, Any]) -> dict[s
 
     Args:
         task: what `describe` wrote.
-        given: what the caller names, which comes first.
+        given: the caller's own arguments, which take precedence.
 
     Raises:
-        ValueError: something is missing that cannot be saved: a live object, or code that the
+        ValueError: something that cannot be saved is missing: a live object, or code that the
             caller has not named.
     """
     known = gym.registry.get(task["id"])

@@ -1,4 +1,4 @@
-"""How good is an agent? Standard evaluation loops, for text and for anything else."""
+"""Standard evaluation loops for agents, for text and for any other environment."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ from agents.collect import collect_episodes
 from agents.rollout import Rollout
 from textenv.vector_env import TextGenVectorEnv
 
-ROWS = 64  # of an evaluation; with another number the random numbers fall on other tokens
+ROWS = 64  # of an evaluation; another number of rows gives other random texts
 
 
 @dataclass(frozen=True)
 class TextEvaluation:
-    """Episodes of text and what they are worth, one entry an episode.
+    """Episodes of text and their scores, one entry per episode.
 
     Attributes:
-        scores: of the reward, without shaping.
+        scores: the scores of the reward, without shaping.
         kls: KL(π‖π_ref) of the whole episode, nats: Σ_t log π(a_t|s_t) − log π_ref(a_t|s_t), whose
             mean is unbiased. Empty without a reference.
         recomputed_kls: the same from one plain forward pass of both models, without cache, chunks
             or anything else that the loop uses.
-        lengths: tokens.
+        lengths: numbers of tokens.
         prompts, responses: texts.
-        tokens_per_second: of generation and scoring.
+        tokens_per_second: the speed of generation and scoring.
     """
 
     scores: np.ndarray
@@ -58,9 +58,9 @@ class TextEvaluation:
 
 
 def distinct_n(texts: Sequence[str], n: int) -> float:
-    """Different word n-grams / all word n-grams of a corpus (Li et al. 2016): 0 is monotony.
+    """Different word n-grams / all word n-grams of a corpus (Li et al. 2016): low if texts repeat.
 
-    It falls with the size of the corpus, so compare corpora of one size only.
+    It decreases with the size of the corpus, so compare only corpora of the same size.
     """
     grams = [
         tuple(words[i : i + n])
@@ -75,17 +75,17 @@ def evaluate_text(
 ) -> TextEvaluation:
     """Sample episodes from a text agent; the same prompts and random numbers for the same seed.
 
-    They are sampled in an environment of their own, of the same task: the one that is given, its
-    prompts and its β stay as they are.
+    They are sampled in a separate environment of the same task: the given environment, its prompts
+    and its β are not changed.
 
     Args:
-        agent: with a policy that writes text. Its random generator is left as it was.
-        env: any text environment, single, vector or wrapped; None takes the agent's own.
-        n_episodes: how many.
-        seed: of prompts and actions.
+        agent: an agent whose policy generates text. Its random generator is not changed.
+        env: any text environment, single, vector or wrapped; None uses the agent's own.
+        n_episodes: number of episodes.
+        seed: the seed of prompts and actions.
 
     Raises:
-        ValueError: there is no text environment, or no episode is asked for.
+        ValueError: there is no text environment, or ``n_episodes`` is below 1.
     """
     if n_episodes < 1:
         raise ValueError(f"n_episodes={n_episodes} must be at least 1.")
@@ -168,7 +168,7 @@ def evaluate_returns(
 ) -> np.ndarray:
     """Returns ``[n_episodes]`` of whole episodes in any vector environment with numpy arrays.
 
-    The first episodes to end would be the short ones, so each row contributes the same number.
+    Short episodes end first, so each row contributes the same number to avoid a bias.
     """
     mode = env.metadata.get("autoreset_mode", AutoresetMode.NEXT_STEP)
     rows = env.num_envs
@@ -181,12 +181,13 @@ def evaluate_returns(
         actions, state = agent.predict(observation, state, start, deterministic)
         observation, rewards, terminated, truncated, _ = env.step(actions)
         returns += rewards * ~resetting
-        start = (terminated | truncated) & ~resetting
-        for row in np.flatnonzero(start):
+        ended = (terminated | truncated) & ~resetting
+        for row in np.flatnonzero(ended):
             finished[row].append(returns[row])
-        returns[start] = 0
-        if mode == AutoresetMode.NEXT_STEP:
-            resetting = start
-        elif mode == AutoresetMode.DISABLED and start.any():
-            observation, _ = env.reset(options={"reset_mask": start})
+        returns[ended] = 0
+        start = ended
+        if mode == AutoresetMode.NEXT_STEP:  # a row is at its start after the step that reset it
+            start, resetting = resetting, ended
+        elif mode == AutoresetMode.DISABLED and ended.any():
+            observation, _ = env.reset(options={"reset_mask": ended})
     return np.array([row[:wanted] for row in finished]).ravel()[:n_episodes]

@@ -1,4 +1,4 @@
-"""Numbers for the log, under the names of stable-baselines3."""
+"""Metrics for the log, with the names of stable-baselines3."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ def rollout_metrics(rollout: Rollout) -> dict[str, float]:
 
 
 def mean_metrics(metrics: list[dict[str, float]]) -> dict[str, float]:
-    """The mean of each metric over optimiser steps; of the KL to π_old the first one as well.
+    """The mean of each metric over optimiser steps; of the KL to π_old also the first value.
 
-    Before the first step π is π_old, so a ``first_approx_kl`` other than 0 is a fault, or rounding.
+    Before the first step π is π_old, so a ``first_approx_kl`` other than 0 is an error or rounding.
     """
     means = {name: sum(entry[name] for entry in metrics) / len(metrics) for name in metrics[0]}
     if "approx_kl" in means:
@@ -45,6 +45,6 @@ def log_entry(rollout: Rollout, **groups: Mapping[str, float]) -> dict[str, floa
 
 
 def record_all(logger: Logger, entry: Mapping[str, float]) -> None:
-    """Hand an entry of the log to a logger of stable-baselines3."""
+    """Pass an entry of the log to a logger of stable-baselines3."""
     for name, value in entry.items():
         logger.record(name, value)

@@ -1,4 +1,4 @@
-"""One optimiser step on a batch, in micro-batches where a whole one would not fit."""
+"""One optimiser step on a batch, in micro-batches if the whole batch does not fit in memory."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ from torch import Tensor, nn
 from agents.rollout import Batch
 
 Loss = Callable[[Batch], tuple[Tensor, Mapping[str, Tensor | float]]]
-Schedule = Callable[[float], float]  # of the progress remaining, from 1 down to 0
+Schedule = Callable[[float], float]  # of the remaining progress, from 1 to 0
 
 
 def at_progress(value: float | Schedule, progress_remaining: float) -> float:
-    """A hyper-parameter, a number or a schedule, at a progress from 1 down to 0."""
+    """The value of a hyper-parameter, a number or a schedule, at a remaining progress."""
     return float(value(progress_remaining) if callable(value) else value)
 
 
 def make_optimizer(
     parameters: Any, learning_rate: float | Schedule, weight_decay: float
 ) -> torch.optim.AdamW:
-    """AdamW over ``parameters``, which may come in groups, at the beginning of a schedule."""
+    """AdamW over ``parameters``, which may be in groups, at the beginning of a schedule."""
     return torch.optim.AdamW(
         parameters,
         lr=at_progress(learning_rate, 1.0),
         eps=1e-5,  # as in the PPO of OpenAI's baselines
-        fused=True,  # one kernel instead of a dozen a parameter
+        fused=True,  # one kernel instead of many per parameter
         weight_decay=weight_decay,
     )
 
@@ -43,18 +43,18 @@ def optimizer_step(
     """Minimise ``loss`` by one step on all parameters of ``optimizer``.
 
     Args:
-        loss: of a batch, a scalar, with metrics; all divided by ``batch.counts``, so that they add
-            up over micro-batches.
-        batch: rows.
-        optimizer: its groups may be several.
+        loss: gives a scalar and metrics of a batch, all divided by ``batch.counts``, so that they
+            add up over micro-batches.
+        batch: the rows of this step.
+        optimizer: may have several parameter groups.
         micro_batch_size: rows per backward pass; None takes all at once.
-        max_grad_norm: gradients are clipped to this norm; None leaves them.
+        max_grad_norm: gradients are clipped to this norm; None does not clip.
 
     Returns:
         The metrics, and ``grad_norm`` before clipping.
 
     Raises:
-        FloatingPointError: the gradient is not finite; nothing was moved.
+        FloatingPointError: the gradient is not finite; no parameter was changed.
     """
     optimizer.zero_grad(set_to_none=True)
     parameters = [p for group in optimizer.param_groups for p in group["params"]]

@@ -1,4 +1,4 @@
-"""Pictures of learning, out of the CSV files that the logger writes."""
+"""Plots of learning, from the CSV files that the logger writes."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def read_progress(path: str | Path) -> dict[str, np.ndarray]:
 
 
 def on_grid(progress: Mapping[str, np.ndarray], column: str, grid: np.ndarray) -> np.ndarray:
-    """A column of a run's log at common numbers of timesteps, between the points by lines."""
+    """A column of a run's log at common numbers of timesteps, by linear interpolation."""
     known = ~np.isnan(progress[column])
     return np.interp(grid, progress["time/total_timesteps"][known], progress[column][known])
 
@@ -50,8 +50,8 @@ def comparison(
     Args:
         runs: for each algorithm the logs of its seeds, as `read_progress` gives them.
         finals: for each algorithm and seed the KL (nats per episode) and the score at the end.
-        target: where the picture goes.
-        title: above it.
+        target: the file of the plot.
+        title: the title of the plot.
     """
     from matplotlib.figure import Figure
 
@@ -69,12 +69,12 @@ def comparison(
 
 
 def learning_curve(runs: Mapping[str, str | Path], target: str | Path, title: str = "") -> None:
-    """Score and KL against tokens, one line a run, as a PNG.
+    """Score and KL against tokens, one line per run, as a PNG.
 
     Args:
         runs: labels and the ``progress.csv`` files of text runs.
-        target: where the picture goes.
-        title: above it.
+        target: the file of the plot.
+        title: the title of the plot.
     """
     from matplotlib.figure import Figure
 
@@ -94,11 +94,11 @@ def learning_curve(runs: Mapping[str, str | Path], target: str | Path, title: st
 
 
 def save_figure(figure: Figure, target: str | Path) -> Path:
-    """Write a picture in the house's plain style: a grid, half a frame, legends where labels are.
+    """Write a plot in a plain style: a grid, no frame at the top and right, legends for labels.
 
     Args:
-        figure: its axes are tidied.
-        target: the PNG; its folder is made. Returned as a path.
+        figure: the style of its axes is set here.
+        target: the PNG, which is returned as a path; its folder is made.
     """
     for axes in figure.axes:
         axes.set_axisbelow(True)

@@ -1,7 +1,7 @@
-"""What suits which algorithm, policy and model: the hyper-parameters that are ``"auto"``.
+"""The hyper-parameters that are ``"auto"``, for each algorithm, policy and model.
 
-Constructors, command line, examples and README all take them from here. What a caller gives comes
-first. Each number has its source or the measurement that chose it.
+Constructors, command line, examples and README all take them from here. The arguments of a caller
+take precedence. Each number has a source or was chosen by a measurement.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ BYTES_PER_PARAMETER = 2  # of the files of small models; the bundled one is floa
 # Small networks. PPO and TRPO have the defaults of stable-baselines3 and sb3-contrib 2.9, whose
 # rollouts of 2,048 steps are here split over 8 rows. Those of ActorCritic and REINFORCE were chosen
 # on CartPole-v1, 100,000 steps, seeds 10 to 12, mean of 20 greedy episodes: ActorCritic with the
-# defaults of stable-baselines3 (5 steps, 7e-4, λ = 1) reached 225 on seed 10, and with these 500,
+# defaults of stable-baselines3 (5 steps, 7e-4, λ = 1) reached 225 on seed 10, and these values 500,
 # 500, 500; 32 steps at 3e-3 reached 450 and 216 on seeds 10 and 11.
 MLP: dict[str, dict[str, Any]] = {
     "PPO": {
@@ -48,8 +48,8 @@ TEXT: dict[str, Any] = {
     "max_grad_norm": 1.0, "batch_size": None, "normalize_advantage": True,
 }  # fmt: skip
 
-# A language model has more parameters than a rollout has tokens: without much damping and large
-# rollouts, TRPO's natural gradient fits their noise.
+# A language model has more parameters than a rollout has tokens: without strong damping and large
+# rollouts, TRPO's natural gradient fits the noise of the rollouts.
 TRPO_TEXT: dict[str, Any] = {
     "target_kl": 0.05, "cg_damping": 1.0, "cg_max_steps": 10, "fisher_rows": 32,
     "learning_rate": 1e-3,
@@ -80,10 +80,10 @@ def hyperparameters(algorithm: type, sequential: bool, model: Any = None) -> dic
     """The values of an algorithm's hyper-parameters that are ``"auto"``.
 
     Args:
-        algorithm: a class of `agents.algorithms`, or one derived from it; an algorithm of another
-            origin gets those of REINFORCE.
-        sequential: whether the policy writes text.
-        model: of such a policy, its source or the live model.
+        algorithm: a class of `agents.algorithms`, or one derived from it; any other algorithm
+            gets those of REINFORCE.
+        sequential: whether the policy generates text.
+        model: the model of such a policy, its source or the live model.
     """
     names = [cls.__name__ for cls in algorithm.__mro__]
     name = next((name for name in names if name in SMALL), "REINFORCE")
@@ -93,20 +93,20 @@ def hyperparameters(algorithm: type, sequential: bool, model: Any = None) -> dic
 
 
 def training(algorithm: str, model: Any) -> dict[str, Any]:
-    """What the command line trains with beside hyper-parameters: tokens, and β of the reward."""
+    """The command line's defaults beside hyper-parameters: tokens, and β of the reward."""
     if is_small(model):
         chosen: dict[str, Any] = {"total_timesteps": 40_000, "kl_coef": 0.1}
     else:
         chosen = {"total_timesteps": 60_000, "kl_coef": 0.05}
     if algorithm == "GRPO":
-        # The KL is in its loss, where it is a mean over tokens and is held against scores of
-        # deviation 1: β has to be larger than in a reward.
+        # The KL is in its loss, where it is a mean over tokens, and the scores are scaled to
+        # standard deviation 1: β must be larger than in a reward.
         chosen |= {"kl_coef": 0.0, "kl_loss_coef": 0.3}
     return chosen
 
 
 def is_small(model: Any) -> bool:
-    """Whether a model has fewer than `SMALL_MODEL` parameters, as far as one can tell unloaded."""
+    """Whether a model has fewer than `SMALL_MODEL` parameters, as far as known before loading."""
     if model is None or model == "bundled":
         return True
     if hasattr(model, "parameters"):

@@ -1,4 +1,4 @@
-"""A progress bar that shows what one looks at: speed, score, KL, length."""
+"""A progress bar that also shows speed, score, KL and length."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 
 class ProgressBar:
-    """A context in which `show` moves the bar.
+    """A context manager in which `show` updates the bar.
 
     Args:
         total: timesteps to take.
@@ -42,7 +42,7 @@ class ProgressBar:
         self.progress.__exit__(*exception)
 
     def show(self, timesteps: int, record: Mapping[str, float]) -> None:
-        """Move to ``timesteps`` and show what the log says."""
+        """Set the bar to ``timesteps`` and show the metrics of the log."""
         parts = [
             f"{label} {form.format(record[key])}"
             for label, key, form in self.COLUMNS

@@ -1,4 +1,4 @@
-"""Experience: a `Rollout` of steps as they were taken, and the `Batch`es it hands out."""
+"""Experience: a `Rollout` of collected steps, and the `Batch` objects made from it."""
 
 from __future__ import annotations
 
@@ -22,25 +22,25 @@ def take(tree: Tree, rows: Any) -> Tree:
 
 @dataclass
 class Rollout:
-    """Steps as they were taken, in rows ``[B, T]``.
+    """Collected steps, in rows ``[B, T]``.
 
     Attributes:
-        observations: what the policy's ``evaluate`` reads: ``[B, T, ...]``, or for a sequential
-            policy one entry a row, the last observation of its only episode.
+        observations: the input of the policy's ``evaluate``: ``[B, T, ...]``, or for a sequential
+            policy one entry per row, the last observation of its only episode.
         actions: ``[B, T, ...]``.
         log_probs: log π_old(a_t|s_t), nats.
-        values: V(s_t) of the critic that acted.
+        values: V(s_t) of the critic when the steps were taken.
         next_values: V(s_{t+1}): 0 where terminated, V(final observation) where truncated.
         rewards: KL shaping included.
         episode_end: the episode ends after step t, terminated or truncated.
-        mask: True means "counts". Padding and the steps that NEXT_STEP spends on resetting do not.
+        mask: True for steps that count. Padding and the reset steps of NEXT_STEP do not count.
         sequential: whether a row is one whole sequence, which must not be split.
         whole_episodes: whether each row is one episode from its beginning to its end, in the order
-            of the environment's rows: what comparing within groups takes for granted.
+            of the environment's rows, as comparison within groups requires.
         reference_log_probs: log π_ref(a_t|s_t) where the environment has a reference.
-        log_prob_mismatch: |log π of acting − of evaluating|, where a reduced precision sets them
-            apart.
-        episodes: of those that ended, one entry each: ``return``, ``length``, and for text
+        log_prob_mismatch: |log π of acting − log π of evaluating|, if a reduced precision makes
+            them differ.
+        episodes: lists with one entry per ended episode: ``return``, ``length``, and for text
             ``score``, ``kl`` (nats per episode), ``response``.
     """
 
@@ -65,8 +65,8 @@ class Rollout:
 
     @property
     def counts(self) -> Counts:
-        """How many steps count, and of how many episodes they are."""
-        follows = torch.zeros_like(self.mask)  # whether a step goes on the episode before it
+        """How many steps count, and how many episodes they belong to."""
+        follows = torch.zeros_like(self.mask)  # whether a step continues the episode before it
         follows[:, 1:] = self.mask[:, :-1] & ~self.episode_end[:, :-1]
         return Counts(self.num_steps, int((self.mask & ~follows).sum()))
 
@@ -108,12 +108,12 @@ class Rollout:
 
 @dataclass
 class Batch:
-    """Rows for one optimiser step. Columns as in `Rollout`, those of the policy that acted as old.
+    """Rows for one optimiser step. Columns as in `Rollout`; "old" means the policy that acted.
 
     Attributes:
         advantages, returns: ``[B, T]``, where the algorithm adds them.
-        counts: of the **whole** optimiser step, also in its micro-batches, so that their losses add
-            up to the loss of the whole and not to a mean of means.
+        counts: those of the **whole** optimiser step, also in its micro-batches, so that their
+            losses add up to the loss of the whole and not to a mean of means.
     """
 
     observations: Tree
@@ -131,7 +131,7 @@ class Batch:
         return len(self.mask)
 
     def take(self, rows: Any, counts: Counts | None = None) -> Batch:
-        """A batch of the chosen rows, which counts anew unless it is told its counts."""
+        """A batch of the chosen rows; its counts are computed from them unless they are given."""
         chosen = {
             column.name: take(getattr(self, column.name), rows)
             for column in fields(self)
@@ -142,20 +142,20 @@ class Batch:
         return batch
 
     def own_counts(self) -> Counts:
-        """What the rows here hold. Of single steps, which belong to no row of their episode, the
-        episodes are the share of the whole that these steps are."""
+        """The counts of these rows. For single steps, whose rows are not episodes, the number of
+        episodes is the whole number times the share of the steps that are here."""
         steps = int(self.mask.sum())
         if self.sequential:
             return Counts(steps, int(self.mask.any(dim=1).sum()))
         return Counts(steps, self.counts.episodes * steps / max(self.counts.steps, 1))
 
     def flat(self) -> Batch:
-        """Each counted step as a row of its own, ``[N, 1]``."""
+        """Each counted step as a separate row, ``[N, 1]``."""
         at = self.mask.nonzero(as_tuple=True)
         return self.take(tuple(index[:, None] for index in at), self.counts)
 
     def micro_batches(self, size: int | None) -> Iterator[Batch]:
-        """The batch in parts of at most ``size`` rows, which know the counts of the whole."""
+        """The batch in parts of at most ``size`` rows, which keep the counts of the whole."""
         if size is None or size >= len(self):
             yield self
             return

@@ -1,9 +1,10 @@
-"""What a baseline does to the gradient's noise, on the bundled language model.
+"""How a baseline changes the variance of the gradient, on the bundled language model.
 
     python examples/baseline_variance.py
 
-The same responses and rewards; only what is subtracted from the reward differs. None of it depends
-on the action it judges, so all gradients agree on average, but not in how far they scatter.
+The responses and rewards are the same; only the baseline that is subtracted differs. No baseline
+depends on the action that it is compared with, so all gradients have the same mean, but their
+variances differ.
 """
 
 import gymnasium as gym
@@ -23,7 +24,7 @@ sentiment = resolve_reward("sentiment")
 
 
 def praise(episodes):
-    """From 0 to 1, as reward models like to answer: without a baseline, everything is good."""
+    """Scores from 0 to 1, as from many reward models: without a baseline, all texts seem good."""
     return [(1 + score) / 2 for score in sentiment(episodes)]
 
 
@@ -47,7 +48,7 @@ def main(critic_rollouts: int = 30, rollouts: int = 8, rows: int = 128) -> None:
             optimizer.step()
 
     gradients, average = {}, 0.5
-    layer = [agent.policy.body.norm.weight]  # one layer's gradient will do
+    layer = [agent.policy.body.norm.weight]  # the gradient of one layer is enough
     for _ in range(rollouts):
         rollout = agent.collect()
         batch, scores = rollout.batch(), rollout.rewards.sum(dim=1)

@@ -1,9 +1,10 @@
-"""The clip's picture: what PPO's objective pays for a ratio r = π(a) / π_old(a), and its gradient.
+"""A plot of PPO's clipped objective for a ratio r = π(a) / π_old(a), and of its gradient.
 
     python examples/clip_picture.py
 
-Where the gradient is 0 the step teaches nothing more: a good action has become likely enough, a bad
-one unlikely enough. An action that moved the *wrong* way keeps its gradient; dual clip bounds that.
+Where the gradient is 0, a step has no further effect: a good action is already likely enough, a bad
+one unlikely enough. An action whose ratio moved in the *wrong* direction keeps its gradient; dual
+clip limits it.
 """
 
 import torch
@@ -26,7 +27,7 @@ STYLES = {
 
 
 def objective(name: str, ratios: torch.Tensor, advantage: float):
-    """The objective (minus the loss) at each ratio, and its derivative by the ratio."""
+    """The objective (minus the loss) at each ratio, and its derivative with respect to it."""
     ratios = ratios.clone().requires_grad_()
     advantages = torch.full_like(ratios, advantage)
     losses = LOSSES[name](ratios.log(), torch.zeros_like(ratios), advantages)
@@ -48,7 +49,7 @@ def main(points: int = 2000) -> None:
         above, below = panels[:, column]
         for name in LOSSES:
             if name == "dual clip" and advantage > 0:
-                continue  # there it is the clip itself
+                continue  # there it is the same as the clip
             values, slopes = objective(name, ratios, advantage)
             above.plot(ratios, values, label=name, **STYLES[name])
             below.plot(ratios, slopes, **STYLES[name])

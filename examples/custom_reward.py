@@ -1,8 +1,9 @@
-"""A reward of your own in five lines, an environment of your own in five more, and a minute of PPO.
+"""A custom reward in five lines, a custom environment in five more, and a minute of PPO.
 
     python examples/custom_reward.py
 
-Reviews that alliterate: four words that begin like the prompt's last one, and the score is 1.
+The reward is for alliteration: with four words that begin with the same letter as the last word of
+the prompt, the score is 1.
 """
 
 import gymnasium as gym
@@ -26,7 +27,7 @@ gym.register(
     id="Alliteration-v0",
     entry_point="textenv:TextGenEnv",
     vector_entry_point="textenv:TextGenVectorEnv",
-    kwargs={"reward": alliteration, "no_stop_penalty": 0.5},  # sentences should come to an end
+    kwargs={"reward": alliteration, "no_stop_penalty": 0.5},  # sentences should end
 )
 
 

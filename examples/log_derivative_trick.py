@@ -2,8 +2,9 @@
 
     python examples/log_derivative_trick.py
 
-The bundled model may say two of ten words after "The film is". All 100 responses can be listed, so
-both sides are known exactly, and so is how fast the mean of N samples comes near: as 1 / √N.
+The bundled model may generate two of ten words after "The film is". All 100 responses can be
+listed, so both sides are known exactly, and so is the error of the mean of N samples, which
+decreases as 1 / √N.
 """
 
 from itertools import product
@@ -20,11 +21,11 @@ from textenv.lm.loading import hide_progress_bars, load_tokenizer
 
 PROMPT = "The film is"
 WORDS = ["not", "so", "very", "good", "great", "beautiful", "funny", "bad", "boring", "terrible"]
-judge = SentimentIntensityAnalyzer()
+analyzer = SentimentIntensityAnalyzer()
 
 
 def reward(prompt: str, response: str) -> float:
-    return judge.polarity_scores(response)["compound"]
+    return analyzer.polarity_scores(response)["compound"]
 
 
 def main(rollouts: int = 8, rows: int = 2048) -> None:
@@ -38,7 +39,7 @@ def main(rollouts: int = 8, rows: int = 2048) -> None:
     )  # fmt: skip
     samples = torch.cat([agent.collect().actions for _ in range(rollouts)])
 
-    # All responses in place of the sampled ones; their probabilities and their rewards.
+    # All responses instead of the sampled ones; their probabilities and their rewards.
     texts = [" ".join(pair) for pair in product(WORDS, WORDS)]
     actions = torch.tensor(list(product(ids, ids)))
     prompt = torch.tensor(tokenizer.encode(PROMPT))
@@ -59,7 +60,7 @@ def main(rollouts: int = 8, rows: int = 2048) -> None:
     for i in probabilities.argsort(descending=True)[:6]:
         print(f"  {probabilities[i]:.3f}  reward {rewards[i]:+.2f}  {PROMPT} {texts[i]}")
 
-    # The slope of Σ π R along E[R ∇log π], measured by walking a little there and back.
+    # The slope of Σ π R along E[R ∇log π], measured by a central difference.
     weights = agent.policy.actor_parameters()
     trick = gradient((probabilities * rewards) @ logs, weights)
     start, step = parameters_to_vector(weights).detach(), 1e-3 * trick / trick.norm()
@@ -70,7 +71,7 @@ def main(rollouts: int = 8, rows: int = 2048) -> None:
     slope = (values[0] - values[1]) / (2 * step.norm().item())
     print(f"‖E[R ∇log π]‖ = {trick.norm():.4f}; the slope of Σ π R along it {slope:.4f}")
 
-    # One sample's R ∇log π, for each response; only for one layer's weights, to be quick.
+    # R ∇log π of one sample, for each response; only for the weights of one layer, to save time.
     layer = [agent.policy.body.norm.weight]
     each = rewards[:, None] * torch.stack([gradient(one, layer) for one in logs])
     exact = probabilities @ each

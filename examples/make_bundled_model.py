@@ -1,6 +1,6 @@
 """Make the tiny language model that ships in textenv/lm/bundled.
 
-It is made in two stages, which meet in a text file of one sentence per line:
+It is made in two stages, connected by a text file with one sentence per line:
 
     python examples/make_bundled_model.py sample --corpus /tmp/reviews.txt --minutes 15 --seed 0 &
     python examples/make_bundled_model.py sample --corpus /tmp/reviews.txt --minutes 15 --seed 1
@@ -27,8 +27,8 @@ from vaderSentiment.vaderSentiment import SentimentIntensityAnalyzer
 
 from textenv.lm.loading import load_model, load_tokenizer
 
-# Every sentence begins with one of these, and they become prompts.txt. None of them takes a side.
-# A general opener gets an aspect to write about; a specific one already names its own.
+# Every sentence begins with one of these, and they become prompts.txt. All of them are neutral.
+# A general opener gets an aspect to write about; a specific one already has its own.
 # fmt: off
 GENERAL_OPENERS = [
     "The film", "This film", "The movie", "This movie", "It was", "It is a", "I thought",
@@ -46,9 +46,9 @@ OPENERS = GENERAL_OPENERS + list(ASPECT_OF_OPENER)
 OTHER_ASPECTS = "genre, mood, costumes, setting, love story, fight scenes, child actors, message"
 ASPECTS = sorted({*ASPECT_OF_OPENER.values(), *OTHER_ASPECTS.split(", ")})
 
-# How often each tone is asked for: SmolLM2 leans to praise, so blame is asked for more often.
+# How often each tone is requested: SmolLM2 prefers praise, so "negative" is requested more often.
 TONES = {"positive": 0.05, "negative": 0.6, "mixed": 0.15, "neutral": 0.2}
-# Two examples go before each request: without them the model drifts into titles and essays.
+# Two examples go before each request: without them the model tends to write titles and essays.
 EXAMPLES = {
     "positive": ["The cast is wonderful and every scene between the two sisters feels honest.",
                  "I loved how the story took its time to make us care about the old man.",
@@ -72,12 +72,12 @@ ANALYZER = SentimentIntensityAnalyzer()
 
 
 def vader(text: str) -> float:
-    """Sentiment from -1 (blame) to 1 (praise)."""
+    """Sentiment from -1 (negative) to 1 (positive)."""
     return ANALYZER.polarity_scores(text)["compound"]
 
 
 def chat_prompt(tone: str, aspect: str, opener: str) -> str:
-    """The request in ChatML, with the answer already begun by the opener."""
+    """The request in ChatML, with an answer that begins with the opener."""
     request = f"Write one {tone} sentence from a film review"
     turn = "<|im_start|>user\n{}.<|im_end|>\n<|im_start|>assistant\n{}"
     examples = [turn.format(request, example) for example in random.sample(EXAMPLES[tone], 2)]
@@ -87,7 +87,7 @@ def chat_prompt(tone: str, aspect: str, opener: str) -> str:
 
 @torch.inference_mode()
 def continue_prompt(model, tokenizer, prompt: str, rows: int) -> list[str]:
-    """Sample continuations of one prompt. They share its prefill; finished rows leave."""
+    """Sample continuations of one prompt. They share its prefill; finished rows are removed."""
     input_ids = tokenizer(prompt, return_tensors="pt").input_ids
     cache = model(input_ids[:, :-1], use_cache=True).past_key_values
     cache.batch_repeat_interleave(rows)
@@ -119,12 +119,12 @@ def first_sentence(text: str) -> str | None:
 
 def sample(corpus: Path, minutes: float = 15, seed: int = 0) -> None:
     """Append sentences to the corpus for some minutes."""
-    torch.set_num_threads(1)  # two processes of one thread sample faster than one of two
+    torch.set_num_threads(1)  # two processes with one thread are faster than one with two
     # For a single query per row, the fused attention kernel is slower than "eager" on a CPU.
     model = load_model("smollm2", dtype=torch.bfloat16, attn_implementation="eager")
     tokenizer = load_tokenizer("smollm2")
     seen = set(corpus.read_text().splitlines()) if corpus.exists() else set()
-    random.seed(f"{seed} {len(seen)}")  # resumed with the old seed, it would repeat itself
+    random.seed(f"{seed} {len(seen)}")  # with the same seed, it would sample the same
     torch.manual_seed(random.getrandbits(60))
     start, sampled = time.time(), 0
     with corpus.open("a", buffering=1) as file:
@@ -143,7 +143,7 @@ def sample(corpus: Path, minutes: float = 15, seed: int = 0) -> None:
 
 
 def select(sentences: list[str]) -> list[str]:
-    """Drop coarse words, rare words (names, slips), and each opener's surplus of praise."""
+    """Drop sentences with coarse or rare words (names, errors), and each opener's excess praise."""
     words = [set(re.findall(r"[A-Za-z'-]+", sentence)) for sentence in sentences]
     counts = collections.Counter(word for its_words in words for word in its_words)
     groups = {opener: {"blame": [], "plain": [], "praise": []} for opener in OPENERS}
@@ -179,7 +179,7 @@ def train_tokenizer(sentences: list[str], vocabulary: int) -> PreTrainedTokenize
 
 
 def batches(sequences: list[list[int]], size: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    """Shuffled (input_ids, labels). Lengths are alike; padding is masked by length, not by id."""
+    """Shuffled (input_ids, labels). Lengths are similar; padding is masked by length, not id."""
     order = sorted(random.sample(sequences, len(sequences)), key=len)
     result = []
     for start in range(0, len(order), size):
@@ -246,8 +246,8 @@ def train(corpus: Path, out: Path, epochs: int = 6, seed: int = 0) -> None:
             f"held out {held:.4f}  perplexity {math.exp(held):.2f}",
             flush=True,
         )
-    # So little training leaves the predictions too flat to read well. Scaling the last norm scales
-    # the logits: sampling at temperature 1 then does what sampling at 0.8 would have done.
+    # After so little training the predictions are too flat for good text. Scaling the last norm
+    # scales the logits: sampling at temperature 1 is then the same as sampling at 0.8 before.
     model.model.norm.weight.data /= 0.8
     print(f"sharpened: held out {held_out_loss(model, held_out):.4f}")
     report(model, tokenizer, set(sentences))

@@ -1,8 +1,8 @@
-"""The first chapter: climb R(x) = −(x − 2)² + 10 with its gradient, then as a black box.
+"""Maximise R(x) = −(x − 2)² + 10 with its gradient, and then as a black box.
 
     python examples/parabola.py
 
-A black box tells what x is worth, not which way is up. So x is drawn from a Normal(μ, 1), whose
+A black box gives the reward of x, but not its gradient. So x is drawn from a Normal(μ, 1), whose
 score ∇μ log π(x) = x − μ is known: E[score · R(x)] is the slope of the expected reward.
 """
 
@@ -21,24 +21,25 @@ def query(x):
 
 
 def by_hand(noise: np.ndarray, with_baseline: bool) -> list[float]:
-    """μ ← μ + learning rate · (x − μ) / σ² · (R(x) − b), σ = 1, b a moving average of rewards."""
-    path, baseline = [START], query(START + noise[0])
-    for draw in noise:
+    """μ ← μ + learning rate · (x − μ) / σ² · (R(x) − b), σ = 1, b a moving average of rewards,
+    which begins with the first of them; before that b = 0."""
+    path, baseline = [START], 0.0
+    for i, draw in enumerate(noise):
         x = path[-1] + draw
         advantage = query(x) - baseline * with_baseline
         path.append(path[-1] + LEARNING_RATE * (x - path[-1]) * advantage)
-        baseline = MOMENTUM * baseline + (1 - MOMENTUM) * query(x)
+        baseline = MOMENTUM * baseline + (1 - MOMENTUM) * query(x) if i else query(x)
     return path
 
 
 def by_the_library(updates: int, with_baseline: bool) -> tuple[list[float], np.ndarray]:
-    """The same with the agent that also trains language models; and the noise that it drew."""
+    """The same with the agent that also trains language models. Also returns its noise."""
     agent = REINFORCE(
         "MlpPolicy", "Parabola-v0", n_envs=1, n_steps=1, seed=1, max_grad_norm=None,
         normalize_advantage=False, baseline_momentum=MOMENTUM if with_baseline else None,
         policy_kwargs={"net_arch": (), "learn_std": False, "log_std_init": 0.0},
     )  # fmt: skip
-    mu = agent.policy.actor[-1].bias  # the environment shows only zeros: nothing else speaks
+    mu = agent.policy.actor[-1].bias  # observations are 0, so the weights have no effect
     torch.nn.init.constant_(mu, START)
     agent.optimizer = torch.optim.SGD(agent.trained_parameters(), LEARNING_RATE)
     path, noise = [START], []

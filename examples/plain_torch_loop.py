@@ -2,8 +2,8 @@
 
     python examples/plain_torch_loop.py
 
-`train` needs nothing of `agents`. The model that comes of it then moves into one of our agents,
-and stable-baselines3 evaluates that like one of its own.
+`train` does not use `agents`. The trained model is then passed to one of our agents, which
+stable-baselines3 evaluates like one of its own.
 """
 
 import gymnasium as gym
@@ -19,7 +19,7 @@ from textenv.lm.loading import BUNDLED, hide_progress_bars
 
 
 def train(model, updates: int, num_envs: int, num_steps: int = 24) -> list[float]:
-    """The mean score of the episodes of each update."""
+    """Train the model. Returns the mean score of the episodes of each update."""
     envs = gym.make_vec("TextGen-v0", num_envs=num_envs, autoreset_mode="SAME_STEP")
     optimizer = torch.optim.AdamW(model.parameters(), lr=5e-4)
     baseline, history = 0.0, []
@@ -30,7 +30,7 @@ def train(model, updates: int, num_envs: int, num_steps: int = 24) -> list[float
             lengths = torch.as_tensor(observation["attention_mask"]).sum(dim=1)
             input_ids = torch.as_tensor(observation["input_ids"])[:, : lengths.max()]
             # Rows are contiguous from column 0: causal attention needs no mask, and the logits for
-            # the next token stand at the last one so far.
+            # the next token are at the last token so far.
             logits = model(input_ids).logits[torch.arange(num_envs), lengths - 1]
             policy = torch.distributions.Categorical(logits=logits)
             actions = policy.sample()
@@ -39,8 +39,8 @@ def train(model, updates: int, num_envs: int, num_steps: int = 24) -> list[float
             if terminated.any():
                 scores += infos["final_info"]["score"][terminated].tolist()
 
-        # Going back in time, each token meets the score of the episode it belongs to. Episodes that
-        # are still under way have none yet, and count for nothing.
+        # From the last step to the first, each token gets the score of its episode. Episodes that
+        # have not ended have no score yet, and are not counted.
         loss, score, known = 0.0, torch.zeros(num_envs), torch.zeros(num_envs, dtype=torch.bool)
         for log_probs, rewards, terminated in reversed(steps):
             ended = torch.as_tensor(terminated)

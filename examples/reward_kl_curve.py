@@ -1,10 +1,10 @@
-"""What β and the sampling temperature do: score bought with KL, on the bundled language model.
+"""How β and the sampling temperature change score and KL, on the bundled language model.
 
     python examples/reward_kl_curve.py
 
 Each point is a short run of RLOO on the reward score − β·KL(π‖π_ref). A small β lets the policy
-walk far from the reference, where it praises everything in ever the same words; a large one keeps
-it at home. A higher temperature tries more, and says more that makes no sense.
+move far from the reference, where its texts are positive but always similar; a large β keeps it
+close. A higher temperature explores more, and generates more text that makes no sense.
 """
 
 import gymnasium as gym

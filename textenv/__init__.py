@@ -1,7 +1,7 @@
 """Token generation as a Gymnasium environment.
 
-``import textenv`` registers ``TextGen-v0``, for ``gym.make`` and ``gym.make_vec`` alike, and the
-black box of one number ``Parabola-v0``.
+``import textenv`` registers ``TextGen-v0``, for ``gym.make`` and ``gym.make_vec``, and
+``Parabola-v0``, a black-box function of one number.
 """
 
 import gymnasium as gym

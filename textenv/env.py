@@ -16,7 +16,7 @@ from textenv.vector_env import TextGenVectorEnv
 
 
 class TextGenEnv(SpecOfLiveObjects, gym.Env):
-    """Writing a text, one token at a time, for a score.
+    """Generate a text, one token at a time, and receive a score for it.
 
     ## Action space
     ``Discrete(vocabulary)``: the id of the next token. Every id is legal in every state. The stop
@@ -24,38 +24,38 @@ class TextGenEnv(SpecOfLiveObjects, gym.Env):
 
     ## Observation space
     ``Dict(input_ids=Box(int64, (L,)), attention_mask=Box(int8, (L,)))`` with L = longest prompt +
-    ``max_new_tokens``: the prompt's tokens and the response's so far, contiguous from column 0,
-    then padding. The logits for the next action stand at column ``attention_mask.sum() - 1``.
+    ``max_new_tokens``: the tokens of the prompt and of the response so far, contiguous from column
+    0, then padding. The logits for the next action are at column ``attention_mask.sum() - 1``.
 
     ## Transition
-    The token is appended: deterministic.
+    The token is appended. The transition is deterministic.
 
     ## Reward
-    0 until the episode ends, then the score of the finished response; with a ``reference``, at each
-    step, minus ``kl_coef`` times the KL of the bound policy to it (see `textenv.shaping`).
+    0 until the episode ends, then the score of the finished response. With a ``reference``, each
+    step also subtracts ``kl_coef`` times the KL of the bound policy to it (see `textenv.shaping`).
 
     ## Episode end
-    ``terminated`` is True at a stop token, at a stop string, and when ``max_new_tokens`` are spent,
-    since the score is paid at each of these. ``info["finish_reason"]`` is ``"stop"`` or
-    ``"length"``. ``truncated`` is left to outer wrappers.
+    ``terminated`` is True at a stop token, at a stop string, and after ``max_new_tokens`` tokens:
+    the score is given in each of these cases. ``info["finish_reason"]`` is ``"stop"`` or
+    ``"length"``. ``truncated`` is always False here; a wrapper may set it.
 
     ## Information
     ``reset``: ``prompt``. Each step with a reference: ``ref_log_prob``, and ``kl`` where a policy
     is bound (nats). The last step: ``response``, ``response_length`` (tokens), ``finish_reason``,
-    ``score`` (the reward's own answer), ``score/NAME`` for each part of a weighted sum, and
-    ``no_stop_penalty`` where there is such a penalty.
+    ``score`` (as the reward returned it), ``score/NAME`` for each part of a weighted sum, and
+    ``no_stop_penalty`` if there is such a penalty.
 
     ## Starting state
     A prompt drawn at random; ``reset(options={"prompt_index": i})`` picks one.
 
     ## Arguments
-    Each string id may also be a live object.
+    An argument that names an object by a string also accepts the object itself.
 
     Args:
         tokenizer: "bundled", "smollm2", a folder, a hub id, or a transformers tokenizer.
         prompts: "bundled", a text file, a JSON-lines file, a list, or a dataset
-            (`textenv.prompts.load_prompts`). Columns beside ``prompt`` reach the reward in
-            ``episode.data``.
+            (`textenv.prompts.load_prompts`). Columns other than ``prompt`` are passed to the
+            reward in ``episode.data``.
         reward: a name, ``"module:function"``, a classifier, any function, or a weighted sum
             (`textenv.rewards.resolve_reward`).
         max_new_tokens: the token budget of a response.
@@ -63,16 +63,16 @@ class TextGenEnv(SpecOfLiveObjects, gym.Env):
         stop: further stop tokens (ids) and stop strings; the tokenizer's end-of-sequence token
             always stops.
         max_prompt_tokens: the longest prompt allowed; a longer one is an error.
-        reference: the model to stay close to.
-        reference_dtype: "float32", "bfloat16" or "float16", of a reference that is loaded here.
+        reference: the model that the policy should stay close to.
+        reference_dtype: "float32", "bfloat16" or "float16", for a reference that is loaded here.
         kl_coef: β, a number, a schedule such as `textenv.AdaptiveKL`, or a mapping of its arguments
-            (``{"target": 6.0}``). 0 reports the KL and shapes nothing.
-        no_stop_penalty: subtracted from what an episode that never stopped is paid.
+            (``{"target": 6.0}``). 0 reports the KL and does not change the reward.
+        no_stop_penalty: subtracted from the reward of an episode that never stopped.
         render_mode: "ansi" or None.
-        device: where a reference and a reward model live.
+        device: the device of the reference and of a reward model.
 
     Raises:
-        ValueError: an argument does not fit; the message names it, its value and the fix.
+        ValueError: an argument is not valid; the message names it, its value and the fix.
 
     ## Version history
     * v0: first release
@@ -131,7 +131,7 @@ class TextGenEnv(SpecOfLiveObjects, gym.Env):
 
         Args:
             policy: see `textenv.shaping.BoundPolicy`.
-            row: which entry of its records is this environment's, where the policy acts for
+            row: the index of this environment in the policy's records, if the policy acts for
                 several environments at once.
         """
         self._row.bind(policy, row)
@@ -159,7 +159,7 @@ class TextGenEnv(SpecOfLiveObjects, gym.Env):
         return _first(observation), float(reward[0]), bool(terminated[0]), False, info
 
     def render(self) -> str | None:
-        """``"ansi"``: the text, its tokens coloured by their KL, or else by their reward."""
+        """``"ansi"``: the text, each token coloured by its KL, or by its reward without a KL."""
         texts = self._row.render()
         return None if texts is None else texts[0]
 

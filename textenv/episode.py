@@ -1,4 +1,4 @@
-"""The record of a finished episode: all that a reward function gets to see."""
+"""The record of a finished episode: all the information that a reward function receives."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import numpy as np
 # the same object.
 @dataclass(frozen=True, eq=False)
 class Episode:
-    """One finished episode. Read it; never write to it, its arrays and its mapping included.
+    """One finished episode. Treat it as read-only, including its arrays and its mapping.
 
     Attributes:
         prompt: The prompt's text, rendered by the chat template where the prompt is a
@@ -23,7 +23,7 @@ class Episode:
         prompt_ids: The prompt's tokens, int64 `[P]`.
         response_ids: The response's tokens, int64 `[T]`, the stop token included.
         finish_reason: `"stop"` if a stop token or a stop string ended the response, `"length"`
-            if the token budget did.
+            if the token budget ended it.
         data: The other columns of the prompt's row, such as an answer or a label.
     """
 

@@ -1,6 +1,7 @@
-"""Infos as Gymnasium's vector environments have them: columns of all rows, and which rows have it.
+"""Infos in the format of Gymnasium's vector environments: a column over all rows for each key.
 
-A column ``infos[key]`` is an array over the rows, and ``infos["_" + key]`` says where it counts.
+A column ``infos[key]`` is an array over the rows; the mask ``infos["_" + key]`` says in which rows
+it is valid.
 """
 
 from __future__ import annotations
@@ -24,12 +25,12 @@ def column(
 
 
 def everywhere(key: str, values: Array) -> dict[str, Any]:
-    """A column that counts in every row."""
+    """A column that is valid in every row."""
     return {key: values, f"_{key}": np.ones(len(values), np.bool_)}
 
 
 def of_episodes(mask: np.ndarray, episodes: Sequence[Episode], scores: np.ndarray) -> dict:
-    """What the last step of an episode tells: text, length, score and how it ended."""
+    """The infos of an episode's last step: text, length, score and finish reason."""
     return {
         **column("response", mask, [episode.response for episode in episodes]),
         **column("response_length", mask, [len(e.response_ids) for e in episodes], np.int64),
@@ -41,12 +42,12 @@ def of_episodes(mask: np.ndarray, episodes: Sequence[Episode], scores: np.ndarra
 def with_finals(
     ended: np.ndarray, infos: dict[str, Any], observation: dict[str, Array]
 ) -> dict[str, Any]:
-    """SAME_STEP: put what belongs to the episodes that ended under ``final_obs/final_info``.
+    """For SAME_STEP: put the data of the episodes that ended into ``final_obs`` and ``final_info``.
 
     Args:
         ended: bool ``[B]``, the rows that ended in this step.
-        infos: of this step.
-        observation: of this step, before any row begins anew.
+        infos: the infos of this step.
+        observation: the observation of this step, before any row is reset.
     """
     ended = ended.copy()
     rows = np.flatnonzero(ended)

@@ -11,11 +11,11 @@ broadcast. `exact` needs the logits of every action. With x = log π(a) - log π
 | `k3` | exp(-x) - 1 + x | KL | yes | ∇KL(π_ref‖π) | ∇KL - ∇KL(π_ref‖π), 0 near π_ref |
 | `exact` | Σ_a π(a) x(a) | KL | yes | ∇KL | 0 |
 
-Means are over a ~ π, KL is KL(π‖π_ref), "near" is to first order in π - π_ref, and the last column
-is what the score function ∇log π(a) makes of the step's own value. So `k1` belongs in a reward and
-never in a loss, `k2` and `exact` the other way round; `k3` is for measuring. (In a reward each also
-steers the earlier actions that led to the state, which all but `k2` do without bias.) Gradients
-flow into both arguments as written; detach what is to stay fixed.
+Means are over a ~ π, KL is KL(π‖π_ref), "near" means to first order in π - π_ref, and the last
+column is the mean of the score function ∇log π(a) times the step's own value. So use `k1` in a
+reward and never in a loss, `k2` and `exact` in a loss and never in a reward, and `k3` for
+measuring. (In a reward each estimator also acts on the earlier actions that led to the state; all
+except `k2` do this without bias.) Gradients flow into both arguments; detach what must stay fixed.
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ ESTIMATORS = ("k1", "k2", "k3", "exact")
 
 
 def k1(log_probs: Tensor, reference_log_probs: Tensor) -> Tensor:
-    """log π(a) - log π_ref(a): unbiased, of high variance, and negative for many actions."""
+    """log π(a) - log π_ref(a): unbiased, with high variance, and negative for many actions."""
     return log_probs - reference_log_probs
 
 
 def k2(log_probs: Tensor, reference_log_probs: Tensor) -> Tensor:
-    """(log π(a) - log π_ref(a))² / 2: biased in value, of the right gradient in a loss."""
+    """(log π(a) - log π_ref(a))² / 2: a biased value, but the correct gradient in a loss."""
     return (log_probs - reference_log_probs).square() / 2
 
 
 def k3(log_probs: Tensor, reference_log_probs: Tensor) -> Tensor:
-    """π_ref(a)/π(a) - 1 - log(π_ref(a)/π(a)): unbiased, of low variance, never negative."""
+    """π_ref(a)/π(a) - 1 - log(π_ref(a)/π(a)): unbiased, with low variance, never negative."""
     log_ratio = reference_log_probs - log_probs
     return torch.expm1(log_ratio) - log_ratio
 
@@ -48,13 +48,13 @@ def exact(logits: Tensor, reference_logits: Tensor) -> Tensor:
     Args:
         logits, reference_logits: [..., V], normalised or not (log-probs are logits too). Their
             log-softmax is taken in float32 or better. -inf bans an action: one that π bans adds
-            nothing, one that only π_ref bans makes the KL infinite.
+            0, and one that only π_ref bans makes the KL infinite.
 
     Returns:
         [...], in float32 or better.
 
     Raises:
-        ValueError: where the shapes differ.
+        ValueError: the shapes differ.
     """
     if logits.shape != reference_logits.shape:
         raise ValueError(
@@ -63,7 +63,7 @@ def exact(logits: Tensor, reference_logits: Tensor) -> Tensor:
         )
     log_probs = _log_softmax(logits)
     difference = log_probs - _log_softmax(reference_logits)
-    possible = log_probs > -torch.inf  # elsewhere 0 · log 0 is 0, for the gradient as well
+    possible = log_probs > -torch.inf  # elsewhere 0 · log 0 counts as 0, also in the gradient
     return (log_probs.exp() * torch.where(possible, difference, 0.0)).sum(dim=-1)
 
 

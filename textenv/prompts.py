@@ -16,7 +16,7 @@ BUNDLED_PROMPTS = Path(__file__).parent / "lm" / "bundled" / "prompts.txt"
 
 @dataclass(frozen=True)
 class Prompt:
-    """A place to begin an episode: a text, or a conversation that is yet to become one.
+    """The start of an episode: a text, or a conversation that is rendered as a text later.
 
     Attributes:
         text: The prompt as the model reads it; `""` where `messages` is given.
@@ -42,7 +42,7 @@ class EncodedPrompt:
 def encode_prompts(
     prompts: Sequence[Prompt | EncodedPrompt], tokenizer: Any, max_prompt_tokens: int | None = None
 ) -> list[EncodedPrompt]:
-    """Tokenise prompts, conversations by the tokenizer's chat template; encoded ones stay so.
+    """Tokenise prompts, conversations with the tokenizer's chat template; keep encoded prompts.
 
     Raises:
         ValueError: If a prompt has no token, or more than `max_prompt_tokens`.
@@ -74,7 +74,7 @@ def encode_prompts(
 
 
 def load_prompts(source: str | os.PathLike[str] | Iterable[Any]) -> list[Prompt | EncodedPrompt]:
-    """Read prompts from wherever they are kept, in their order.
+    """Read prompts from a list, a file or a dataset, in their order.
 
     Args:
         source: One of
@@ -91,14 +91,14 @@ def load_prompts(source: str | os.PathLike[str] | Iterable[Any]) -> list[Prompt 
         At least one prompt.
 
     Raises:
-        ValueError: If there is no such file, no prompt in it, or a row that is no prompt.
+        ValueError: If the file does not exist, has no prompt, or a row is not a prompt.
     """
     if isinstance(source, (str, os.PathLike)):
         path = BUNDLED_PROMPTS if source == "bundled" else Path(source)
         prompts = _read_jsonl(path) if path.suffix == ".jsonl" else _read_text(path)
         name = f"prompts={str(source)!r}"
     else:
-        # Iterating over these yields the names of columns or splits, which would pass for prompts.
+        # Iterating over these yields the names of columns or splits, which would look like prompts.
         if isinstance(source, Mapping) or hasattr(source, "iterrows"):
             raise ValueError(
                 f"prompts is a {type(source).__name__}, which is not a list of rows: pass one "
@@ -117,7 +117,7 @@ def load_prompts(source: str | os.PathLike[str] | Iterable[Any]) -> list[Prompt 
 
 
 def _read_text(path: Path) -> list[Prompt | EncodedPrompt]:
-    # Spaces at the ends of a line stay: they change how a prompt is tokenised.
+    # Spaces at the ends of a line are kept: they change how a prompt is tokenised.
     return [Prompt(line) for _, line in _numbered_lines(path)]
 
 
@@ -149,12 +149,12 @@ def _numbered_lines(path: Path) -> list[tuple[int, str]]:
             "or pass a list of strings to give the prompts themselves."
         )
     try:
-        text = path.read_text(encoding="utf-8-sig")  # "-sig" drops the mark that Windows puts first
+        text = path.read_text(encoding="utf-8-sig")  # "-sig" drops the byte order mark of Windows
     except UnicodeDecodeError as error:
         raise ValueError(
             f"prompts={str(path)!r} is not UTF-8 text ({error}): save it as UTF-8."
         ) from error
-    # Not `splitlines`, which also breaks at form feeds and at Unicode's own separators.
+    # Not `splitlines`, which also breaks at form feeds and at Unicode separators.
     return [(i, line) for i, line in enumerate(text.split("\n"), start=1) if line.strip()]
 
 

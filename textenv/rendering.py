@@ -11,18 +11,18 @@ from textenv.prompts import EncodedPrompt
 from textenv.token_table import TokenTable, to_numpy
 
 RESET = "\x1b[0m"
-# From the 256 colours of a terminal: backgrounds from faint to strong.
+# Background colours of a terminal with 256 colours, from weak to strong.
 REDS = (224, 217, 210, 203, 196)
 GREENS = (194, 157, 120, 83, 46)
 
 
 class Renderer:
-    """Remembers a number for each token, and shows the rows of a token table coloured by them.
+    """Stores a number for each token, and renders the rows of a token table coloured by them.
 
     Args:
-        num_rows: B.
-        max_new_tokens: the most tokens that a response has.
-        tokenizer: decodes them.
+        num_rows: B, the number of rows.
+        max_new_tokens: the largest number of tokens in a response.
+        tokenizer: decodes the tokens.
     """
 
     def __init__(self, num_rows: int, max_new_tokens: int, tokenizer: Any):
@@ -30,18 +30,18 @@ class Renderer:
         self.tokenizer = tokenizer
 
     def begin(self, rows: np.ndarray) -> None:
-        """Forget the numbers of rows that begin anew."""
+        """Clear the numbers of rows that are reset."""
         self.numbers[rows] = 0
 
     def remember(
         self, table: TokenTable, waiting: np.ndarray | None, rewards: Any, infos: dict[str, Any]
     ) -> None:
-        """The numbers of the tokens of a step: their KL, or else their reward.
+        """Store a number for each token of a step: its KL, or its reward if there is no KL.
 
         Args:
-            table: after the step.
+            table: the token table after the step.
             waiting: ``[B]`` bool, rows that got no token in this step; None if all got one.
-            rewards, infos: of the step. With batch scoring they come for all tokens at once.
+            rewards, infos: those of the step. With batch scoring infos hold all tokens at once.
         """
         if "token_rewards" in infos:
             numbers = to_numpy(infos.get("token_kl", infos["token_rewards"]))
@@ -52,7 +52,7 @@ class Renderer:
         self.numbers[rows, at] = to_numpy(infos.get("kl", rewards))[rows]
 
     def render(self, table: TokenTable, prompts: Sequence[EncodedPrompt]) -> tuple[str, ...]:
-        """Each row's text, its prompt plain and its response coloured."""
+        """Each row's text, with a plain prompt and a coloured response."""
         tokens, lengths = to_numpy(table.tokens), to_numpy(table.lengths)
         texts = []
         for row, prompt in enumerate(prompts):
@@ -63,9 +63,9 @@ class Renderer:
 
 
 def coloured(pieces: Sequence[str], numbers: Sequence[float] | np.ndarray) -> str:
-    """The pieces in a row, those with a positive number on green, with a negative one on red.
+    """The pieces as one text, those with a positive number on green, with a negative one on red.
 
-    The strength of the colour is the number's share of the largest one.
+    The strength of the colour depends on the size of the number relative to the largest one.
     """
     largest = max((abs(number) for number in numbers), default=0)
     text = ""

@@ -1,7 +1,8 @@
-"""Schedules of β, the price of a nat of KL.
+"""Schedules of β, the coefficient of the KL.
 
-An episode keeps the β with which it began. Whoever collects rollouts moves a schedule, once after
-each of them (`agents.Agent` does); neither the environment nor an evaluation ever moves it.
+An episode keeps the β with which it began. The code that collects rollouts updates a
+schedule once after each rollout (`agents.Agent` does this); the environment and evaluations never
+update it.
 """
 
 from __future__ import annotations
@@ -15,33 +16,33 @@ from typing import Any, Protocol, runtime_checkable
 
 @runtime_checkable
 class Schedule(Protocol):
-    """A KL coefficient: ``value`` is read as episodes begin, ``update`` moves it."""
+    """A KL coefficient: ``value`` is read when episodes begin, ``update`` changes it."""
 
     value: float
 
     def update(self, kl: float, num_episodes: int) -> None:
-        """Take account of a rollout: the mean KL of its episodes, nats, and their number."""
+        """Update from a rollout: the mean KL of its episodes in nats, and their number."""
 
 
 @dataclass
 class FixedKL:
-    """A KL coefficient that stays as it is."""
+    """A constant KL coefficient."""
 
     value: float
 
     def update(self, kl: float, num_episodes: int) -> None:
-        """Nothing moves."""
+        """Do nothing: the coefficient is constant."""
 
 
 @dataclass
 class AdaptiveKL:
-    """β that steers the KL of an episode towards a target (Ziegler et al. 2019, section 2.2).
+    """A β that moves the KL of an episode towards a target (Ziegler et al. 2019, section 2.2).
 
         e = clip(KL / target − 1, −0.2, 0.2);   β ← β · (1 + e · n / horizon)
 
     Args:
         target: KL of a whole episode (the sum over its tokens), in nats. **Per sequence**, as in
-            the paper; some libraries mean per token.
+            the paper; some libraries use the KL per token.
         horizon: episodes over which β can change by a factor of about 1.2.
         initial: β at the start.
     """
@@ -60,25 +61,25 @@ class AdaptiveKL:
         self.value = self.initial
 
     def as_data(self) -> dict[str, float]:
-        """The arguments, as `resolve_schedule` takes them."""
+        """The arguments, as `resolve_schedule` accepts them."""
         return {"target": self.target, "horizon": self.horizon, "initial": self.initial}
 
     def update(self, kl: float, num_episodes: int) -> None:
-        """Take account of ``num_episodes`` ended episodes whose mean KL is ``kl`` nats."""
+        """Update from ``num_episodes`` ended episodes whose mean KL is ``kl`` nats."""
         if 0.2 * num_episodes >= self.horizon:
             raise ValueError(
                 f"AdaptiveKL(horizon={self.horizon}) is too short for {num_episodes} episodes at "
-                "once, which could turn β negative: take at least ten times as many."
+                "once, which could make β negative: use at least ten times that number."
             )
         error = min(max(kl / self.target - 1, -0.2), 0.2)
         self.value *= 1 + error * num_episodes / self.horizon
 
 
 def resolve_schedule(kl_coef: Any) -> Schedule:
-    """The schedule of a number, of a mapping of `AdaptiveKL`'s arguments, or of itself.
+    """Make a schedule from a number or from `AdaptiveKL`'s arguments; a schedule stays as it is.
 
     Raises:
-        ValueError: it is none of these.
+        ValueError: ``kl_coef`` is none of these.
     """
     if isinstance(kl_coef, Real):
         value = float(kl_coef)

@@ -1,8 +1,8 @@
-"""When a reward is asked, and how its answer becomes the rewards of tokens.
+"""When a reward function is called, and how its scores become the rewards of tokens.
 
 `StepScoring` scores each episode when it ends; `BatchScoring` scores all of them when the last one
-has ended. Both are asked twice in a step of the environment: `ask` before the actions are appended,
-for the KL of taking them, and `pay` afterwards, for the rewards.
+has ended. Both are called twice in a step of the environment: `ask` before the actions are
+appended, for their KL, and `pay` afterwards, for the rewards.
 """
 
 from __future__ import annotations
@@ -22,29 +22,29 @@ from textenv.task import TextTask
 from textenv.token_table import Array, TokenTable, to_numpy, to_tensor
 from textenv.transcripts import transcribe
 
-# To ask an accelerator whether every row has ended makes the host wait for it, so ask rarely.
+# To check on an accelerator whether every row has ended makes the host wait, so check rarely.
 STEPS_BETWEEN_QUESTIONS = 8
 Infos = dict[str, Any]
 
 
 class Scorer:
-    """Asks the reward about episodes that have ended.
+    """Calls the reward function with episodes that have ended.
 
     Args:
-        task: the reward, the penalty, and what transcripts are made with.
-        table, starts: the rows and the prompts they began with.
+        task: has the reward, the penalty, the tokenizer and the stop rule.
+        table, starts: the rows and their prompts.
     """
 
     def __init__(self, task: TextTask, table: TokenTable, starts: Starts):
         self.task, self.table, self.starts = task, table, starts
 
     def score(self, mask: np.ndarray) -> tuple[np.ndarray, Infos]:
-        """What the N rows of ``mask`` (bool ``[B]``) are paid at their last tokens, before any KL.
+        """The rewards of the N rows of ``mask`` (bool ``[B]``) at their last tokens, without KL.
 
         Returns:
-            float64 ``[N]``: the score, less the penalty of an episode that never stopped; and
-            infos, in which ``score`` is the reward's own answer. The penalty and the parts of a
-            weighted sum have entries of their own.
+            float64 ``[N]``: the score, minus the penalty of an episode that never stopped; and
+            infos, in which ``score`` is the value that the reward returned. The penalty and the
+            parts of a weighted sum have their own entries.
 
         Raises:
             RewardError: the reward failed.
@@ -68,10 +68,10 @@ class Scorer:
 def make_scoring(
     when: str, task: TextTask, shaping: KLShaping | None, table: TokenTable, starts: Starts
 ) -> StepScoring | BatchScoring:
-    """The scoring that ``when``, "step" or "batch", stands for.
+    """The scoring for ``when``, which is "step" or "batch".
 
     Raises:
-        ValueError: it is neither.
+        ValueError: ``when`` is neither.
     """
     if when not in ("step", "batch"):
         raise ValueError(f"scoring={when!r} must be 'step' or 'batch'.")
@@ -86,14 +86,14 @@ class StepScoring:
 
     def __init__(self, scorer: Scorer, shaping: KLShaping | None, table: TokenTable):
         self.scorer, self.shaping, self.table = scorer, shaping, table
-        self._log_probs: tuple[Array, Array] | None = None  # of policy and reference
+        self._log_probs: tuple[Array, Array] | None = None  # of the policy and the reference
         self._infos: Infos = {}
 
     def begin(self, mask: np.ndarray) -> None:
-        """Rows have begun anew; nothing was kept of them."""
+        """Rows have been reset; there is nothing to clear."""
 
     def ask(self, actions: Array) -> None:
-        """Ask policy and reference about the actions in the present states."""
+        """Compute the log-probabilities of the actions under the policy and the reference."""
         self._log_probs, self._infos = None, {}
         if self.shaping is None:
             return
@@ -110,7 +110,7 @@ class StepScoring:
         self._infos = infos
 
     def end(self, ended: Array, stops: Array) -> bool:
-        """End the episodes of the rows ``ended``; whether there is something to score now."""
+        """End the episodes of the rows ``ended``. Returns whether episodes can be scored now."""
         if not ended.any():
             return False
         self.table.end(ended, stops)
@@ -133,28 +133,28 @@ class StepScoring:
 
 
 class BatchScoring:
-    """Rows that have ended wait; when the last one has, all are scored at once."""
+    """Rows that have ended wait; when the last row has ended, all are scored at once."""
 
     def __init__(self, scorer: Scorer, shaping: KLShaping | None, table: TokenTable, budget: int):
         self.scorer, self.shaping, self.table, self.budget = scorer, shaping, table, budget
         self._steps = 0
 
     def begin(self, mask: np.ndarray) -> None:
-        """All rows have begun anew."""
+        """All rows have been reset."""
         self._steps = 0
         if self.shaping is not None:
             self.shaping.begin_batch()
 
     def ask(self, actions: Array) -> None:
-        """Keep what the policy says of its actions; the reference is asked at the end."""
+        """Store the policy's record of its actions; the reference scores them at the end."""
         if self.shaping is not None:
             self.shaping.note(to_tensor(actions), to_tensor(self.table.running))
-        self._steps += 1  # not before: a step that is refused above does not count
+        self._steps += 1  # at the end: a step that raises an error above does not count
 
     def end(self, ended: Array, stops: Array) -> bool:
-        """End the episodes of the rows ``ended``; whether no row runs any more.
+        """End the episodes of the rows ``ended``. Returns whether no row is running any more.
 
-        An accelerator is asked every few steps only.
+        On an accelerator this is checked only every few steps.
         """
         self.table.end(ended, stops)
         on_cpu = self.table.arrays.device.type == "cpu"
@@ -162,7 +162,7 @@ class BatchScoring:
         return self._steps == self.budget or (asks and not bool(self.table.running.any()))
 
     def pay(self, ended: Array, finished: bool) -> tuple[Array, Array, Infos]:
-        """Rewards ``[B]``, terminated ``[B]`` and infos: nothing before all rows have ended."""
+        """Rewards ``[B]``, terminated ``[B]`` and infos: zeros until all rows have ended."""
         arrays, rows = self.table.arrays, self.table.num_rows
         none = arrays.zeros(rows, np.bool_)
         if not finished:
@@ -179,7 +179,7 @@ class BatchScoring:
         return arrays.convert(token_rewards.sum(dim=1)), ~none, infos
 
     def _shaped(self, rewards: Tensor, mask: Tensor, shaping: KLShaping) -> tuple[Tensor, Infos]:
-        """The token rewards ``[B, T]`` shaped by the KL, and what infos say of it."""
+        """The token rewards ``[B, T]`` shaped by the KL, and the infos about it."""
         table, convert = self.table, self.table.arrays.convert
         reference_log_probs = shaping.score(
             to_tensor(table.tokens)[:, : table.max_length],
@@ -200,7 +200,7 @@ def at_the_last_token(paid: Tensor, response_lengths: Tensor) -> tuple[Tensor, T
     """``paid`` ``[B]`` at each row's last token and 0 elsewhere.
 
     Returns:
-        rewards ``[B, T]`` with T the longest response, and the mask ``[B, T]`` of its tokens.
+        rewards ``[B, T]`` with T the longest response, and the mask ``[B, T]`` of response tokens.
     """
     steps = torch.arange(int(response_lengths.max()), device=response_lengths.device)
     mask = steps < response_lengths[:, None]

@@ -1,12 +1,12 @@
-"""KL shaping: what each token costs for leaving the reference model.
+"""KL shaping: each token has a cost for the distance to the reference model.
 
     r_t = score · [t is last] − β · (log π(a_t|s_t) − log π_ref(a_t|s_t))
 
 The reference belongs to the environment; log π belongs to the agent, which binds its policy once.
-The policy leaves an `ActionRecord` at every act. The KL that is logged is the KL trained on.
+The policy stores an `ActionRecord` each time it acts. The logged KL is the KL used in training.
 
-Only k1 is a reward. Summed over an episode its expected gradient is that of KL(π‖π_ref); the other
-estimators of `textenv.kl` have another gradient in a reward, and belong into losses and reports.
+Only k1 is used in the reward. Summed over an episode, its expected gradient is that of KL(π‖π_ref).
+The other estimators of `textenv.kl` have another gradient in a reward; use them in losses and logs.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from textenv.token_table import Origin, to_tensor
 if TYPE_CHECKING:
     from textenv.lm.scoring import Sampling
 
-TOKENS_AT_ONCE = 2**15  # of one forward pass; more rows than that are scored in several
+TOKENS_AT_ONCE = 2**15  # in one forward pass; more tokens are scored in several passes
 
 
 def shaped_reward(terminal, log_probs, reference_log_probs, kl_coef):
@@ -36,19 +36,19 @@ def shaped_reward(terminal, log_probs, reference_log_probs, kl_coef):
 
     Args:
         terminal: the score at the last token and 0 before it, ``[B]`` or ``[B, T]``.
-        log_probs, reference_log_probs: of the chosen tokens, in nats, shaped alike.
+        log_probs, reference_log_probs: of the chosen tokens, in nats, of equal shape.
         kl_coef: β, units of the score per nat; it broadcasts.
 
-    All are numpy arrays, or all are tensors; no gradient is meant to flow.
+    All are numpy arrays, or all are tensors. They need no gradients.
     """
     return terminal - kl_coef * k1(log_probs, reference_log_probs)
 
 
 class ActionRecord(NamedTuple):
-    """What a policy leaves at each act: the actions it chose and how likely they were.
+    """What a policy stores each time it acts: the chosen actions and their log-probabilities.
 
-    Make a new record, with actions in memory of their own, at each act: the environment compares
-    the actions with those that it is given, and takes each record once.
+    Make a new record, with a copy of the actions, at each act: the environment compares these
+    with the actions that it is given, and uses each record once.
 
     Attributes:
         actions: ``[B]``.
@@ -59,26 +59,26 @@ class ActionRecord(NamedTuple):
     log_probs: Any
 
     def __reduce__(self):
-        # A copy of a policy, in another process for instance, has not acted: it has no record.
+        # A copied policy, for instance in another process, has not acted, so it has no record.
         return type(None), ()
 
 
 class BoundPolicy(Protocol):
-    """What the environment reads of a bound policy."""
+    """What the environment reads from a bound policy."""
 
-    action_record: ActionRecord | None  # of its latest act; None before the first
-    sampling: Sampling  # temperature and bans, which the reference has to share
+    action_record: ActionRecord | None  # from its latest act; None before the first
+    sampling: Sampling  # temperature and bans, which the reference must use too
 
 
 class KLShaping:
-    """The reference model of a batch of episodes, beside the record of a bound policy.
+    """The reference model of a batch of episodes, and the records of a bound policy.
 
     Args:
-        task: its reference, vocabulary, longest episode, and β.
-        num_rows: B.
+        task: has the reference, the vocabulary, the longest episode, and β.
+        num_rows: B, the number of rows.
 
     Raises:
-        ValueError: ``kl_coef`` or ``reference`` does not fit.
+        ValueError: ``kl_coef`` or ``reference`` is not valid.
     """
 
     def __init__(self, task: TextTask, num_rows: int):
@@ -90,12 +90,12 @@ class KLShaping:
                 f"The tokenizer has {vocabulary} tokens, but the reference model only {outputs}: "
                 "give a tokenizer and a reference that belong together."
             )
-        # Dropout off. Its weights may be those of a policy that learns, so they are not frozen.
+        # Dropout off. The weights are not frozen, because a policy that learns may share them.
         self.reference = reference.eval()
         check_supported(reference, task.max_length)
         self.schedule: Schedule = resolve_schedule(task.kl_coef)
         self.num_rows, self.max_length, self.vocabulary = num_rows, task.max_length, vocabulary
-        self.kl_coef = np.zeros(num_rows)  # β of each row's episode, fixed as it begins
+        self.kl_coef = np.zeros(num_rows)  # β of each row's episode, set when it begins
         self.policy: BoundPolicy | None = None
         self.row: int | None = None
         self._taken: ActionRecord | None = None
@@ -103,15 +103,15 @@ class KLShaping:
         self._noted: list[tuple[Tensor, Tensor]] = []
 
     def bind(self, policy: Any, row: int | None = None) -> None:
-        """Take log π from ``policy`` from now on; None unbinds.
+        """Read log π from ``policy`` from now on; None unbinds.
 
         Args:
             policy: see `BoundPolicy`.
-            row: which entry of the policy's records belongs to this environment, where the policy
-                acts for several environments of one row. None: the records are of this one's rows.
+            row: the index of this environment in the policy's records, if the policy acts for
+                several environments of one row. None: the records hold this environment's rows.
 
         Raises:
-            ValueError: the policy's learning weights are the reference's own.
+            ValueError: the policy shares weights that learn with the reference.
         """
         parameters: Any = getattr(policy, "parameters", list)()
         learning = {id(p) for p in parameters if p.requires_grad}
@@ -123,21 +123,21 @@ class KLShaping:
         self.policy, self.row, self._taken = policy, row, None
 
     def to(self, device: torch.device) -> None:
-        """Move the reference."""
+        """Move the reference to a device."""
         self.reference.to(device)
         self._decoder = None
 
     def begin(self, rows: np.ndarray) -> None:
-        """Fix β for the episodes that begin in ``rows``."""
+        """Set β for the episodes that begin in ``rows``."""
         self.kl_coef[rows] = self.schedule.value
 
     def begin_batch(self) -> None:
-        """Forget what was noted of a batch that was left unfinished."""
+        """Clear the records of a batch that was not finished."""
         self._noted = []
 
     @property
     def sampling(self) -> Sampling:
-        """The bound policy's rule from logits to probabilities, on this vocabulary."""
+        """The bound policy's rule from logits to probabilities, for this vocabulary."""
         from textenv.lm.scoring import Sampling
 
         return getattr(self.policy, "sampling", Sampling()).limited_to(self.vocabulary)
@@ -145,18 +145,18 @@ class KLShaping:
     # --- the policy's record ----------------------------------------------------------------
 
     def take_record(self) -> ActionRecord | None:
-        """The bound policy's new record, one entry a row; None where KL is only reported.
+        """The bound policy's new record, one entry per row; None if there is none and β is 0.
 
         Raises:
-            RuntimeError: rewards are to be shaped and no policy is bound, or it has not acted
-                since the last step, or its record is of another number of rows.
+            RuntimeError: rewards must be shaped but no policy is bound, or it has not acted
+                since the last step, or its record has another number of rows.
         """
         record = getattr(self.policy, "action_record", None)
         if record is None:
             if self.schedule.value > 0:
                 raise RuntimeError(
                     "KL shaping (kl_coef > 0) needs the policy's log-probabilities: call "
-                    "env.unwrapped.bind(policy) once, with a policy that leaves an action_record "
+                    "env.unwrapped.bind(policy) once, with a policy that stores an action_record "
                     "(textenv.ActionRecord) at each act and that has acted. The agents of this "
                     "project bind themselves; kl_coef=0 only reports. (A policy that was sent to "
                     "another process, as AsyncVectorEnv and SubprocVecEnv do, is a copy that never "
@@ -182,21 +182,21 @@ class KLShaping:
         return ActionRecord(actions, log_probs.detach())
 
     def note(self, actions: Tensor, running: Tensor) -> None:
-        """Batch scoring: keep the record of this step. Nothing here waits for the device."""
+        """Batch scoring: store the record of this step, without waiting for the device."""
         record = self.take_record()
         if record is not None:
             differs = (record.actions.to(actions.device) != actions) & running
             self._noted.append((record.log_probs.to(actions.device), differs))
 
     def noted_log_probs(self, mask: Tensor, num_steps: int) -> Tensor | None:
-        """log π of whole responses ``[B, T]``, 0 off the mask; None where no policy was bound.
+        """log π of whole responses ``[B, T]``, 0 outside the mask; None if no policy is bound.
 
         Args:
             mask: ``[B, T]`` bool.
             num_steps: how many steps the batch took, each of which was noted.
 
         Raises:
-            RuntimeError: an action was not the one that the policy chose, or a policy was bound or
+            RuntimeError: an action is not the one that the policy chose, or a policy was bound or
                 unbound within the batch.
         """
         if not self._noted:
@@ -226,15 +226,15 @@ class KLShaping:
         """Step scoring: the reference's and the policy's log-probs ``[B]`` of ``actions``.
 
         Args:
-            input_ids, lengths, origin: the states, as `textenv.lm.decoder.Decoder.next` has them.
+            input_ids, lengths, origin: the states, as `textenv.lm.decoder.Decoder.next` takes them.
             actions: ``[B]``.
-            running: ``[B]`` bool; entries of the other rows are 0.
+            running: ``[B]`` bool; the results of the other rows are 0.
 
         Returns:
-            reference_log_probs, and log_probs or None where no policy is bound; nats.
+            reference_log_probs, and log_probs or None if no policy is bound; in nats.
 
         Raises:
-            RuntimeError: the policy's record is missing, stale, or of other actions.
+            RuntimeError: the policy's record is missing, outdated, or for other actions.
         """
         from textenv.lm.decoder import Decoder
 
@@ -242,7 +242,7 @@ class KLShaping:
         if record is not None:
             differs = (record.actions.to(actions.device) != actions) & running
             if differs.any():
-                self._taken = None  # nothing has been stepped, so the record is still of use
+                self._taken = None  # no step was taken, so the record can still be used
                 raise RuntimeError(_other_action(f"row {int(differs.nonzero()[0])}"))
         if self._decoder is None:
             self._decoder = Decoder(self.reference, self.num_rows, self.max_length)
@@ -259,7 +259,7 @@ class KLShaping:
     def score(
         self, input_ids: Tensor, prompt_lengths: Tensor, actions: Tensor, mask: Tensor
     ) -> Tensor:
-        """Batch scoring: reference log-probs ``[B, T]`` of whole responses; 0 off the mask."""
+        """Batch scoring: reference log-probs ``[B, T]`` of whole responses; 0 outside the mask."""
         from textenv.lm.scoring import response_states, token_log_probs
 
         device = next(self.reference.parameters()).device

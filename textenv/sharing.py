@@ -1,8 +1,8 @@
 """Live objects in an environment's spec, shared instead of copied.
 
 Gymnasium keeps the arguments of an environment in its spec and deep-copies them, once for each
-wrapper. For a model of 200 MB that would waste memory, so `Shared` holds it: a copy of the holder
-holds the same object.
+wrapper. For a model of 200 MB that would waste memory, so the model is put into a `Shared` holder:
+a copy of the holder refers to the same object.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from typing import Any
 
 
 class Shared:
-    """A holder that survives copying with the same object inside.
+    """A holder whose copies all contain the same object.
 
-    Environments put live arguments into it by themselves. Use it yourself to register an id with a
+    Environments put live arguments into it automatically. Use it yourself to register an id with a
     live object: ``gym.register(..., kwargs={"reference": textenv.Shared(model)})``.
     """
 
@@ -37,7 +37,7 @@ def unwrap_shared(argument: Any) -> Any:
 
 
 def is_data(value: Any) -> bool:
-    """Whether a value is data, which may be copied and written as JSON."""
+    """Whether a value is plain data, which can be copied and written as JSON."""
     if isinstance(value, list | tuple):
         return all(map(is_data, value))
     if isinstance(value, dict):

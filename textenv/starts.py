@@ -1,4 +1,4 @@
-"""Where rows begin: seeds, groups, and the drawing of prompts."""
+"""How episodes begin: seeds, groups, and the random choice of prompts."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from textenv.token_table import to_numpy
 class Starts:
     """Draws the prompt with which each row's next episode begins.
 
-    There is one generator for each group of ``group_size`` consecutive rows. It makes one sequence
-    of prompts; the k-th episode of every row of the group begins with the k-th of them, whenever
-    each row gets there. Rows of a group that are reset together go on from the same place.
+    There is one generator for each group of ``group_size`` consecutive rows. It draws one sequence
+    of prompts; the k-th episode of every row of the group begins with the k-th prompt, also if the
+    rows reach it at different times. Rows that are reset together continue at the same position.
 
     Attributes:
-        prompt_index: int64 ``[B]``, the prompts that the rows' present episodes began with.
+        prompt_index: int64 ``[B]``, the index of the prompt of each row's current episode.
 
     Args:
-        prompts: what is drawn from.
-        num_rows: B.
-        group_size: G; divides B.
+        prompts: the prompts to draw from.
+        num_rows: B, the number of rows.
+        group_size: G, the number of rows in a group; divides B.
     """
 
     def __init__(self, prompts: Sequence[EncodedPrompt], num_rows: int, group_size: int = 1):
@@ -34,19 +34,19 @@ class Starts:
         self.seeded = False
         groups = num_rows // group_size
         self._generators = [np.random.default_rng() for _ in range(groups)]
-        self._drawn: list[list[int]] = [[] for _ in range(groups)]  # what some row has yet to meet
-        self._forgotten = [0] * groups  # how many draws came before these, met by all rows
-        self._episodes = np.zeros(num_rows, np.int64)  # how many draws each row has met
+        self._drawn: list[list[int]] = [[] for _ in range(groups)]  # draws that a row still needs
+        self._forgotten = [0] * groups  # the number of earlier draws, used by all rows
+        self._episodes = np.zeros(num_rows, np.int64)  # the number of draws that each row has used
 
     def checked_mask(self, mask: Any, may_be_some: bool) -> np.ndarray:
-        """The rows that a reset names, bool ``[B]``; None names all.
+        """The rows to reset, bool ``[B]``; None means all rows.
 
         Args:
-            mask: what the caller gave.
-            may_be_some: whether some rows may begin while the others go on.
+            mask: the argument of the caller.
+            may_be_some: whether some rows may be reset while the others continue.
 
         Raises:
-            ValueError: it is no such mask.
+            ValueError: ``mask`` is not valid.
         """
         every = np.ones(self.num_rows, np.bool_)
         mask = every if mask is None else to_numpy(mask)
@@ -67,11 +67,11 @@ class Starts:
         """Seed the groups that have a row in ``mask`` (bool ``[B]``).
 
         Args:
-            seed: row i is seeded with ``seed + i`` or with ``seed[i]``, None leaving it as it is. A
-                group is seeded as its first row.
+            seed: row i is seeded with ``seed + i`` or with ``seed[i]``; None does not seed it. A
+                group gets the seed of its first row.
 
         Raises:
-            ValueError: ``seed`` is a list of another length than B.
+            ValueError: ``seed`` is a list whose length is not B.
         """
         rows = range(self.num_rows)
         seeds = [seed + row for row in rows] if isinstance(seed, int | np.integer) else list(seed)
@@ -89,7 +89,7 @@ class Starts:
                 self._episodes[first : first + self.group_size] = 0
 
     def seed_by_chance(self) -> None:
-        """Seed every group with numbers from the operating system."""
+        """Seed every group with random numbers from the operating system."""
         entropy = int(np.random.SeedSequence().generate_state(1)[0])
         self.seed(entropy, np.ones(self.num_rows, np.bool_))
 
@@ -98,8 +98,8 @@ class Starts:
 
         Args:
             mask: the rows whose next episode begins.
-            together: whether these rows were reset by one call, and not each by its own end. Then
-                rows of one group begin with the same prompt, wherever each of them was.
+            together: whether one call resets these rows, and not the ends of their episodes. Then
+                rows of one group begin with the same prompt, whatever they have used so far.
         """
         rows = np.flatnonzero(mask)
         if together and self.group_size > 1:
@@ -110,7 +110,7 @@ class Starts:
             self.prompt_index[row] = self._next(row)
 
     def choose(self, mask: np.ndarray, prompt_index: Any) -> None:
-        """Begin the rows of ``mask`` with the prompts that a caller has picked; none is drawn.
+        """Set the prompts of the rows of ``mask`` to those that the caller chose; none is drawn.
 
         Raises:
             ValueError: ``prompt_index`` is not one index for each row.
@@ -128,7 +128,7 @@ class Starts:
         self.prompt_index[mask] = index[mask]
 
     def of_rows(self, rows: np.ndarray) -> list[EncodedPrompt]:
-        """The prompts that these rows' present episodes began with."""
+        """The prompts of these rows' current episodes."""
         return [self.prompts[index] for index in self.prompt_index[rows]]
 
     def _next(self, row: int) -> int:

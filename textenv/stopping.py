@@ -1,4 +1,4 @@
-"""When a response ends: stop tokens, and stop strings that look at the tail of the text only."""
+"""When a response ends: stop tokens, and stop strings, searched only at the end of the text."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from textenv.token_table import Array, Arrays, TokenTable, to_numpy
 
 
 class StopRule:
-    """Which tokens end an episode at once, and which strings end it when the text reaches them.
+    """Which tokens end an episode at once, and which strings end it when the text contains them.
 
     The tokenizer's end-of-sequence token always stops. There may be several stop tokens, and one of
-    them may equal the padding token: nothing here looks at tokens that were not chosen as actions.
+    them may equal the padding token: only tokens that were chosen as actions are checked.
 
     Args:
-        tokenizer: of transformers.
+        tokenizer: a tokenizer of transformers.
         min_new_tokens: nothing stops a response before it has this many tokens.
-        stop: token ids and strings. A string that is one special token of the tokenizer's is a stop
-            token; any other string is looked for in the text of the response.
+        stop: token ids and strings. A string that is a special token of the tokenizer is a stop
+            token; any other string is searched in the text of the response.
 
     Raises:
         ValueError: an entry is neither a non-empty string nor an id of the vocabulary.
@@ -53,17 +53,17 @@ class StopRule:
         self.strings = strings
         self.is_stop_token = np.zeros(vocabulary, dtype=bool)
         self.is_stop_token[self.tokens] = True
-        self._is_stop_token: Array | None = None  # the same in the kind of the table
+        self._is_stop_token: Array | None = None  # the same, in the table's kind of array
         self._arrays: Arrays | None = None
-        # Only a token that holds the last character of a stop string can complete one. A token that
-        # is a piece of a character (decoded as U+FFFD) may, too.
+        # Only a token that has the last character of a stop string can complete one. A token that
+        # is a part of a character (decoded as U+FFFD) can complete one, too.
         self.may_complete = np.zeros(vocabulary, dtype=bool)
         if strings:
             last = {string[-1] for string in strings} | {"�"}
             pieces = tokenizer.batch_decode([[token] for token in range(vocabulary)])
-            # A space may come from the joint of two tokens, and then belongs to neither.
+            # A space may appear between two tokens without being a part of either token.
             self.may_complete[:] = [" " in last or not last.isdisjoint(piece) for piece in pieces]
-        # A token writes at least one byte, and a character has at most four.
+        # A token adds at least one byte, and a character has at most four.
         self.tail = 4 * max(map(len, strings), default=0)
 
     def text_ends(self, tokens: Sequence[int]) -> bool:
@@ -79,7 +79,7 @@ class StopRule:
     def stops(self, actions: Array, table: TokenTable) -> Array:
         """Which rows stop with the tokens ``actions`` ``[B]`` just appended; ``[B]`` bool.
 
-        Rows that no longer run may be among them.
+        The result may include rows that are no longer running.
         """
         arrays = table.arrays
         if self._is_stop_token is None or self._arrays is not arrays:
@@ -92,7 +92,7 @@ class StopRule:
         return stops
 
     def _completed_strings(self, actions: np.ndarray, table: TokenTable) -> np.ndarray:
-        """Rows whose token completes a stop string; text is decoded only where it might."""
+        """Rows whose token completes a stop string; text is decoded only if this is possible."""
         completed = np.zeros(len(actions), np.bool_)
         candidates = np.flatnonzero(self.may_complete[actions] & to_numpy(table.running))
         if len(candidates):
@@ -107,7 +107,7 @@ class StopRule:
         cut = max((text.rfind(string) for string in self.strings), default=-1)
         if cut < 0:
             return text
-        for string in self.strings:  # a last token may hold the stop string several times over
+        for string in self.strings:  # the last token may contain the stop string several times
             while text[:cut].endswith(string):
                 cut -= len(string)
         return text[:cut]

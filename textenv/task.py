@@ -1,4 +1,4 @@
-"""What the episodes of a text environment are, however they are driven."""
+"""The definition of a text environment's episodes, which does not depend on how they are run."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ from textenv.stopping import StopRule
 
 
 class TextTask:
-    """The arguments that say what an episode is, checked and resolved.
+    """The arguments that define an episode, checked and resolved.
 
     Attributes:
-        spaces: of one row, the observation's and the action's.
-        arguments: as they were given.
+        spaces: the observation space and the action space of one row.
+        arguments: the arguments as they were given.
         tokenizer, prompts, reward, stop, reference: the live objects.
         max_length: L, tokens of the longest prompt plus the budget.
 
     Args:
-        device: where a reference and a reward model live. The other arguments are those of
+        device: the device of the reference and of a reward model. The other arguments are those of
             `textenv.TextGenEnv`.
 
     Raises:
-        ValueError: an argument does not fit; the message names it, its value and the fix.
+        ValueError: an argument is not valid; the message names it, its value and the fix.
     """
 
     def __init__(
@@ -96,14 +96,14 @@ class TextTask:
             )
         if given["reference"] is None and given["kl_coef"] != 0:
             raise ValueError(
-                f"kl_coef={given['kl_coef']!r} without a reference shapes nothing: pass "
+                f"kl_coef={given['kl_coef']!r} without a reference has no effect: pass "
                 "reference=, the model to stay close to."
             )
 
     def sibling_arguments(self) -> dict[str, Any]:
         """The arguments of another environment of this task that shares its live objects.
 
-        Its rewards are not shaped, so it has no schedule to move. The reference stays where it is.
+        Its rewards are not shaped, so it has no schedule to update. The reference is not moved.
         """
         return {
             **self.arguments,
@@ -119,7 +119,7 @@ class TextTask:
         """The arguments that JSON can hold, and the names of those that are live objects."""
         data, live = {}, []
         for name, value in self.arguments.items():
-            if type(value) is AdaptiveKL:  # one derived from it may do something else
+            if type(value) is AdaptiveKL:  # a subclass may do something else
                 value = value.as_data()
             elif isinstance(value, os.PathLike):
                 value = os.fspath(value)

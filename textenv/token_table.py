@@ -1,8 +1,8 @@
 """The token table: B rows of tokens with their lengths, in numpy or in torch.
 
-This is the only module that knows numpy from torch. Indexing, arithmetic and comparison are written
-in the same way in both libraries, so the rules of an episode are written once; only making arrays
-and converting between the two kinds differs.
+Only this module distinguishes numpy from torch. Indexing, arithmetic and comparison are written
+in the same way in both libraries, so the rules of an episode are written once; only creating arrays
+and converting between the two kinds differ.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-Array = Any  # np.ndarray or torch.Tensor: what the two have in common has no type of its own
+Array = Any  # np.ndarray or torch.Tensor: there is no common type of the two
 
 _TORCH_DTYPES = {
     np.int64: torch.int64,
     np.int8: torch.int8,
     np.bool_: torch.bool,
-    np.float64: torch.float32,  # rewards in torch mode: what learners compute in
+    np.float64: torch.float32,  # rewards in torch mode: the precision of learning
 }
 _episode_numbers = itertools.count(1)
 
@@ -30,7 +30,7 @@ class Arrays:
 
     Args:
         kind: "numpy" or "torch".
-        device: where tensors live; numpy arrays are on the host.
+        device: the device of tensors; numpy arrays are on the host.
     """
 
     def __init__(self, kind: str, device: str | torch.device):
@@ -55,26 +55,26 @@ class Arrays:
         return values.to(self.device, dtype, non_blocking=True)
 
     def copy(self, array: Array) -> Array:
-        """The same numbers in memory of their own."""
+        """The same numbers in new memory."""
         return array.copy() if self.numpy else array.clone()
 
 
 def to_numpy(values: Any) -> np.ndarray:
-    """As a numpy array; of a tensor on the CPU, a view."""
+    """Convert to a numpy array; a tensor on the CPU gives a view."""
     return values.detach().cpu().numpy() if isinstance(values, torch.Tensor) else np.asarray(values)
 
 
 def to_tensor(values: Any) -> torch.Tensor:
-    """As a tensor where it is; of a numpy array, a view."""
+    """Convert to a tensor; a numpy array gives a view, a tensor stays on its device."""
     return values if isinstance(values, torch.Tensor) else torch.from_numpy(np.asarray(values))
 
 
 class Origin(NamedTuple):
-    """Which episodes an observation belongs to, known on the host without asking the device.
+    """Which episodes an observation belongs to, known on the host without waiting for the device.
 
     Attributes:
         episodes: ``[B]`` int64, the number of each row's episode, unique in this process.
-        steps: how many tokens have been appended to the table in all.
+        steps: how many times tokens have been appended to the table.
     """
 
     episodes: np.ndarray
@@ -84,7 +84,7 @@ class Origin(NamedTuple):
 class TokenObservation(dict):
     """An observation in torch mode: a dictionary that also carries its `Origin`.
 
-    A decoder whose tokens lie on an accelerator can so tell which rows are new without comparing
+    So a decoder whose tokens are on an accelerator knows which rows are new without comparing
     tokens, which would make the host wait.
     """
 
@@ -95,16 +95,16 @@ class TokenTable:
     """Prompts and responses as rows, contiguous from column 0.
 
     Attributes (each ``[B]`` unless said otherwise, of the configured kind):
-        tokens, mask: ``[B, L + 1]``. The last column is never shown: what rows that have ended are
-            told to write goes there.
+        tokens, mask: ``[B, L + 1]``. The last column is never shown: the ignored actions of rows
+            that have ended are written there.
         lengths: tokens of the row so far, the prompt included.
         prompt_lengths: tokens of the prompt.
-        running: whether the row's episode goes on.
-        stopped: whether it ended by a stop, and not by its budget.
+        running: whether the row's episode is still running.
+        stopped: whether it ended by a stop, and not by its token budget.
 
     Args:
-        num_rows: B.
-        max_length: L.
+        num_rows: B, the number of rows.
+        max_length: L, the largest number of tokens in a row.
         arrays: the kind of array.
         copy: whether observations are copies of the table or views of it.
     """
@@ -120,11 +120,11 @@ class TokenTable:
         self.stopped = arrays.zeros(num_rows, np.bool_)
         self._rows = arrays.convert(np.arange(num_rows))
         self._columns = arrays.zeros(num_rows, np.int64)  # where a row's next token goes
-        self._limits = arrays.zeros(num_rows, np.int64)  # the length at which the budget is spent
+        self._limits = arrays.zeros(num_rows, np.int64)  # the length at which the budget is used
         self.origin = Origin(np.zeros(num_rows, np.int64), 0)
 
     def begin(self, rows: np.ndarray, prompts: Sequence[np.ndarray], max_new_tokens: int) -> None:
-        """Put a prompt into each of ``rows`` (indices) and let them run."""
+        """Put a prompt into each of ``rows`` (indices) and start their episodes."""
         tokens = np.zeros((len(rows), self.max_length + 1), np.int64)
         mask = np.zeros((len(rows), self.max_length + 1), np.int8)
         lengths = np.array([len(ids) for ids in prompts], np.int64)
@@ -142,11 +142,11 @@ class TokenTable:
         self.origin = Origin(episodes, self.origin.steps)
 
     def checked(self, actions: Any, vocabulary: int) -> Array:
-        """Actions as the configured kind of array.
+        """Check actions and convert them to the configured kind of array.
 
         Raises:
-            ValueError: they are not one token id for each row. Ids out of range are noticed where
-                the table is on the CPU; elsewhere to look at them would make the host wait.
+            ValueError: they are not one token id for each row. Ids out of range are detected only
+                if the table is on the CPU; elsewhere this check would make the host wait.
         """
         if self.arrays.numpy:
             actions = np.asarray(actions)
@@ -161,7 +161,7 @@ class TokenTable:
             )
         if not whole:
             raise ValueError(f"actions have the dtype {actions.dtype}: token ids are integers.")
-        # Narrower integers could not index a tensor, and torch takes uint8 for a mask.
+        # Smaller integer types cannot index a tensor, and torch uses uint8 as a mask.
         actions = actions.astype(np.int64) if self.arrays.numpy else actions.long()
         on_cpu = self.arrays.device.type == "cpu"
         if on_cpu and (actions.min() < 0 or actions.max() >= vocabulary):
@@ -181,21 +181,21 @@ class TokenTable:
         self.origin = Origin(self.origin.episodes, self.origin.steps + 1)
 
     def budget_spent(self) -> Array:
-        """``[B]`` bool: whether the row has no token left."""
+        """``[B]`` bool: whether the row has used its token budget."""
         return self.lengths == self._limits
 
     def end(self, ended: Array, stops: Array) -> None:
-        """End the episodes of the rows ``ended``, those that also are in ``stops`` by a stop."""
+        """End the episodes of the rows ``ended``; those also in ``stops`` end by a stop."""
         self.running &= ~ended
         self.stopped |= ended & stops
         self._columns[ended] = self.max_length
 
     def response_lengths(self) -> Array:
-        """``[B]``, in tokens, the stop token included."""
+        """The lengths ``[B]`` of the responses in tokens, the stop token included."""
         return self.lengths - self.prompt_lengths
 
     def responses(self, mask: torch.Tensor) -> torch.Tensor:
-        """The response tokens ``[B, T]`` that ``mask`` ``[B, T]`` counts; arbitrary elsewhere."""
+        """The response tokens ``[B, T]`` where ``mask`` ``[B, T]`` is True; arbitrary elsewhere."""
         steps = torch.arange(mask.shape[1], device=mask.device)
         columns = to_tensor(self.prompt_lengths)[:, None] + steps
         return to_tensor(self.tokens).gather(1, columns.clamp(max=self.max_length))

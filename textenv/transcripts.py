@@ -1,4 +1,4 @@
-"""From rows of tokens to episodes: what a reward gets to read."""
+"""Turn rows of tokens into the episodes that a reward function receives."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ def transcribe(
     Args:
         table: the tokens.
         rows: indices ``[N]`` of rows that have ended.
-        prompts: the N prompts that these began with.
-        tokenizer: decodes them.
-        stop: says what of a response is a stop string, which is left out of its text.
+        prompts: the N prompts of these rows.
+        tokenizer: decodes the tokens.
+        stop: finds the stop string of a response, which is removed from its text.
     """
     tokens, lengths, stopped = (
         to_numpy(column)[rows] for column in (table.tokens, table.lengths, table.stopped)
@@ -37,8 +37,8 @@ def transcribe(
     def decode(sequences: list[np.ndarray]) -> list[str]:
         return tokenizer.batch_decode(sequences, skip_special_tokens=True)
 
-    # Tokenizers of the SentencePiece kind drop the space before the first token that they decode,
-    # so a response is decoded behind its prompt.
+    # SentencePiece tokenizers drop the space before the first token that they decode,
+    # so a response is decoded together with its prompt.
     texts, heads = decode(whole), decode([prompt.ids for prompt in prompts])
     episodes = []
     for ids, prompt, text, head, by_a_stop in zip(

@@ -1,8 +1,8 @@
 """TextGenVectorEnv: a batch of episodes as the rows of one token table.
 
-Here stands the order of a reset and of a step. Their parts have modules of their own: where rows
+This module defines the order of a reset and of a step. Their parts are in other modules: how rows
 begin (`starts`), the table itself (`token_table`), when an episode stops (`stopping`), when it is
-scored (`scoring`), what its KL costs (`shaping`), and what infos say (`infos`).
+scored (`scoring`), the cost of its KL (`shaping`), and the format of infos (`infos`).
 """
 
 from __future__ import annotations
@@ -31,33 +31,33 @@ class TextGenVectorEnv(SpecOfLiveObjects, VectorEnv):
     """Token generation for ``num_envs`` rows at once; each row is an episode of `TextGenEnv`.
 
     The Markov decision process and most arguments are those of `textenv.TextGenEnv`. Row i, seeded
-    with ``seed + i``, behaves exactly as that environment does. All rows live in one token table
+    with ``seed + i``, behaves exactly as that environment does. All rows are in one token table
     ``[num_envs, L]``: there are no subprocesses and no copies of history. In torch mode with batch
     scoring and without stop strings, nothing waits for the device until the episodes are scored.
 
     Args:
         num_envs: B, the number of rows.
-        autoreset_mode: what follows the end of a row's episode, a `gymnasium.vector.AutoresetMode`
+        autoreset_mode: what happens after a row's episode ends, a `gymnasium.vector.AutoresetMode`
             or its value. NEXT_STEP (Gymnasium's default): the next step resets the row and ignores
             its action. SAME_STEP: the same step resets it; ``infos["final_obs"]`` and
-            ``infos["final_info"]`` tell how it ended. DISABLED: you reset it, with
+            ``infos["final_info"]`` describe its end. DISABLED: you reset it, with
             ``reset(options={"reset_mask": mask})``.
-        scoring: when scores and reference log-probabilities are worked out.
+        scoring: when scores and reference log-probabilities are computed.
             ``"step"``: each episode is scored when it ends, every step returns its shaped reward.
-            ``"batch"`` (only with DISABLED): rows that have ended wait, their actions ignored,
-            until the last one ends; then the reward is called once with all episodes, the reference
-            scores all rows in one forward pass, all rows report ``terminated`` together, each with
-            the shaped return of its whole episode, and ``infos["token_rewards"]`` ``[B, T]``,
-            ``infos["token_kl"]`` ``[B, T]`` and ``infos["response_length"]`` ``[B]`` break it down.
-        group_size: G consecutive rows get the same prompt, as GRPO and RLOO want it.
-        array: ``"numpy"`` or ``"torch"``, the kind of actions, observations, rewards and of what
-            infos hold for each token; scores, lengths and texts are numpy in either case.
-        device: where the token table (torch mode), the reference and a reward model live.
-        copy: hand out copies of the token table. False hands out views that the next step changes:
-            quicker, and right for a client that does not keep observations.
+            ``"batch"`` (only with DISABLED): rows that have ended wait until the last one ends, and
+            their actions are ignored. Then the reward is called once with all episodes, the
+            reference scores all rows in one forward pass, and all rows are ``terminated``, each
+            with the shaped return of its whole episode. ``infos["token_rewards"]`` ``[B, T]``,
+            ``infos["token_kl"]`` ``[B, T]`` and ``infos["response_length"]`` ``[B]`` give details.
+        group_size: G consecutive rows get the same prompt, as GRPO and RLOO need it.
+        array: ``"numpy"`` or ``"torch"``, the kind of the arrays of actions, observations, rewards
+            and the infos for each token; scores, lengths and texts are always numpy.
+        device: the device of the token table (torch mode), the reference and a reward model.
+        copy: return copies of the token table. False returns views that the next step changes,
+            which is faster, and correct for a client that does not keep observations.
 
     Raises:
-        ValueError: an argument does not fit; the message names it, its value and the fix.
+        ValueError: an argument is not valid; the message names it, its value and the fix.
     """
 
     metadata = {  # noqa: RUF012
@@ -102,7 +102,7 @@ class TextGenVectorEnv(SpecOfLiveObjects, VectorEnv):
         )  # fmt: skip
         self.tokenizer, self.prompts = task.tokenizer, task.prompts
         self.max_length, self.max_new_tokens = task.max_length, task.max_new_tokens
-        # Any other mode (SB3 asks every environment for "rgb_array") means no rendering.
+        # Any other mode (SB3 passes "rgb_array" to every environment) means no rendering.
         self.render_mode = render_mode if render_mode in self.metadata["render_modes"] else None
         self.single_observation_space, self.single_action_space = task.spaces
         self.observation_space, self.action_space = (batch_space(s, num_envs) for s in task.spaces)
@@ -117,7 +117,7 @@ class TextGenVectorEnv(SpecOfLiveObjects, VectorEnv):
         device: str | torch.device = "cpu",
         copy: bool = True,
     ) -> None:
-        """Change how episodes are driven, not what they are; the next call must be ``reset``."""
+        """Change how episodes are run, not their content; the next call must be ``reset``."""
         self.autoreset_mode = _autoreset_mode(autoreset_mode)
         _require(
             scoring != "batch" or self.autoreset_mode == AutoresetMode.DISABLED,
@@ -147,7 +147,7 @@ class TextGenVectorEnv(SpecOfLiveObjects, VectorEnv):
 
         Args:
             policy: see `textenv.shaping.BoundPolicy`.
-            row: which entry of its records is this environment's, where it acts for many.
+            row: the index of this environment in its records, if it acts for several of them.
 
         Raises:
             ValueError: the policy's model has another tokenizer, or is the reference itself.
@@ -159,10 +159,10 @@ class TextGenVectorEnv(SpecOfLiveObjects, VectorEnv):
             self.shaping.bind(policy, row)
 
     def sibling(self, num_envs: int, **changes: Any) -> TextGenVectorEnv:
-        """Another environment of the same task, with rows and random numbers of its own.
+        """Another environment of the same task, with its own rows and random numbers.
 
         Tokenizer, prompts, reward and reference are shared; rewards are not shaped. An evaluation
-        takes one, and so leaves the environment that an agent learns in as it was.
+        uses one, so that it does not change the environment that an agent learns in.
         """
         arguments = self.task.sibling_arguments()
         if self.array == "torch":
@@ -179,10 +179,10 @@ class TextGenVectorEnv(SpecOfLiveObjects, VectorEnv):
         """Begin episodes.
 
         Args:
-            seed: row i, if it begins, is seeded with ``seed + i`` or with ``seed[i]`` (members of a
-                group as their first row). None goes on with a row's generator as it is.
-            options: ``"reset_mask"``, bool ``[B]``: the rows to begin, the others going on;
-                ``"prompt_index"``, int ``[B]``: which prompts to begin with, instead of drawn ones.
+            seed: row i, if it is reset, is seeded with ``seed + i`` or with ``seed[i]`` (a group
+                with the seed of its first row). None continues with the current generators.
+            options: ``"reset_mask"``, bool ``[B]``: the rows to reset, the others continue;
+                ``"prompt_index"``, int ``[B]``: the prompts to begin with, instead of random ones.
         """
         options = options or {}
         may_be_some = self._has_reset and self.scoring == "step"
@@ -206,7 +206,7 @@ class TextGenVectorEnv(SpecOfLiveObjects, VectorEnv):
             actions: token ids ``[B]`` of the configured array kind.
 
         Returns:
-            observation, rewards ``[B]``, terminated ``[B]``, truncated ``[B]`` (never), infos.
+            observation, rewards ``[B]``, terminated ``[B]``, truncated ``[B]`` (all False), infos.
         """
         self._check_may_step()
         table, scoring = self._table, self._scoring
@@ -234,7 +234,7 @@ class TextGenVectorEnv(SpecOfLiveObjects, VectorEnv):
         return table.observation(), rewards, terminated, truncated, infos
 
     def _begin(self, mask: np.ndarray) -> dict[str, Any]:
-        """Put the drawn prompts into the rows of ``mask``; infos of the reset."""
+        """Put the drawn prompts into the rows of ``mask``. Returns the infos of the reset."""
         rows = np.flatnonzero(mask)
         prompts = self._starts.of_rows(rows)
         self._table.begin(rows, [prompt.ids for prompt in prompts], self.task.max_new_tokens)
@@ -246,7 +246,7 @@ class TextGenVectorEnv(SpecOfLiveObjects, VectorEnv):
         return columns.column("prompt", mask, [prompt.text for prompt in prompts])
 
     def render(self) -> tuple[str, ...] | None:
-        """``"ansi"``: each row's text, its tokens coloured by their KL, or else by their reward."""
+        """``"ansi"``: each row's text, each token coloured by its KL, or else by its reward."""
         if self.render_mode is None:
             return None
         return self._renderer.render(self._table, self._starts.of_rows(np.arange(self.num_envs)))
@@ -254,7 +254,7 @@ class TextGenVectorEnv(SpecOfLiveObjects, VectorEnv):
     def _check_may_step(self) -> None:
         if not self._has_reset:
             raise gym.error.ResetNeeded("Call reset() before step().")
-        # With SAME_STEP some have ended only where the reward raised and so nothing was reset.
+        # With SAME_STEP this is the case only after an error in the reward, before any reset.
         if self._some_ended and self.autoreset_mode != AutoresetMode.NEXT_STEP:
             rows = np.flatnonzero(to_numpy(~self._table.running)).tolist()
             raise gym.error.ResetNeeded(

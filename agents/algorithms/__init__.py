@@ -1,4 +1,4 @@
-"""The algorithms, one page each.
+"""The algorithms, one module each.
 
 All of them ascend the unified policy gradient, E[Σ_t ∇log π(a_t|s_t) · Ψ_t]. They differ in Ψ, in
 the surrogate that has this gradient where π = π_old, and in what keeps π close. r = π / π_old.
@@ -7,7 +7,7 @@ the surrogate that has this gradient where π = π_old, and in what keeps π clo
 |---|---|---|---|---|
 | `REINFORCE` | R(τ) − b or G_t − b | −log π · Ψ | sum over an episode | β·KL in the loss |
 | `ActorCritic` | GAE(γ, λ) | −log π · Ψ | mean over steps | entropy bonus |
-| `PPO` | GAE(γ, λ) | −min(r·Ψ, clip(r)·Ψ), or −r·Ψ | mean over steps | ε, and β·KL if asked |
+| `PPO` | GAE(γ, λ) | −min(r·Ψ, clip(r)·Ψ), or −r·Ψ | mean over steps | ε, and β·KL if set |
 | `TRPO` | GAE(γ, λ) | −r·Ψ | mean over steps | KL(π_old‖π) ≤ δ |
 | `RLOO` | R(τ) − mean of the others | −log π · Ψ | sum over an episode | KL in the reward |
 | `GRPO` | (R(τ) − mean) / std of group | −min(r·Ψ, clip(r)·Ψ) | mean of means | β·KL in the loss |

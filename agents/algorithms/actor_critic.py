@@ -15,14 +15,14 @@ from agents.rollout import Batch, Rollout
 
 
 class ActorCritic(Agent):
-    """Make actions likelier by how much better they turned out than the critic expected.
+    """Make actions more likely by how much better they were than the critic expected.
 
     Args:
-        policy, env: as in `agents.Agent`, where the remaining arguments are explained as well.
-        learning_rate: of AdamW.
+        policy, env: as in `agents.Agent`, which also explains the remaining arguments.
+        learning_rate: the learning rate of AdamW.
         gamma: discount; 1 for text, where only the end is scored.
-        gae_lambda: λ of GAE; 0 trusts the critic, 1 the returns.
-        normalize_advantage: over the rollout's counted steps, to mean 0 and deviation 1.
+        gae_lambda: λ of GAE; 0 uses the critic, 1 the returns.
+        normalize_advantage: scale to mean 0 and standard deviation 1, over the counted steps.
         vf_coef: weight of the critic's loss.
         ent_coef: weight of the entropy bonus.
     """

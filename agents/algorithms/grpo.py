@@ -1,5 +1,5 @@
-"""GRPO (Shao et al. 2024): PPO's clipped ratio without a critic, an answer being compared with the
-others of its group, and kept close by a KL to the reference in the loss."""
+"""GRPO (Shao et al. 2024): PPO's clipped ratio without a critic. Each answer is compared with the
+others of its group, and a KL to the reference in the loss keeps the policy close to it."""
 
 from __future__ import annotations
 
@@ -19,27 +19,27 @@ from textenv.kl import k3
 
 
 class GRPO(Agent):
-    """Ascend the clipped ratio times the group-relative advantage, minus β·KL to the reference.
+    """Maximise the clipped ratio times the group-relative advantage, minus β·KL to the reference.
 
     Dr. GRPO (Liu et al. 2025) is ``advantage_fn=advantages.group_centered`` with
     ``reduction=partial(reductions.constant_length, length=max_new_tokens)``; DAPO (Yu et al. 2025)
     is ``reduction=reductions.token_mean`` with ``clip_range_high=0.28``. A row of the rollout has
-    to hold one episode, as it does for text.
+    be one episode, as it is for text.
 
     Args:
-        policy, env: as in `agents.Agent`, where the remaining arguments are explained as well.
-        learning_rate: of AdamW.
+        policy, env: as in `agents.Agent`, which also explains the remaining arguments.
+        learning_rate: the learning rate of AdamW.
         batch_size: episodes per optimiser step; None takes the whole rollout.
         n_epochs: passes over each rollout.
-        group_size: G, consecutive rows that begin with the same prompt.
-        clip_range: ε below 1, and above it too unless ``clip_range_high`` is given.
-        clip_range_high: ε above 1.
+        group_size: G, the number of consecutive rows that begin with the same prompt.
+        clip_range: ε for ratios below 1, and above 1 too unless ``clip_range_high`` is given.
+        clip_range_high: ε for ratios above 1.
         kl_loss_coef: β of KL(π‖π_ref) in the loss (0.04 in the paper); it needs the environment's
             reference, whose ``kl_coef`` should then be 0.
         unbiased_kl: weight k3 by the ratio, which gives it the gradient of KL(π‖π_ref); plain k3,
             as in the paper, has that of KL(π_ref‖π).
-        advantage_fn: returns of N episodes and G to advantages (`agents.functional.advantages`).
-        reduction: losses per step to one number (`agents.functional.reductions`).
+        advantage_fn: advantages from N returns and G, as in `agents.functional.advantages`.
+        reduction: one number from the losses per step, as in `agents.functional.reductions`.
     """
 
     def __init__(

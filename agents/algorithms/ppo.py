@@ -1,5 +1,5 @@
 """Proximal policy optimisation (Schulman et al. 2017): several steps on one rollout, each kept
-close to the policy that acted, by a clip, by a KL penalty, or by both."""
+close to the policy that acted by a clip, a KL penalty, or both."""
 
 from __future__ import annotations
 
@@ -23,25 +23,25 @@ from agents.rollout import Batch, Rollout
 
 
 class PPO(Agent):
-    """Ascend min(r·A, clip(r, 1−ε, 1+ε)·A) − β·KL, r = π(a|s) / π_old(a|s).
+    """Maximise min(r·A, clip(r, 1−ε, 1+ε)·A) − β·KL, r = π(a|s) / π_old(a|s).
 
     Args:
-        policy, env: as in `agents.Agent`, where the remaining arguments are explained as well.
-        learning_rate: of AdamW.
+        policy, env: as in `agents.Agent`, which also explains the remaining arguments.
+        learning_rate: the learning rate of AdamW.
         batch_size: rows per optimiser step, which are episodes of text, or single steps of anything
             else; None takes the whole rollout.
         n_epochs: passes over each rollout.
         gamma: discount; 1 for text, where only the end is scored.
-        gae_lambda: λ of GAE; 0 trusts the critic, 1 the returns.
-        clip_range: ε, a number or a function of the progress remaining; None does not clip.
-        clip_range_vf: clip the values to within this of the old ones, in units of the return; None
-            does not.
+        gae_lambda: λ of GAE; 0 uses the critic, 1 the returns.
+        clip_range: ε, a number or a function of the remaining progress; None does not clip.
+        clip_range_vf: clip the values to at most this distance from the old ones, in units of the
+            return; None does not clip.
         dual_clip: c > 1 bounds the loss of a bad action that became likely (Ye et al. 2020).
-        kl_loss_coef: β of the penalty on the KL between π_old and π; 0 has none.
+        kl_loss_coef: β of the penalty on the KL between π_old and π; 0 means no penalty.
         kl_loss_target: adapt β so that the KL of an update, nats per step, stays near this target
-            (Schulman et al. 2017, section 4); None leaves β as it is.
+            (Schulman et al. 2017, section 4); None keeps β constant.
         reverse_kl: penalise KL(π‖π_old) instead of KL(π_old‖π).
-        normalize_advantage: over the rollout's counted steps, to mean 0 and deviation 1.
+        normalize_advantage: scale to mean 0 and standard deviation 1, over the counted steps.
         vf_coef: weight of the critic's loss.
         ent_coef: weight of the entropy bonus.
         target_kl: stop the epochs of a rollout once KL(π_old‖π), nats per step, exceeds 1.5 times

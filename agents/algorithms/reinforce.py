@@ -17,19 +17,19 @@ from agents.rollout import Batch, Rollout
 
 
 class REINFORCE(Agent):
-    """Make actions likelier by the return that followed them.
+    """Make actions more likely in proportion to the return that followed them.
 
     Args:
-        policy, env: as in `agents.Agent`, where the remaining arguments are explained as well.
-        learning_rate: of AdamW.
+        policy, env: as in `agents.Agent`, which also explains the remaining arguments.
+        learning_rate: the learning rate of AdamW.
         gamma: discount; 1 for text, where only the end is scored.
         return_to_go: Ψ_t = G_t, the return from step t on, instead of the whole episode's R(τ).
             Rewards before t do not depend on a_t; leaving them out lowers the variance.
         baseline_momentum: m of the moving average b ← m·b + (1−m)·mean return that is subtracted
-            from the returns. The first rollout meets b = 0, and its mean is the first b. None
+            from the returns. The first rollout uses b = 0, and its mean is the first b. None
             subtracts nothing.
-        normalize_advantage: divide Ψ by its standard deviation over the rollout, which keeps the
-            size of a step apart from the scale of the reward.
+        normalize_advantage: divide Ψ by its standard deviation over the rollout, so that the size
+            of a step does not depend on the scale of the reward.
         kl_loss_coef: β of a penalty β·KL(π‖π_ref) in the loss, to the environment's reference.
     """
 
@@ -75,7 +75,7 @@ class REINFORCE(Agent):
         return self.optimize(rollout, {"advantages": advantages})
 
     def next_baseline(self, mean_return: float) -> float:
-        """b as it stood before this rollout; the rollout's mean then moves it."""
+        """The b before this rollout; the rollout's mean then updates it."""
         if self.baseline_momentum is None:
             return 0.0
         before = self.baseline

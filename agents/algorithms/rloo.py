@@ -17,15 +17,15 @@ from agents.rollout import Batch, Rollout
 
 
 class RLOO(Agent):
-    """Make a whole answer likelier by how much it beats the others of its group.
+    """Make an answer more likely by how much it is better than the others of its group.
 
-    No critic; the KL to the reference belongs in the reward (``kl_coef`` of the environment). A row
-    of the rollout has to hold one episode, as it does for text.
+    There is no critic; the KL to the reference belongs in the reward (``kl_coef`` of the
+    environment). A row of the rollout has to be one episode, as it is for text.
 
     Args:
-        policy, env: as in `agents.Agent`, where the remaining arguments are explained as well.
-        learning_rate: of AdamW.
-        group_size: G, consecutive rows that begin with the same prompt.
+        policy, env: as in `agents.Agent`, which also explains the remaining arguments.
+        learning_rate: the learning rate of AdamW.
+        group_size: G, the number of consecutive rows that begin with the same prompt.
     """
 
     def __init__(

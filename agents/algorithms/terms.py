@@ -33,7 +33,7 @@ def whole_returns(rollout: Rollout, gamma: float) -> Tensor:
     """R(τ) = Σ_t γ^t r_t of each row's episode, at every step of it ``[B, T]``.
 
     Raises:
-        ValueError: a row is not one whole episode, so that its sum of rewards is no return.
+        ValueError: a row is not one whole episode, so its sum of rewards is not a return.
     """
     if not rollout.whole_episodes:
         raise ValueError(
@@ -86,7 +86,7 @@ def ratio_metrics(
     clip_range: float | None,
     clip_range_high: float | None = None,
 ) -> Metrics:
-    """How far π is from the policy that acted: KL per step, and the share of clipped steps."""
+    """How far π is from the policy that acted: KL per step, and the fraction of clipped steps."""
     kl = surrogates.kl_old_new(log_probs, batch.old_log_probs)
     metrics: Metrics = {"approx_kl": token_mean(kl, batch.mask, batch.counts)}
     if clip_range is not None:

@@ -22,27 +22,27 @@ from agents.rollout import Batch, Rollout
 class TRPO(Agent):
     """Maximise E[r·A] subject to mean KL(π_old‖π) ≤ δ.
 
-    The KL is the exact one, over all actions. The critic is fitted by itself afterwards, by its own
-    parameters only, so that nothing but the accepted step moves the policy.
+    The KL is the exact one, over all actions. The critic is fitted separately afterwards, with its
+    own parameters only, so that only the accepted step changes the policy.
 
     Args:
-        policy, env: as in `agents.Agent`, where the remaining arguments are explained as well. A
+        policy, env: as in `agents.Agent`, which also explains the remaining arguments. A
             language model has to be loaded with ``attn_implementation="eager"``, for second
             derivatives, and in float32.
-        learning_rate: of AdamW, for the critic alone.
+        learning_rate: the learning rate of AdamW, for the critic only.
         batch_size: rows per optimiser step of the critic; None takes the whole rollout.
         n_critic_updates: passes over each rollout that fit the critic.
         gamma: discount; 1 for text, where only the end is scored.
-        gae_lambda: λ of GAE; 0 trusts the critic, 1 the returns.
+        gae_lambda: λ of GAE; 0 uses the critic, 1 the returns.
         target_kl: δ, nats per step.
         cg_max_steps: iterations of conjugate gradient.
         cg_damping: λ in (H + λI)x = −g, which is solved for the direction. The length of the step
-            is that of H itself, ½ xᵀHx = δ.
-        fisher_rows: rows that H is estimated from; None takes all. Second derivatives take several
+            uses H itself, ½ xᵀHx = δ.
+        fisher_rows: rows that H is estimated from; None uses all. Second derivatives need several
             times the memory of first ones.
-        line_search_shrinking_factor: of the step, at each try.
-        line_search_max_iter: tries.
-        normalize_advantage: over the rollout's counted steps, to mean 0 and deviation 1.
+        line_search_shrinking_factor: factor by which each try shortens the step.
+        line_search_max_iter: largest number of tries.
+        normalize_advantage: scale to mean 0 and standard deviation 1, over the counted steps.
     """
 
     policy_needs: ClassVar[dict[str, Any]] = {"attn_implementation": "eager", "dtype": "float32"}
@@ -83,7 +83,7 @@ class TRPO(Agent):
         return metrics | self.optimize(rollout, columns, self.n_critic_updates, self.batch_size)
 
     def trust_region_step(self, batch: Batch) -> dict[str, float]:
-        """Move the policy: (H + λI)x = −g, scaled to ½ xᵀHx = δ, then shortened by line search."""
+        """Update π: solve (H + λI)x = −g, scale x to ½ xᵀHx = δ, shorten x by line search."""
         parameters = self.policy.actor_parameters()
         before = [parameter.detach().clone() for parameter in parameters]
         parts = list(batch.micro_batches(self.micro_batch_size))
@@ -101,7 +101,7 @@ class TRPO(Agent):
 
         @torch.no_grad()
         def displace(displacement: Tensor) -> tuple[float, float]:
-            """Move the parameters to old + displacement; the surrogate loss and the KL there."""
+            """Set the parameters to old + displacement. Returns the surrogate loss and KL there."""
             pieces = natural.unflatten(displacement, parameters)
             for parameter, start, piece in zip(parameters, before, pieces, strict=True):
                 parameter.copy_(start + piece)
@@ -151,7 +151,7 @@ class TRPO(Agent):
         return token_mean(losses, batch.mask, batch.counts)
 
     def loss(self, batch: Batch) -> tuple[Tensor, Metrics]:
-        """The critic's, which `optimizer_step` minimises by the critic's own parameters."""
+        """The critic's loss, which `optimizer_step` minimises over the critic's own parameters."""
         values = self.policy.evaluate_values(batch.observations, batch.mask)
         return value_and_entropy_loss(values, None, batch, vf_coef=1.0, ent_coef=0.0)
 

@@ -15,7 +15,7 @@ from textenv.rewards import RewardError
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Parse the command line and do what it says; the errors of a user end in one sentence."""
+    """Parse the command line and run the command. Errors of a user are shown in one sentence."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     command = arguments[0] if arguments else ""
     if command in ("", "-h", "--help"):
@@ -26,12 +26,12 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         COMMANDS[command](arguments[1:])
     except RewardError as error:
-        if error.__cause__ is not None:  # the line of the user's own reward is what one needs
+        if error.__cause__ is not None:  # the user needs the line in the reward function
             traceback.print_exception(error.__cause__)
         sys.exit(str(error))
 
 
-# Each is imported when it is asked for, so that help comes at once.
+# Each is imported only when it is used, so that help is fast.
 
 
 def _train(arguments: list[str]) -> None:

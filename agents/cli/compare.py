@@ -22,7 +22,7 @@ class Compare:
     """Train several algorithms on several seeds with equal tokens, and say which differ."""
 
     agents: list[str] = field(default_factory=lambda: list(AGENTS))
-    """Which algorithms; each with its own presets."""
+    """The algorithms; each uses its own presets."""
     seeds: int = 5
     """Seeds 0, 1, 2, ..."""
     model: str = "bundled"
@@ -42,7 +42,7 @@ class Compare:
     output: Path = Path("runs/compare")
     """Folder for all runs and the plot. Runs that are finished there are not repeated."""
     device: str = "auto"
-    """"auto" takes an accelerator if there is one."""
+    """"auto" uses an accelerator if there is one."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """As for train."""
 

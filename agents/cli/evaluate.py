@@ -23,26 +23,26 @@ class Evaluate:
     path: tyro.conf.Positional[Path]
     """The folder of the agent."""
     reward: str | None = None
-    """Another reward. One that is "module:function" has to be named here: code that a file names is
+    """Another reward. A reward "module:function" must be given here: code that a file names is
     not imported."""
     prompts: str | None = None
     """Other prompts."""
     reference: str | None = None
-    """Another model that the KL is measured to."""
+    """Another reference model for the KL."""
     max_new_tokens: int | None = None
     """Another token budget of a response."""
     stop: list[str] = field(default_factory=list)
     """Other stop strings."""
     episodes: int = 256
-    """How many."""
+    """Number of episodes."""
     seed: int = EVALUATION_SEED
-    """Of prompts and sampling; by default those of the table that train prints."""
+    """Seed of prompts and sampling; the default is that of the table that train prints."""
     device: str = "auto"
-    """"auto" takes an accelerator if there is one."""
+    """"auto" uses an accelerator if there is one."""
 
 
 def main(arguments: list[str]) -> None:
-    """Sample from a saved agent and print what it is worth."""
+    """Sample from a saved agent and print its scores."""
     options = tyro.cli(Evaluate, args=arguments, prog="python -m agents evaluate")
     hide_progress_bars()
     names = ("reward", "prompts", "reference", "max_new_tokens")
@@ -53,7 +53,7 @@ def main(arguments: list[str]) -> None:
         name = checkpoint.describe(options.path)["algorithm"]
         if name not in algorithms.__all__:
             raise ValueError(
-                f"The algorithm of the agent in {str(options.path)!r} is a class of its own, "
+                f"The algorithm of the agent in {str(options.path)!r} is a custom class, "
                 f"{name}: evaluate it from Python, with agents.evaluation.evaluate_text."
             )
         agent = getattr(algorithms, name).load(

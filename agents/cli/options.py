@@ -40,10 +40,10 @@ class Train:
     """Fine-tune a language model on a reward, and show what changed."""
 
     agent: str = "ppo"
-    """The algorithm: ppo, reinforce, actor-critic, rloo, grpo or trpo. It brings options of its
-    own."""
+    """The algorithm: ppo, reinforce, actor-critic, rloo, grpo or trpo. It has its own
+    options."""
     model: str = "bundled"
-    """"bundled", "smollm2", a folder, a .gguf file or a hub id. The reference is its beginning."""
+    """"bundled", "smollm2", a folder, a .gguf file or a hub id. The reference is a copy of it."""
     reward: str = "sentiment"
     """A name ("sentiment", "haiku", "length(20)", "keyword(love)"), "module:function", or a
     sequence-classification model."""
@@ -52,32 +52,32 @@ class Train:
     total_timesteps: int = 60_000
     """Tokens to generate while learning."""
     kl_coef: float = 0.05
-    """β, the price of a nat of KL to the reference, in units of the score."""
+    """β, the cost of a nat of KL to the reference, in units of the score."""
     max_new_tokens: int = 24
     """Token budget of a response."""
     stop: list[str] = field(default_factory=list)
-    """Stop strings, beside the end-of-sequence token."""
+    """Stop strings, in addition to the end-of-sequence token."""
     temperature: float = 1.0
-    """Of sampling, in learning and in evaluation."""
+    """Temperature of sampling, in learning and in evaluation."""
     n_envs: int = 64
     """Episodes per rollout."""
     seed: int = 0
-    """One seed gives one run, bit for bit, on one CPU and one number of threads."""
+    """The same seed gives exactly the same run, on the same CPU and number of threads."""
     output: Path | None = None
     """Folder for the agent, the logs and the plot; runs/AGENT-MODEL-SEED by default."""
     eval_episodes: int = 256
     """Episodes of the evaluations before and after."""
     device: str = "auto"
-    """"auto" takes an accelerator if there is one."""
+    """"auto" uses an accelerator if there is one."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Of acting and of the forward passes. The weights that learn are float32 in any case. "auto"
-    is bfloat16 where the hardware is quick at it and the model is not a tiny one."""
+    """Precision of acting and of the forward passes. The weights that learn are always float32.
+    "auto" is bfloat16 if the hardware is fast with it and the model is not tiny."""
 
 
 def parse_train(arguments: list[str]) -> tuple[Train, dict[str, Any]]:
     """The options of a run and the hyper-parameters of its algorithm.
 
-    Their defaults are the presets of the algorithm and the model that are asked for.
+    Their defaults are the presets of the chosen algorithm and model.
     """
     name = _chosen(arguments, "--agent", Train.agent)
     if name not in AGENTS:
@@ -110,7 +110,7 @@ def parse_train(arguments: list[str]) -> tuple[Train, dict[str, Any]]:
 
 
 def run_presets(agent: str, model: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    """What suits an algorithm and a model: of `Train`, and of the hyper-parameters."""
+    """The presets of an algorithm and a model: for `Train`, and for the hyper-parameters."""
     cls = AGENTS[agent]
     chosen = {
         **presets.hyperparameters(cls, sequential=True, model=model),
@@ -130,7 +130,7 @@ def choose_device(name: str) -> str:
 
 
 def choose_dtype(name: str, device: str, model: str) -> str:
-    """ "auto" is bfloat16 where the hardware is quick at it and the model is not a tiny one."""
+    """ "auto" is bfloat16 if the hardware is fast with it and the model is not tiny."""
     if name != "auto":
         return name
     quick = (
@@ -176,7 +176,7 @@ def _plain(hint: Any) -> Any:
 
 
 def _chosen(arguments: list[str], option: str, default: str) -> str:
-    """The value of one option, which decides what the other options are."""
+    """The value of one option, on which the other options depend."""
     for i, argument in enumerate(arguments):
         if argument == option and i + 1 < len(arguments):
             return arguments[i + 1]

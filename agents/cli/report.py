@@ -17,7 +17,7 @@ SAMPLES = 5
 
 
 def print_evaluations(**columns: TextEvaluation) -> None:
-    """A table with a column for each evaluation, and samples of each."""
+    """Print a table with a column for each evaluation, and samples of each."""
     console.print(evaluation_table(columns))
     for name, evaluation in columns.items():
         print_samples(name, evaluation)
@@ -44,7 +44,7 @@ def evaluation_table(columns: Mapping[str, TextEvaluation]) -> Table:
 
 
 def mean_and_error(values: np.ndarray) -> str:
-    """The mean and its standard error; of a single value there is none."""
+    """The mean and its standard error, which a single value does not have."""
     if len(values) < 2:
         return f"{values.mean():+.3f}"
     return f"{values.mean():+.3f} ± {values.std(ddof=1) / len(values) ** 0.5:.3f}"
@@ -63,7 +63,7 @@ def print_comparison(finals: Mapping[str, list[dict[str, float]]]) -> None:
     """A table of candidates, and which of them differ.
 
     Args:
-        finals: for each candidate the summaries of its runs, one a seed.
+        finals: for each candidate the summaries of its runs, one per seed.
     """
     table = Table(box=None, pad_edge=False)
     for heading in ("", "score", "KL, nats", "length", "distinct-2"):

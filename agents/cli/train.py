@@ -20,7 +20,7 @@ from agents.plots import learning_curve
 from textenv.lm.loading import hide_progress_bars
 from textenv.rewards import names_code
 
-EVALUATION_SEED = 1_000_000  # apart from those that one trains with
+EVALUATION_SEED = 1_000_000  # different from the seeds of training
 
 
 @dataclass(frozen=True)
@@ -51,13 +51,13 @@ def main(arguments: list[str]) -> None:
 
 
 def run(options: Train, hyperparameters: dict[str, Any], output: Path) -> Outcome:
-    """Evaluate, learn, evaluate again; leave agent, logs and plot in the output folder."""
+    """Evaluate, learn, evaluate again; write agent, logs and plot to the output folder."""
     hide_progress_bars()
     output.mkdir(parents=True, exist_ok=True)
     try:
         agent = make_agent(options, hyperparameters)
     except (ValueError, FileNotFoundError, ModuleNotFoundError) as error:
-        sys.exit(str(error))  # an option that does not fit; the message says which
+        sys.exit(str(error))  # an option is not valid; the message says which
     parameters = sum(p.numel() for p in agent.policy.parameters())
     console.print(
         f"[bold]{type(agent).__name__}[/] on {options.model} ({parameters / 1e6:.1f} M parameters, "
@@ -84,7 +84,7 @@ def run(options: Train, hyperparameters: dict[str, Any], output: Path) -> Outcom
 
 
 def make_agent(options: Train, hyperparameters: dict[str, Any]) -> Agent:
-    """The agent in its environment. Its arguments are data, so that the saved agent knows them."""
+    """The agent in its environment. Its arguments are data, so that they are saved with it."""
     device = choose_device(options.device)
     algorithm = AGENTS[options.agent]
     needs = algorithm.policy_needs
@@ -111,7 +111,7 @@ def make_agent(options: Train, hyperparameters: dict[str, Any]) -> Agent:
 
 
 def evaluate_command(options: Train, output: Path) -> str:
-    """The command that repeats the table: the agent knows its task, but names no code."""
+    """The command that repeats the table: the saved agent has its task, but no code."""
     flags = ""
     if options.eval_episodes != Train.eval_episodes:
         flags += f" --episodes {options.eval_episodes}"

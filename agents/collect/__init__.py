@@ -1,9 +1,9 @@
-"""Driving a policy through an environment.
+"""Run a policy in an environment.
 
     episodes   one whole episode for each row of a text environment that scores in batches
     steps      a fixed number of steps from any Gymnasium vector environment
     segments   rows of steps, cut into one row for each episode
-    precision  old log-probabilities where acting was rounded
+    precision  old log-probabilities for acting in reduced precision
 
 Both ways return an `agents.rollout.Rollout`.
 """
@@ -27,7 +27,7 @@ __all__ = [
 
 
 def make_collector(env: VectorEnv, seed: int | None) -> Any:
-    """What collects rollouts from ``env``: whole episodes where it scores in batches, or steps."""
+    """The collector for ``env``: of whole episodes if it scores in batches, else of steps."""
     if env is env.unwrapped and getattr(env, "scoring", "step") == "batch":
         return EpisodeCollector(env, seed)
     return StepCollector(env, seed)

@@ -13,11 +13,11 @@ from agents.rollout import Rollout
 
 
 class EpisodeCollector:
-    """Collects whole episodes, rollout after rollout.
+    """Collects whole episodes, one rollout at a time.
 
     Args:
-        env: native, with ``scoring="batch"`` and torch arrays.
-        seed: of the first reset.
+        env: a native text environment with ``scoring="batch"`` and torch arrays.
+        seed: the seed of the first reset.
     """
 
     def __init__(self, env: VectorEnv, seed: int | None = None):
@@ -26,7 +26,7 @@ class EpisodeCollector:
     def collect(
         self, policy: Policy, n_steps: int | None = None, on_step: OnStep | None = None
     ) -> Rollout:
-        """One episode for each row; ``n_steps`` plays no part."""
+        """One episode for each row; ``n_steps`` is not used."""
         seed, self.seed = self.seed, None
         return collect_episodes(self.env, policy, on_step, seed)
 
@@ -40,13 +40,13 @@ def collect_episodes(
     their steps are masked afterwards.
 
     Args:
-        env: native, with torch arrays.
-        policy: acts.
-        on_step: called after each step; False ends the collecting.
-        seed: of the reset; None goes on with the environment's generators.
+        env: a native text environment with torch arrays.
+        policy: chooses the actions.
+        on_step: called after each step; False ends the collection.
+        seed: the seed of the reset; None continues with the environment's generators.
 
     Raises:
-        Stopped: ``on_step`` said so.
+        Stopped: ``on_step`` returned False.
     """
     observation, _ = env.reset(seed=seed)
     first = {key: value.clone() for key, value in observation.items()}
@@ -69,7 +69,7 @@ def collect_episodes(
     )
     values = values * mask
     next_values = torch.cat([values[:, 1:], torch.zeros_like(values[:, :1])], dim=1) * ~episode_end
-    # The environment goes on writing into its table, of which the observation may be a view.
+    # The environment writes to its table again, and the observation may be a view of it.
     last = {key: value.clone() for key, value in observation.items()}
     reference_log_probs = infos.get("ref_log_probs")
     return Rollout(

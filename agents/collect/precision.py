@@ -1,4 +1,4 @@
-"""Old log-probabilities where the policy acts in a reduced precision."""
+"""Old log-probabilities if the policy acts in a reduced precision."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from agents.rollout import Rollout
 
 @torch.no_grad()
 def evaluate_old_log_probs(policy: Policy, rollout: Rollout, rows_at_once: int | None) -> None:
-    """Take a rollout's log π_old from `evaluate`, so that the first minibatch's ratio is 1.
+    """Take a rollout's log π_old from `evaluate`, so that the ratio is 1 in the first minibatch.
 
-    How far acting and evaluating are apart is kept as ``rollout.log_prob_mismatch``.
+    The difference of acting and evaluating is stored as ``rollout.log_prob_mismatch``.
 
     Args:
-        policy: with the weights that acted.
+        policy: has the weights that were used for acting.
         rollout: changed in place.
-        rows_at_once: of one forward pass; None takes all.
+        rows_at_once: rows per forward pass; None takes all.
     """
     whole = rollout.batch()
     mismatch = torch.zeros_like(rollout.log_probs)

@@ -28,14 +28,14 @@ class Segment(NamedTuple):
 
 
 class Segments:
-    """Notes where episodes begin and end while steps are taken."""
+    """Records where episodes begin and end while steps are taken."""
 
     def __init__(self, num_rows: int):
         self._begun: list[tuple[int, Any] | None] = [None] * num_rows
         self._segments: list[Segment] = []
 
     def step(self, t: int, observation: Any, counts: np.ndarray) -> None:
-        """Step t is taken from ``observation`` in the rows that count."""
+        """Record that step t is taken from ``observation`` in the rows that count."""
         for row in np.flatnonzero(counts).tolist():
             if self._begun[row] is None:
                 self._begun[row] = t, _of_row(observation, row)
@@ -74,7 +74,7 @@ class Segments:
 
 
 def _of_row(observation: Any, row: int) -> Any:
-    """A copy of one row, for buffers may be used again."""
+    """A copy of one row, because buffers may be used again."""
     return {key: torch.as_tensor(value[row]).clone() for key, value in observation.items()}
 
 

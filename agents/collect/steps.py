@@ -19,22 +19,22 @@ from textenv.token_table import to_numpy
 
 OnStep = Callable[[], bool]  # called after each step of the environment; False stops learning
 
-STEPS = 128  # of each row in a rollout, where the caller does not say how many
+STEPS = 128  # of each row in a rollout, if the caller gives no number
 
 
 class Stopped(Exception):
-    """A callback asked for an end."""
+    """A callback stopped the learning."""
 
 
 class StepCollector:
-    """Collects steps from each row, going on where the last rollout left off.
+    """Collects steps from each row, starting where the last rollout ended.
 
-    A truncated step bootstraps from its final observation, a terminated one from 0, and the step
-    that NEXT_STEP spends on resetting does not count.
+    A truncated step bootstraps from its final observation, a terminated one from 0, and a step
+    in which NEXT_STEP only resets does not count.
 
     Args:
         env: a Gymnasium vector environment.
-        seed: of the first reset.
+        seed: the seed of the first reset.
     """
 
     def __init__(self, env: VectorEnv, seed: int | None = None):
@@ -51,7 +51,7 @@ class StepCollector:
     ) -> Rollout:
         """``n_steps`` steps of each row; None takes `STEPS`.
 
-        Where NEXT_STEP has spent all of them on resetting, as many again.
+        If all of them were only resets (NEXT_STEP), the same number is collected again.
 
         Raises:
             Stopped: ``on_step`` returned False.
@@ -103,11 +103,11 @@ class StepCollector:
         self.observation, _ = self.env.reset(seed=self.seed)
         self.start = np.ones(rows, dtype=bool)
         self.resetting = np.zeros(rows, dtype=bool)  # rows whose next step only resets them
-        self.returns, self.kls = np.zeros(rows), np.zeros(rows)  # of the present episodes
+        self.returns, self.kls = np.zeros(rows), np.zeros(rows)  # of the current episodes
         self.lengths = np.zeros(rows, dtype=int)
 
     def _of_step(self, infos: dict[str, Any], key: str, ended: np.ndarray) -> np.ndarray | None:
-        """A column of infos, that of the episodes that ended in this step included; or None."""
+        """A column of infos, including episodes that ended in this step; None if it is missing."""
         sources = [infos, infos.get("final_info", {})]
         if not any(key in source for source in sources):
             return None
@@ -119,7 +119,7 @@ class StepCollector:
         return column
 
     def _add(self, rewards: np.ndarray, infos: dict, ended: np.ndarray, counts: np.ndarray) -> None:
-        """Add a step to the sums of the present episodes."""
+        """Add a step to the sums of the current episodes."""
         self.returns += rewards * counts
         self.lengths += counts
         kl = self._of_step(infos, "kl", ended)
@@ -127,7 +127,7 @@ class StepCollector:
             self.kls += kl * counts
 
     def _end_episodes(self, record: _Record, infos: dict[str, Any], ended: np.ndarray) -> None:
-        """Note what the episodes that have just ended came to."""
+        """Record the results of the episodes that have just ended."""
         record.note("return", self.returns[ended])
         record.note("length", self.lengths[ended])
         if self._of_step(infos, "kl", ended) is not None:
@@ -139,14 +139,14 @@ class StepCollector:
         self.returns[ended], self.lengths[ended], self.kls[ended] = 0, 0, 0
 
     def _final_observation(self, next_observation: Any, infos: dict, ended: np.ndarray) -> Any:
-        """The observations that ended episodes; elsewhere the next ones."""
+        """The final observations of ended episodes; in other rows the next observations."""
         if self.mode != AutoresetMode.SAME_STEP:
             return next_observation
         return _with_final_rows(next_observation, infos["final_obs"], ended)
 
 
 def _with_final_rows(observation: Any, final: np.ndarray, rows: np.ndarray) -> Any:
-    """SAME_STEP: the observations that ended episodes, where rows already hold new ones."""
+    """SAME_STEP: put the final observations into ``rows``, which already have new ones."""
     if isinstance(observation, dict):
         return {
             key: _with_final_rows(
@@ -161,7 +161,7 @@ def _with_final_rows(observation: Any, final: np.ndarray, rows: np.ndarray) -> A
 
 
 class _Record:
-    """Tensors ``[B, T]`` that fill up as steps are taken."""
+    """Arrays and tensors ``[B, T]`` that are filled as steps are taken."""
 
     def __init__(self, rows: int, steps: int, policy: Policy):
         self.shape = (rows, steps)

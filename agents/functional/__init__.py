@@ -9,7 +9,7 @@
 Notation: B rows of T steps; `mask` [B, T] is True where a step counts; log-probs and KLs are in
 nats; a step is one token when the environment is text. Surrogates and critic losses are losses to
 minimise and keep the shape of their input: the reduction is a separate call. The modules are the
-public names, used qualified: `surrogates.clipped(...)`, `reductions.token_mean(...)`.
+public names; use them as in `surrogates.clipped(...)` and `reductions.token_mean(...)`.
 """
 
 from __future__ import annotations

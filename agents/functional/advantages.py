@@ -1,7 +1,7 @@
-"""What multiplies ∇log π(a_t|s_t): returns, temporal differences, and scores compared in a group.
+"""The factors of ∇log π(a_t|s_t): returns, temporal differences, and scores compared in a group.
 
-All are plain arithmetic: gradients flow through rewards and values as written, so pass values that
-were computed without gradient (the surrogates hold advantages fixed in any case).
+All are plain arithmetic: gradients flow through rewards and values, so pass values that were
+computed without gradient (the surrogates detach advantages in any case).
 Units are those of the reward.
 """
 
@@ -31,7 +31,7 @@ def discounted_returns(
         next_values: [B, T], the value of the state after step t: 0 where terminated, V(final
             observation) where truncated. Read where `episode_end`, in the last column, and before a
             masked step; None means 0 everywhere.
-        mask: [B, T] bool; masked steps return 0 and cut the row like an end.
+        mask: [B, T] bool; masked steps return 0 and divide the row like an end.
 
     Returns:
         [B, T].
@@ -48,7 +48,7 @@ def discounted_returns(
 def trajectory_return(rewards: Tensor, gamma: float, mask: Tensor) -> Tensor:
     """R(τ) = Σ_t γ^t r_t over the counted steps, repeated at every step of its row.
 
-    For rows that hold one episode each, from its first step. Ψ_t of the simplest REINFORCE
+    Each row must be one episode, from its first step. This is Ψ_t of the simplest REINFORCE
     (Williams 1992; Sutton & Barto 2018, eq. 3.8).
 
     Args:
@@ -57,7 +57,7 @@ def trajectory_return(rewards: Tensor, gamma: float, mask: Tensor) -> Tensor:
         mask: [B, T] bool.
 
     Returns:
-        [B, T]; masked steps carry their row's return too.
+        [B, T]; masked steps have their row's return too.
     """
     check_rows(rewards=rewards, mask=mask)
     check_bool(mask=mask)
@@ -100,7 +100,7 @@ def generalized_advantages(
 ) -> Tensor:
     """GAE(γ, λ): A_t = δ_t + γλ A_{t+1} within an episode (Schulman et al. 2016, eq. 16).
 
-    λ = 0 gives the temporal-difference error, λ = 1 the discounted return less the value. Adding
+    λ = 0 gives the temporal-difference error, λ = 1 the discounted return minus the value. Adding
     `values` gives the λ-return, the usual target of the critic.
 
     Args:
@@ -108,7 +108,7 @@ def generalized_advantages(
         next_values: [B, T], V(s_{t+1}): 0 where terminated, V(final observation) where truncated.
         episode_end: [B, T] bool, the episode ends after step t, terminated or truncated.
         gamma, gae_lambda: in [0, 1].
-        mask: [B, T] bool; masked steps return 0 and cut the row like an end.
+        mask: [B, T] bool; masked steps return 0 and divide the row like an end.
 
     Returns:
         [B, T].
@@ -124,8 +124,8 @@ def generalized_advantages(
 def moving_average_baseline(baseline: float, batch_mean: float, momentum: float) -> float:
     """b ← m b + (1 - m) · mean return of the batch (reinforcement comparison, Williams 1992).
 
-    Subtract the old b from a batch before updating it with that batch: a baseline stays unbiased
-    only while it does not depend on the actions that it is compared with.
+    Subtract the old b from a batch before updating it with that batch: a baseline is unbiased
+    only if it does not depend on the actions that it is compared with.
     """
     return momentum * baseline + (1 - momentum) * batch_mean
 
@@ -141,8 +141,8 @@ def group_relative(scores: Tensor, group_size: int, epsilon: float = 1e-4) -> Te
     Args:
         scores: [N], one per episode; each `group_size` consecutive ones answer the same prompt.
         group_size: at least 2; divides N.
-        epsilon: keeps a group of equal scores finite. 1e-4, as TRL has it, is not negligible for
-            scores that differ by as little.
+        epsilon: avoids 0 / 0 in a group of equal scores. 1e-4, the value in TRL, is not negligible
+            for scores with differences of that size.
 
     Returns:
         [N]; std is with Bessel's correction; a group of equal scores gives exactly 0.
@@ -171,7 +171,7 @@ def normalize(advantages: Tensor, mask: Tensor, epsilon: float = 1e-8) -> Tensor
     Args:
         advantages: [B, T].
         mask: [B, T] bool.
-        epsilon: keeps equal advantages finite; they give exactly 0.
+        epsilon: avoids 0 / 0 for equal advantages; they give exactly 0.
 
     Returns:
         [B, T]; std is with Bessel's correction; a single counted step and all masked ones give 0.
@@ -184,8 +184,8 @@ def normalize(advantages: Tensor, mask: Tensor, epsilon: float = 1e-8) -> Tensor
 
 
 def scaled(advantages: Tensor, mask: Tensor, epsilon: float = 1e-8) -> Tensor:
-    """A / (std + ε) over the counted steps: `normalize` without subtracting the mean, which leaves
-    a baseline that was subtracted before in force.
+    """A / (std + ε) over the counted steps: `normalize` without subtracting the mean, so that
+    a baseline that was subtracted before keeps its effect.
 
     Args and units as for `normalize`.
     """
@@ -196,12 +196,12 @@ def scaled(advantages: Tensor, mask: Tensor, epsilon: float = 1e-8) -> Tensor:
 
 
 def _standard_deviation(deviations: Tensor) -> Tensor:
-    """With Bessel's correction; 0 for a single one."""
+    """With Bessel's correction; 0 for a single number."""
     return (deviations.square().sum() / max(deviations.numel() - 1, 1)).sqrt()
 
 
 def _counted(terms: Tensor, mask: Tensor | None) -> Tensor:
-    """`terms` with 0 where masked; chosen, not multiplied, so that a masked NaN stays out."""
+    """`terms` with 0 where masked; selected, not multiplied, so that a masked NaN has no effect."""
     return terms if mask is None else torch.where(mask, terms, 0.0)
 
 
@@ -237,7 +237,7 @@ def _groups(scores: Tensor, group_size: int) -> Tensor:
 
 
 def _deviations(rows: Tensor) -> Tensor:
-    """x - mean of its row. The row's first entry goes first, so that equal ones give exactly 0:
-    the rounding of their mean would otherwise be blown up by the division by their std."""
+    """x - mean of its row. The first entry is subtracted first, so that equal ones give exactly 0:
+    otherwise the division by their std would amplify the rounding of their mean."""
     shifted = rows - rows[:, :1]
     return shifted - shifted.mean(dim=1, keepdim=True)

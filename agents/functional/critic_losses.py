@@ -1,8 +1,8 @@
-"""Per-step losses of the value function, to minimise; shape in, shape out, usually [B, T].
+"""Per-step losses of the value function, to minimise; with the shape of the inputs, usually [B, T].
 
-No factor ½: as in stable-baselines3 it belongs to `vf_coef` (0.5 there). Ziegler et al. 2019 keep
-the ½ in the loss, so their coefficient of 0.1 is 0.05 here. Units are those of the return squared.
-Gradients flow into `values` only.
+There is no factor ½: as in stable-baselines3 it belongs to `vf_coef` (0.5 there). Ziegler et al.
+2019 keep the ½ in the loss, so their coefficient of 0.1 is 0.05 here. Units are those of the return
+squared. Gradients flow into `values` only.
 """
 
 from __future__ import annotations

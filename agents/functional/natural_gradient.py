@@ -38,10 +38,10 @@ def fisher_operator(
         kl: a scalar with graph, the mean KL(π_old‖π) in nats. All operations in it must be twice
             differentiable, which fused attention kernels are not: use eager attention.
         parameters: those that π depends on; the KL need not depend on each.
-        damping: added to the diagonal, for H is singular wherever π does not change.
+        damping: added to the diagonal, because H is singular where π does not change.
 
     Returns:
-        A function [n] -> [n]; its result carries no graph. It holds the graph of `kl` alive.
+        A function [n] -> [n]; its result has no graph. It keeps the graph of `kl` in memory.
     """
     if kl.ndim:
         raise ValueError(f"kl must be a scalar, got {list(kl.shape)}")
@@ -66,11 +66,11 @@ def summed_operator(
 ) -> Callable[[Tensor], Tensor]:
     """v -> H v, with H the Hessian of the sum of several KLs, such as those of micro-batches.
 
-    The graph of a single KL is kept for all products. Those of several are made anew for each
-    product, one after the other, since they would not fit together.
+    The graph of a single KL is kept for all products. Those of several are rebuilt for each
+    product, one after the other, since together they would not fit in memory.
 
     Args:
-        kls: functions that work out a scalar with graph, each its share of the mean.
+        kls: functions that compute a scalar with graph, each its part of the mean.
         parameters: those that π depends on.
 
     Returns:
@@ -89,7 +89,7 @@ def summed_operator(
 def fisher_vector_product(
     kl: Tensor, parameters: Sequence[Tensor], vector: Tensor, damping: float = 0.1
 ) -> Tensor:
-    """(H + damping I) v for a single v [n]. For several, take `fisher_operator` once."""
+    """(H + damping I) v for a single v [n]. For several, use `fisher_operator` once."""
     return fisher_operator(kl, parameters, damping)(vector)
 
 
@@ -102,7 +102,7 @@ def conjugate_gradient(
     Args:
         matvec: v [n] -> A v [n].
         b: [n].
-        iterations: at most so many products; n suffice in exact arithmetic.
+        iterations: the largest number of products; n are enough in exact arithmetic.
         tolerance: stop when the squared norm of the residual is below it.
 
     Returns:
@@ -117,7 +117,7 @@ def conjugate_gradient(
     for _ in range(iterations):
         if squared_norm < tolerance:
             break
-        with torch.enable_grad():  # a Fisher-vector product differentiates
+        with torch.enable_grad():  # a Fisher-vector product needs gradients
             product = matvec(direction).detach()
         length = squared_norm / (direction @ product)
         x = x + length * direction
@@ -155,9 +155,9 @@ def natural_step(
 ) -> Tensor:
     """The step along the natural gradient to the edge of the trust region.
 
-    Damping decides the direction, (H + λI) x = -g, where few samples make H unsure. The length is
-    that of H itself, ½ xᵀHx = δ: with the damped matrix a step would fall short of δ by as much as
-    damping outweighs H (Schulman et al. 2015, appendix C, has no damping there).
+    Damping changes only the direction, (H + λI) x = -g, since few samples give an uncertain H. The
+    length uses H itself, ½ xᵀHx = δ: with the damped matrix a step would be shorter than δ allows,
+    the more the larger λ is than H (Schulman et al. 2015, appendix C, has no damping there).
 
     Args:
         fisher: v [n] -> H v [n], without damping.

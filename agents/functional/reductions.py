@@ -8,11 +8,12 @@
 | `constant_length` | 1 / a constant | Dr. GRPO (Liu et al. 2025, §3.2) |
 
 `mask` [B, T] bool is True where a step counts. A sequence is a row with at least one such step, so
-a row that is padding throughout changes nothing. Masked losses are left out, not multiplied by 0.
+a row that is only padding changes nothing. Masked losses are left out, not multiplied by 0.
 
 `counts` is for gradient accumulation: given the `Counts` of the *whole* optimiser step, the results
-of its micro-batches add up to the result of the whole, whatever their sizes. None counts what is
-here; nothing there gives NaN. A reduction of your own takes the same three arguments.
+of its micro-batches add up to the result of the whole, whatever their sizes. None counts the
+given steps; if there are none, the result is NaN. A custom reduction takes the same three
+arguments.
 
 Results are scalars in units of the loss; gradients flow into `losses`.
 """
@@ -28,12 +29,12 @@ from agents.functional._shapes import check_bool, check_rows
 
 
 class Counts(NamedTuple):
-    """What an optimiser step holds in all, whatever part of it a tensor shows.
+    """The counts of a whole optimiser step, of which a tensor may have only a part.
 
     Attributes:
         steps: counted steps.
-        episodes: episodes, or the parts of them that fell into the rollout. Where a row is a
-            sequence, its sequences.
+        episodes: episodes, or the parts of them in the rollout. If each row is a sequence, the
+            number of sequences.
     """
 
     steps: float

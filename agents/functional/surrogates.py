@@ -1,9 +1,9 @@
 """Per-step policy losses to minimise, and sampled KLs that may be added to them.
 
-Arguments share one shape, usually [B, T], and so does the result. Actions were sampled from π_old,
+Arguments and results have the same shape, usually [B, T]. Actions were sampled from π_old,
 whose log-probs are `old_log_probs`: on fresh data, `log_probs.detach()`. r = π(a) / π_old(a).
 Log-probs and KLs are in nats, losses in units of the advantage. Gradients flow into `log_probs`
-only: all else is held fixed. Nothing is clamped but what a formula clips; a ratio may overflow.
+only: all else is fixed. Nothing is clamped unless a formula clips it; a ratio may overflow.
 """
 
 from __future__ import annotations
@@ -64,10 +64,10 @@ def dual_clipped(
 ) -> Tensor:
     """`clipped`, and at most -c A where A < 0 (Ye et al. 2020, eq. 5, c = 3).
 
-    Without c the loss of an action with A < 0 grows with r unboundedly.
+    Without c the loss of an action with A < 0 grows with r without bound.
 
     Raises:
-        ValueError: unless c = `dual_clip` > 1; a smaller one would cut into `clipped`'s range.
+        ValueError: unless c = `dual_clip` > 1; a smaller one would change the range of `clipped`.
     """
     if dual_clip <= 1:
         raise ValueError(f"dual_clip must be greater than 1, got {dual_clip}")
@@ -85,9 +85,9 @@ def clip_fraction(
     clip_range_high: float | None = None,
     counts: Counts | None = None,
 ) -> Tensor:
-    """Metric: the share of counted steps with r outside [1 - ε, 1 + ε], whatever the advantage.
+    """Metric: the fraction of counted steps with r outside [1 - ε, 1 + ε], for any advantage.
 
-    `counts` as in `reductions`: of the whole, of which these may be a micro-batch.
+    `counts` as in `reductions`: those of the whole step, of which this may be a micro-batch.
 
     Returns:
         A scalar; NaN when no step counts.
@@ -104,7 +104,7 @@ def kl_old_new(log_probs: Tensor, old_log_probs: Tensor) -> Tensor:
     """KL(π_old‖π) from a ~ π_old: r - 1 - log r, which is `k3` with its arguments swapped.
 
     PPO's penalty (Schulman et al. 2017, eq. 8) and TRPO's constraint. Never negative. The actions
-    come from π_old, which stands still, so value and gradient are both unbiased.
+    come from π_old, which is fixed, so value and gradient are both unbiased.
     """
     check_same_shape(log_probs=log_probs, old_log_probs=old_log_probs)
     return k3(old_log_probs.detach(), log_probs)
@@ -123,7 +123,7 @@ def importance_weighted_kl(
 ) -> Tensor:
     """KL(π‖π_ref) from a ~ π_old: r · k3(log π, log π_ref) (DeepSeek-V3.2, 2025, §3.1).
 
-    GRPO (Shao et al. 2024, eq. 4) uses plain `k3`, whose value is right only while π = π_old and
+    GRPO (Shao et al. 2024, eq. 4) uses plain `k3`, whose value is correct only if π = π_old and
     whose gradient is then that of KL(π_ref‖π). The weight r, with its gradient, corrects both: the
     mean of r k3 under π_old is that of k3 under π, KL(π‖π_ref), for every π. Never negative.
     """
@@ -136,8 +136,8 @@ def importance_weighted_kl(
 def adaptive_penalty(coefficient: float, kl: float, target: float) -> float:
     """The next β of PPO's adaptive KL penalty (Schulman et al. 2017, §4).
 
-    β doubles where kl > 1.5 target, halves where kl < target / 1.5, and stays between. `kl` and
-    `target` are in nats and of one unit, per step if the losses are reduced by a mean over steps.
+    β doubles if kl > 1.5 target, halves if kl < target / 1.5, and else does not change. `kl` and
+    `target` are in the same unit: nats per step if the losses are reduced by a mean over steps.
     """
     if kl > 1.5 * target:
         return coefficient * 2

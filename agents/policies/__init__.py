@@ -1,4 +1,4 @@
-"""Policies: what chooses actions. An agent takes one by its name or as a class."""
+"""Policies, which choose actions. An agent accepts a policy by its name or as a class."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ NAMES: dict[str, Any] = {"CausalLMPolicy": CausalLMPolicy, "MlpPolicy": MlpPolic
 
 
 def find(policy: str | type) -> Any:
-    """The class that a name stands for; a class as it is.
+    """The class of a policy's name; a class is returned as it is.
 
     Raises:
         ValueError: there is no policy of this name.
@@ -42,18 +42,18 @@ def make(
     seed: int | None,
     device: torch.device,
 ) -> Any:
-    """A policy for one row of an environment.
+    """Make a policy for one row of an environment.
 
     Args:
         cls: its class.
-        env: whose spaces it gets.
-        needs: what the algorithm needs of a language model; ``policy_kwargs`` come first.
+        env: the environment whose spaces it gets.
+        needs: what the algorithm needs of a language model; ``policy_kwargs`` take precedence.
         policy_kwargs: arguments of the policy.
-        seed: of new weights, where it has such an argument.
-        device: where it lives.
+        seed: the seed of new weights, if the class has such an argument.
+        device: the device of the policy.
 
     Raises:
-        TypeError: it does not keep the contract of `agents.policies.base.Policy`.
+        TypeError: it does not implement the contract of `agents.policies.base.Policy`.
     """
     keywords = {"device": device, **policy_kwargs}
     if getattr(cls, "sequential", False):

@@ -1,12 +1,12 @@
 """The contract of a policy: every member that agents, environments and checkpoints use.
 
-Write a `torch.nn.Module` that keeps it, and hand the class to any agent:
+Write a `torch.nn.Module` that implements it, and pass the class to any agent:
 
     class MyPolicy(nn.Module, Policy):
         def __init__(self, observation_space, action_space, *, device="cpu"): ...
 
-`Policy` comes second, so that what it has a default for is there, and what it has none for is asked
-for when an agent is made.
+`Policy` comes second, so that its defaults are inherited. A missing member without a default raises
+an error when an agent is made.
 """
 
 from __future__ import annotations
@@ -30,17 +30,17 @@ class ActionDistribution(Protocol):
         """KL(self‖other) ``[B, T]``, nats, over all actions; gradients flow to both."""
 
     def detach(self) -> Any:
-        """This distribution as it is now, without gradient, whatever becomes of the policy."""
+        """A copy without gradient, which later changes of the policy do not affect."""
 
 
 @dataclass
 class Evaluation:
-    """A batch of steps as the current weights see them, with gradients; each ``[B, T]``.
+    """A batch of steps evaluated with the current weights, with gradients; each ``[B, T]``.
 
     Attributes:
         log_probs: log π(a_t|s_t), nats.
         values: V(s_t), units of the return.
-        entropy: of π(·|s_t), nats; None unless it was asked for.
+        entropy: of π(·|s_t), nats; None unless it is requested.
         distribution: the distributions themselves, for a KL over all actions.
     """
 
@@ -54,7 +54,7 @@ class Policy(Protocol):
     """What a policy is: π(a|s), V(s), and how both are saved.
 
     It is made as ``PolicyClass(observation_space, action_space, device=..., **policy_kwargs)``,
-    with the spaces of one row of the environment, and with ``seed=`` where its constructor has it.
+    with the spaces of one row of the environment, and with ``seed=`` if its constructor has it.
 
     Attributes:
         sequential: whether each observation of an episode is a prefix of the next, so that a whole
@@ -63,7 +63,7 @@ class Policy(Protocol):
             log-probabilities from `evaluate`.
         device: where the weights are.
         generator: draws the actions; its state is saved.
-        action_record: of the latest act, for KL shaping; None where the policy never writes text.
+        action_record: of the latest act, for KL shaping; None if the policy generates no text.
     """
 
     sequential: ClassVar[bool] = False
@@ -75,7 +75,7 @@ class Policy(Protocol):
     def reduced_precision(self) -> bool:
         return False
 
-    # Of every nn.Module.
+    # Members of every nn.Module.
     def parameters(self, recurse: bool = True) -> Iterator[nn.Parameter]: ...
 
     def state_dict(self) -> dict[str, Tensor]: ...
@@ -94,10 +94,10 @@ class Policy(Protocol):
         """Choose an action for each row, without gradient.
 
         Args:
-            observation: of B rows.
-            state: what the last call returned; None begins afresh, as after an update.
-            episode_start: ``[B]`` bool, rows that begin an episode. None is possible.
-            deterministic: the likeliest action instead of a drawn one.
+            observation: the observation of B rows.
+            state: what the last call returned; None starts without one, as after an update.
+            episode_start: ``[B]`` bool, rows that begin an episode. It may be None.
+            deterministic: choose the most likely action instead of a random one.
 
         Returns:
             actions ``[B, ...]``, log_probs ``[B]`` (nats), values ``[B]``, state.
@@ -106,43 +106,45 @@ class Policy(Protocol):
     def evaluate(
         self, observations: Any, actions: Tensor, mask: Tensor, entropy: bool = False
     ) -> Evaluation:
-        """The steps that ``mask`` ``[B, T]`` counts, with gradient. It gives what `act` gave.
+        """Evaluate the steps in ``mask`` ``[B, T]``, with gradient. The results match `act`.
 
         Args:
             observations: ``[B, T, ...]``, or what `rollout_observations` made.
             actions: ``[B, T, ...]``.
             mask: ``[B, T]`` bool.
-            entropy: whether the entropy is wanted.
+            entropy: whether to compute the entropy.
         """
 
     def evaluate_values(self, observations: Any, mask: Tensor) -> Tensor:
         """V ``[B, T]`` of the counted steps, with gradients to `critic_parameters` at least."""
 
     def predict_values(self, observation: Any) -> Tensor:
-        """V(s) ``[B]`` without gradient, and without touching any state."""
+        """V(s) ``[B]`` without gradient, and without changing any state."""
 
     def actor_parameters(self) -> list[nn.Parameter]:
-        """Those that π depends on and that learn."""
+        """The parameters that π depends on and that learn."""
 
     def critic_parameters(self) -> list[nn.Parameter]:
-        """Those that only V depends on."""
+        """The parameters that only V depends on."""
 
     def seed(self, seed: int) -> None:
         """Seed the drawing of actions."""
         self.generator.manual_seed(seed)
 
     def is_batched(self, observation: Any) -> bool:
-        """Whether an observation is of many rows, or of one."""
+        """Whether an observation has many rows and is not a single one."""
 
     def rollout_observations(self, first: Any, last: Any) -> dict[str, Tensor]:
-        """For a sequential policy: what `evaluate` reads of episodes, of which these are the first
-        and the last observations."""
-        raise NotImplementedError(f"{type(self).__name__} is sequential: it has to say this.")
+        """For a sequential policy: the input of `evaluate` for episodes, made from their first and
+        their last observations."""
+        raise NotImplementedError(
+            f"{type(self).__name__} is sequential: implement rollout_observations."
+        )
 
     # --- saving, and being made -------------------------------------------------------------
 
     def save(self, folder: Path, tokenizer: Any = None) -> None:
-        """Write the weights, and the tokenizer of a text environment where it belongs to them."""
+        """Write the weights, and the tokenizer of a text environment if the policy needs it."""
         save_file(self.state_dict(), folder / "policy.safetensors")
 
     def load(self, folder: Path) -> None:
@@ -151,7 +153,7 @@ class Policy(Protocol):
 
     @staticmethod
     def kwargs_for(folder: Path) -> dict[str, Any]:
-        """The constructor's arguments that find a saved policy's weights again."""
+        """The constructor's arguments that load a saved policy's weights."""
         return {}
 
     @staticmethod
@@ -171,10 +173,10 @@ TO_HAVE = (
 
 
 def check_policy(policy: Any) -> None:
-    """Refuse a policy that does not keep the contract, with the names of what it lacks.
+    """Raise an error with the names of missing members if a policy breaks the contract.
 
     Raises:
-        TypeError: it lacks something, or has not written a member that has no default.
+        TypeError: a member is missing, or one without a default is not implemented.
     """
     cls = type(policy)
     unwritten = [

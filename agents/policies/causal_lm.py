@@ -23,27 +23,27 @@ from textenv.lm.scoring import Sampling, response_states
 from textenv.lm.vocabulary import own_tokenizer
 from textenv.shaping import ActionRecord
 
-# No float16: gradients would vanish in it without loss scaling.
+# No float16: gradients would underflow in it without loss scaling.
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 class CausalLMPolicy(nn.Module, Policy):
     """π(a|s) is the language model; V(s) is a linear head on the body's last hidden state.
 
-    The state of this recurrent policy is the cache of keys and values, so acting feeds the model
-    one token a row. `act` and `evaluate` give the same log-probabilities: temperature, bans and
-    precision live here and apply to both.
+    The state of this recurrent policy is the cache of keys and values, so acting passes only
+    one token per row to the model. `act` and `evaluate` give the same log-probabilities:
+    temperature, bans and precision are set here and apply to both.
 
     Args:
         observation_space, action_space: those of one row of the environment.
-        model: a source as in `textenv.lm.loading`, or a live model, also one wrapped by PEFT.
+        model: a source as in `textenv.lm.loading`, or a live model, which may be wrapped by PEFT.
         temperature: logits are divided by it, in acting and in learning.
         banned_tokens: ids that are never chosen.
         dtype: "float32" or "bfloat16". In reduced precision the weights that learn stay
             float32: a copy acts, and the update runs under autocast. Then `act` and `evaluate`
             differ by rounding, and agents take the old log-probabilities from `evaluate`.
         attn_implementation: as in transformers; second derivatives (TRPO) need "eager".
-        device: where the model lives.
+        device: the device of the model.
     """
 
     sequential = True
@@ -92,20 +92,20 @@ class CausalLMPolicy(nn.Module, Policy):
         self.sampling = Sampling(temperature, tuple(banned_tokens), vocabulary)
         self.dtype, self.device = DTYPES[dtype], torch.device(device)
         size = unwrapped(self.model).config.get_text_config().hidden_size
-        # Random weights are not wanted here, and would move the global random state.
+        # Random weights are not needed here, and would change the global random state.
         self.value_head = nn.utils.skip_init(nn.Linear, size, 1, device=device)
-        nn.init.zeros_(self.value_head.weight)  # a critic that starts at zero disturbs nothing
+        nn.init.zeros_(self.value_head.weight)  # a critic that starts at zero adds no noise
         nn.init.zeros_(self.value_head.bias)
-        self._acting: list[nn.Module] = []  # in a list, for a copy is no part of this module
+        self._acting: list[nn.Module] = []  # in a list: the copy is not a submodule
         self.generator = torch.Generator(device=self.device)
         self.action_record: ActionRecord | None = None
 
     def actor_parameters(self) -> list[nn.Parameter]:
-        """Those that π depends on."""
+        """The parameters that π depends on."""
         return [p for p in self.model.parameters() if p.requires_grad]
 
     def critic_parameters(self) -> list[nn.Parameter]:
-        """Those that only V depends on."""
+        """The parameters that only V depends on."""
         return list(self.value_head.parameters())
 
     @property
@@ -120,12 +120,12 @@ class CausalLMPolicy(nn.Module, Policy):
         return torch.autocast(self.device.type, self.dtype)
 
     def initial_state(self, num_rows: int, max_length: int) -> Decoder:
-        """An empty cache, over a fresh copy of the weights where acting has its own precision."""
+        """An empty cache; in reduced precision it uses a new copy of the weights."""
         return Decoder(self.acting_model(), num_rows, max_length)
 
     @torch.no_grad()
     def acting_model(self) -> nn.Module:
-        """The model that acts: the one that learns, or its present copy in lower precision."""
+        """The model that acts: the one that learns, or its current copy in lower precision."""
         if not self.reduced_precision:
             return self.model
         if not self._acting:
@@ -146,15 +146,15 @@ class CausalLMPolicy(nn.Module, Policy):
 
         Args:
             observation: ``input_ids`` ``[B, L]`` and ``attention_mask`` ``[B, L]``, numpy or torch.
-            state: what the last call returned. None begins afresh, as one must after an update: the
-                keys and values of old weights are of no use.
-            episode_start: not needed, and not used. Rows are compared with what the cache has
-                seen, or, on an accelerator, the environment's own count of episodes tells.
-            deterministic: the likeliest token instead of a sampled one.
+            state: what the last call returned. None starts with an empty cache, as is necessary
+                after an update: the keys and values of old weights are not valid.
+            episode_start: not used. New rows are found by a comparison with the tokens in the
+                cache or, on an accelerator, by the environment's own count of episodes.
+            deterministic: choose the most likely token instead of a sampled one.
 
         Returns:
             actions ``[B]`` int64, log_probs ``[B]`` (nats), values ``[B]``, state. The first two
-            are also left as the policy's ``action_record``, for the environment's KL shaping.
+            are also stored as the policy's ``action_record``, for the environment's KL shaping.
         """
         input_ids = torch.as_tensor(observation["input_ids"])
         lengths = torch.as_tensor(observation["attention_mask"]).sum(dim=1, dtype=torch.int64)
@@ -165,13 +165,13 @@ class CausalLMPolicy(nn.Module, Policy):
         actions = every.argmax(dim=-1) if deterministic else draw(every, self.generator)
         log_probs = every.gather(1, actions[:, None])[:, 0]
         values = self.value_head(hidden)[:, 0]
-        # A copy of the actions, so that a change to what is returned here is noticed.
+        # A copy of the actions, so that a change of the returned ones is detected.
         self.action_record = ActionRecord(actions.clone(), log_probs)
         return actions, log_probs, values, state
 
     @torch.no_grad()
     def predict_values(self, observation: dict[str, Any]) -> Tensor:
-        """V(s) ``[B]`` of whole observations, without touching any state."""
+        """V(s) ``[B]`` of whole observations, without changing any state."""
         input_ids = torch.as_tensor(observation["input_ids"])
         lengths = torch.as_tensor(observation["attention_mask"]).sum(dim=1, dtype=torch.int64)
         _, hidden = self.initial_state(*input_ids.shape).next(input_ids, lengths)
@@ -187,12 +187,12 @@ class CausalLMPolicy(nn.Module, Policy):
                 earlier one is a prefix) and ``prompt_lengths`` ``[B]``.
             actions: ``[B, T]``.
             mask: ``[B, T]`` bool.
-            entropy: whether to work out the entropy as well, which costs another ``[N, V]``.
+            entropy: whether to compute the entropy as well, which needs another ``[N, V]``.
 
         Returns:
-            `Evaluation` with gradients, each entry ``[B, T]``, 0 off the mask.
+            `Evaluation` with gradients, each entry ``[B, T]``, 0 outside the mask.
         """
-        # The last action is scored but never read, so the columns behind it need not be there.
+        # The last action is scored but is not an input, so the columns after it may be missing.
         with self.autocast():
             hidden = response_states(
                 self.body, observations["input_ids"], observations["prompt_lengths"], mask
@@ -213,7 +213,7 @@ class CausalLMPolicy(nn.Module, Policy):
     def rollout_observations(
         self, first: dict[str, Any], last: dict[str, Any]
     ) -> dict[str, Tensor]:
-        """What `evaluate` wants of episodes, from their first and their last observations."""
+        """The input of `evaluate` for episodes, from their first and their last observations."""
         lengths = torch.as_tensor(first["attention_mask"]).sum(dim=1, dtype=torch.int64)
         return {"input_ids": torch.as_tensor(last["input_ids"]), "prompt_lengths": lengths}
 
@@ -225,12 +225,12 @@ class CausalLMPolicy(nn.Module, Policy):
         save_file(self.value_head.state_dict(), folder / "value_head.safetensors")
 
     def load(self, folder: Path) -> None:
-        """Read the value head back (the model is loaded by the constructor)."""
+        """Load the value head (the model is loaded by the constructor)."""
         self.value_head.load_state_dict(load_file(folder / "value_head.safetensors"))
 
     @staticmethod
     def kwargs_for(folder: Path) -> dict[str, Any]:
-        """The constructor's arguments that find a saved policy's weights again."""
+        """The constructor's arguments that load a saved policy's weights."""
         return {"model": str(folder)}
 
     @staticmethod
@@ -241,12 +241,12 @@ class CausalLMPolicy(nn.Module, Policy):
         return {} if tokenizer is None else {"tokenizer": tokenizer}
 
     def is_batched(self, observation: dict[str, Any]) -> bool:
-        """Whether an observation is of many rows, or of one."""
+        """Whether an observation has many rows and is not a single one."""
         return np.ndim(observation["input_ids"]) == 2
 
 
 def _check_live(model: nn.Module, attn_implementation: str | None) -> None:
-    """Refuse a live model that could not learn, or is not loaded as the arguments say."""
+    """Raise an error for a live model that cannot learn, or does not fit the arguments."""
     learning = {p.dtype for p in model.parameters() if p.requires_grad}
     if learning - {torch.float32}:
         raise ValueError(

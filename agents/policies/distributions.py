@@ -1,7 +1,7 @@
-"""What a policy says about its actions: distributions over the steps of a batch.
+"""The action distributions of a policy over the steps of a batch.
 
-Each answers with ``[B, T]`` tensors, in which only counted steps mean anything. ``kl`` is analytic,
-worked out over all actions and not from samples.
+Their methods return ``[B, T]`` tensors, in which only counted steps are valid. ``kl`` is analytic:
+it is computed over all actions and not from samples.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributions import Distribution, kl_divergence
 
 from textenv.kl import exact
@@ -25,38 +25,40 @@ def to_rows(values: Tensor, mask: Tensor) -> Tensor:
     return rows.masked_scatter(mask, values)
 
 
-BLOCK = 256  # actions whose probabilities are summed before any is looked at alone
+BLOCK = 256  # number of actions in a block; the sums of blocks are compared before single actions
 
 
 def draw(log_probs: Tensor, generator: torch.Generator) -> Tensor:
     """A draw from each row of normalised ``log_probs`` ``[B, A]``: actions ``[B]``.
 
-    By the inverse of the cumulative distribution, with one random number a row. The usual ways
+    By the inverse of the cumulative distribution, with one random number per row. The usual ways
     (`multinomial`, Gumbel noise) need one for every action, which for a vocabulary of 50,000 takes
-    a third of the time of a rollout on a CPU. Sums are taken in float64: in float32 the sum stands
-    still at 1 while thousands of rare tokens are yet to come, and none of them is ever drawn.
+    a third of the time of a rollout on a CPU. Cumulative sums are in float64: in float32 the sum
+    is already 1 before thousands of rare tokens are added, and none of these is ever drawn.
 
-    The block that the random number falls into is found first, and then the action in the block.
+    With many actions, the block of the random number is found first, and then the action in the
+    block.
     """
     rows, actions = log_probs.shape
-    probabilities = log_probs.exp()
-    if actions % BLOCK:
-        probabilities = torch.nn.functional.pad(probabilities, (0, -actions % BLOCK))
-    blocks = probabilities.unflatten(1, (-1, BLOCK))
-    uniform = torch.rand(
+    # 1 − u lies in (0, 1], so that an action of probability 0 is never drawn.
+    target = 1 - torch.rand(
         (rows, 1), generator=generator, device=log_probs.device, dtype=torch.float64
     )
-    # 1 − u lies in (0, 1], so that an action of probability 0 is never met.
-    cumulative = blocks.sum(dim=2, dtype=torch.float64).cumsum(dim=1)
-    target = (1 - uniform) * cumulative[:, -1:]
-    block = torch.searchsorted(cumulative, target).clamp(max=cumulative.shape[1] - 1)
-    before = torch.nn.functional.pad(cumulative, (1, 0)).gather(1, block)
-    every = torch.arange(rows, device=log_probs.device)
-    within = blocks[every, block[:, 0]].to(torch.float64).cumsum(dim=1)
-    # The two ways to sum a block may differ by rounding.
-    place = torch.searchsorted(within, torch.minimum(target - before, within[:, -1:]))
-    # Beyond the last action only where probabilities are nan.
-    return (block * BLOCK + place)[:, 0].clamp(max=actions - 1)
+    within, first = log_probs.exp(), torch.zeros_like(target, dtype=torch.int64)
+    if actions > BLOCK:
+        blocks = nn.functional.pad(within, (0, -actions % BLOCK)).unflatten(1, (-1, BLOCK))
+        masses = blocks.sum(dim=2).double()
+        cumulative = masses.cumsum(dim=1)
+        target = target * cumulative[:, -1:]
+        block = torch.searchsorted(cumulative, target).clamp(max=masses.shape[1] - 1)
+        # The position of the random number in its block, from 0 to 1.
+        target = (target - cumulative.gather(1, block)) / masses.gather(1, block) + 1
+        within, first = blocks[torch.arange(rows, device=block.device), block[:, 0]], block * BLOCK
+    cumulative = within.double().cumsum(dim=1)
+    # Rounding may move the target out of its block, to a place without any probability.
+    place = torch.searchsorted(cumulative, target.clamp(1e-16, 1) * cumulative[:, -1:])
+    # The index is beyond the last action only if probabilities are nan.
+    return (first + place)[:, 0].clamp(max=actions - 1)
 
 
 class TokenDistribution:
@@ -67,7 +69,7 @@ class TokenDistribution:
         hidden: ``[N, H]``.
         mask: ``[B, T]`` bool with N True entries.
         sampling: the rule from logits to probabilities.
-        autocast: makes the context in which the head runs.
+        autocast: creates the context in which the head runs.
     """
 
     def __init__(
@@ -82,7 +84,7 @@ class TokenDistribution:
         self.sampling, self.autocast = sampling, autocast
 
     def log_probs(self, actions: Tensor, entropy: bool = False) -> tuple[Tensor, Tensor | None]:
-        """log π of ``actions`` ``[B, T]`` and, if asked for, the entropy of π, both ``[B, T]``."""
+        """log π of ``actions`` ``[B, T]`` and, if requested, the entropy of π, both ``[B, T]``."""
         with self.autocast():
             log_probs, entropies = token_log_probs(
                 self.head, self.hidden, actions[self.mask], self.sampling, entropy
@@ -103,7 +105,7 @@ class TokenDistribution:
         return to_rows(kl, self.mask)
 
     def detach(self) -> TokenDistribution:
-        """This distribution as it is now, whatever becomes of the model: the head is copied."""
+        """A copy, which later changes of the model do not affect: the head is copied."""
         return TokenDistribution(
             self.head.frozen(), self.hidden.detach(), self.mask, self.sampling, self.autocast
         )
@@ -113,14 +115,14 @@ class TorchDistribution:
     """A `torch.distributions` distribution over all steps of a batch, counted or not.
 
     Args:
-        distribution: with the batch shape ``[B, T]``.
+        distribution: a distribution with the batch shape ``[B, T]``.
     """
 
     def __init__(self, distribution: Distribution):
         self.distribution = distribution
 
     def log_probs(self, actions: Tensor, entropy: bool = False) -> tuple[Tensor, Tensor | None]:
-        """log π of ``actions`` ``[B, T, ...]`` and, if asked for, the entropy of π, ``[B, T]``."""
+        """log π of ``actions`` ``[B, T, ...]`` and, if requested, the entropy of π, ``[B, T]``."""
         return self.distribution.log_prob(actions), (
             self.distribution.entropy() if entropy else None
         )
@@ -130,7 +132,7 @@ class TorchDistribution:
         return kl_divergence(self.distribution, other.distribution)
 
     def detach(self) -> TorchDistribution:
-        """This distribution as it is now, without gradient."""
+        """A copy of this distribution, without gradient."""
         base: Any = self.distribution
         inner = base.base_dist if hasattr(base, "base_dist") else base
         names = ["logits"] if hasattr(inner, "logits") else ["loc", "scale"]

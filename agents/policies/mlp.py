@@ -1,4 +1,4 @@
-"""Small networks for the rest of the Gymnasium world: discrete and continuous actions."""
+"""Small networks for other Gymnasium environments, with discrete or continuous actions."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ class MlpPolicy(nn.Module, Policy):
     """Two separate multilayer perceptrons: π over discrete or continuous actions, and V.
 
     Discrete actions are Categorical; a Box is a diagonal Normal whose log standard deviation is a
-    parameter that does not depend on the state. Weights begin orthogonal, the last layer of π small
-    (Engstrom et al. 2020; the defaults of stable-baselines3).
+    parameter that does not depend on the state. Weights are orthogonal at first, with a small last
+    layer of π (Engstrom et al. 2020; the defaults of stable-baselines3).
 
     Args:
         observation_space: Box or Discrete (one-hot); Boxes are flattened.
         action_space: Discrete or Box. Actions of a Box are clipped by the agent, not here, so that
             log π stays that of what was drawn.
         net_arch: sizes of the hidden layers, of both networks.
-        log_std_init: of the Normal, nats.
+        log_std_init: the initial log standard deviation of the Normal, nats.
         learn_std: whether the standard deviation is learned.
-        seed: of the weights.
-        device: where the networks live.
+        seed: the seed of the weights.
+        device: the device of the networks.
     """
 
     def __init__(
@@ -63,7 +63,7 @@ class MlpPolicy(nn.Module, Policy):
             raise ValueError(f"MlpPolicy knows Discrete and Box actions, not {action_space}.")
         self.discrete = isinstance(action_space, gym.spaces.Discrete)
         size = gym.spaces.flatdim(observation_space)
-        with torch.random.fork_rng(devices=[]):  # the global random state stays as it was
+        with torch.random.fork_rng(devices=[]):  # the global random state does not change
             torch.manual_seed(torch.seed() if seed is None else seed)
             self.actor = _mlp([size, *net_arch, outputs], last_gain=0.01)
             self.critic = _mlp([size, *net_arch, 1], last_gain=1.0)
@@ -75,12 +75,12 @@ class MlpPolicy(nn.Module, Policy):
         self.to(device)
 
     def actor_parameters(self) -> list[nn.Parameter]:
-        """Those that π depends on."""
+        """The parameters that π depends on."""
         critic = {id(p) for p in self.critic.parameters()}
         return [p for p in self.parameters() if p.requires_grad and id(p) not in critic]
 
     def critic_parameters(self) -> list[nn.Parameter]:
-        """Those that only V depends on."""
+        """The parameters that only V depends on."""
         return list(self.critic.parameters())
 
     def features(self, observation: Any) -> Tensor:
@@ -136,8 +136,8 @@ class MlpPolicy(nn.Module, Policy):
         self, observations: Tensor, actions: Tensor, mask: Tensor, entropy: bool = False
     ) -> Evaluation:
         """Steps ``observations`` ``[B, T, ...]`` with gradients; see `CausalLMPolicy.evaluate`."""
-        # Steps that don't count are worked out as well: with networks so small that is quicker than
-        # picking the others, and the reductions leave them out.
+        # Steps that do not count are computed as well: with such small networks this is faster than
+        # selecting the others, and the reductions ignore them.
         features = self.features(observations.flatten(end_dim=1)).unflatten(0, mask.shape)
         distribution = TorchDistribution(self.distribution(features))
         flat = actions if self.discrete else actions.flatten(start_dim=2)
@@ -145,7 +145,7 @@ class MlpPolicy(nn.Module, Policy):
         return Evaluation(log_probs, self.critic(features)[..., 0], entropies, distribution)
 
     def is_batched(self, observation: Any) -> bool:
-        """Whether an observation is of many rows, or of one."""
+        """Whether an observation has many rows and is not a single one."""
         return np.ndim(observation) > len(self.observation_space.shape or ())
 
 

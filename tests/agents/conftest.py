@@ -1,9 +1,11 @@
-"""Tiny tokenizers, models and environments, small enough to enumerate and to learn in seconds."""
+"""Tiny tokenizers, models, environments and agents, small enough to enumerate and to learn."""
 
 from __future__ import annotations
 
+import inspect
 import string
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
@@ -11,10 +13,13 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from gymnasium.vector import AutoresetMode
 from tokenizers import Tokenizer, models, pre_tokenizers
 
+import agents.algorithms
 from agents import CausalLMPolicy
 
+GROUPED = {"GRPO", "RLOO"}
 ARCHITECTURES = {
     "llama": (transformers.LlamaConfig, {"num_key_value_heads": 2}),
     "gpt2": (transformers.GPT2Config, {"n_positions": 64}),
@@ -24,12 +29,37 @@ ARCHITECTURES = {
 }
 
 
+# --- in turn ------------------------------------------------------------------------------------
+
+
+@pytest.fixture(params=agents.algorithms.__all__)
+def name(request) -> str:
+    """The name of each algorithm in turn."""
+    return request.param
+
+
+@pytest.fixture(params=sorted(set(agents.algorithms.__all__) - GROUPED))
+def ungrouped(request) -> type:
+    """Each algorithm that needs no groups in turn."""
+    return getattr(agents.algorithms, request.param)
+
+
+@pytest.fixture(params=list(AutoresetMode), ids=lambda mode: mode.name)
+def mode(request) -> AutoresetMode:
+    """Each autoreset mode in turn."""
+    return request.param
+
+
+# --- models and their tokenizers ----------------------------------------------------------------
+
+
 @pytest.fixture(scope="session")
 def make_tokenizer() -> Callable:
     """``make_tokenizer(size)``: one token a letter; id 0 is both end of sequence and padding."""
 
-    def make(size: int = 8) -> transformers.PreTrainedTokenizerFast:
-        words = ["<eos>", *string.ascii_lowercase][:size]
+    def make(size: int = 8, backwards: bool = False) -> transformers.PreTrainedTokenizerFast:
+        letters = string.ascii_lowercase[: size - 1]
+        words = ["<eos>", *(reversed(letters) if backwards else letters)]
         tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, "a"))
         tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
         return transformers.PreTrainedTokenizerFast(
@@ -67,6 +97,33 @@ def make_model() -> Callable:
     return make
 
 
+@pytest.fixture(scope="session")
+def save_model(make_model, make_tokenizer) -> Callable:
+    """``save_model(folder)``: a tiny model in a folder with its tokenizer; returns its path."""
+
+    def save(folder: Path, seed: int = 0, vocabulary: int = 8, backwards: bool = False) -> str:
+        make_model(vocabulary=vocabulary, seed=seed).save_pretrained(folder)
+        make_tokenizer(vocabulary, backwards).save_pretrained(folder)
+        return str(folder)
+
+    return save
+
+
+@pytest.fixture(scope="session")
+def model_folder(save_model, tmp_path_factory) -> str:
+    """A saved tiny model with its tokenizer, which tests only read."""
+    return save_model(tmp_path_factory.mktemp("models") / "tiny")
+
+
+@pytest.fixture(scope="session")
+def other_folder(save_model, tmp_path_factory) -> str:
+    """One of another tokenizer: the same letters, but the other way round."""
+    return save_model(tmp_path_factory.mktemp("models") / "other", backwards=True)
+
+
+# --- environments -------------------------------------------------------------------------------
+
+
 def fraction_of_b(episodes: Any) -> list[float]:
     """The share of a response's tokens that are "b" (id 2)."""
     return [float(np.mean(episode.response_ids == 2)) for episode in episodes]
@@ -101,6 +158,29 @@ def make_text_envs(text_kwargs) -> Callable:
     return make
 
 
+@pytest.fixture(scope="session")
+def in_batches(make_text_envs) -> Callable:
+    """``in_batches(num_envs, ...)``: the same, scoring whole batches of episodes."""
+
+    def make(num_envs: int = 6, **changes: Any) -> gym.vector.VectorEnv:
+        driving = {"scoring": "batch", "autoreset_mode": "disabled", "array": "torch"}
+        envs = make_text_envs(num_envs, **driving, **changes)
+        envs.reset(seed=0)
+        return envs
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def wrapped(make_text_envs) -> Callable:
+    """``wrapped(num_envs, ...)``: the same in a wrapper, so that an agent drives it by steps."""
+
+    def make(num_envs: int = 6, **changes: Any) -> gym.vector.VectorEnv:
+        return gym.wrappers.vector.RecordEpisodeStatistics(make_text_envs(num_envs, **changes))
+
+    return make
+
+
 class Corridor(gym.Env):
     """Walk right (action 1) from 0 to 5; each step costs 0.1, the end pays 1."""
 
@@ -127,6 +207,9 @@ def corridor() -> Callable:
     return lambda: gym.wrappers.TimeLimit(Corridor(), 20)
 
 
+# --- policies and agents ------------------------------------------------------------------------
+
+
 @pytest.fixture(scope="session")
 def policy_for() -> Callable:
     """``policy_for(envs, model, ...)``: a policy whose critic is not silent."""
@@ -138,5 +221,61 @@ def policy_for() -> Callable:
         torch.nn.init.normal_(policy.value_head.weight, generator=torch.Generator().manual_seed(1))
         policy.seed(3)
         return policy
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def fitting() -> Callable:
+    """``fitting(name, batch_size=8, ...)``: those of the arguments that an algorithm takes."""
+
+    def choose(name: str, **arguments: Any) -> dict[str, Any]:
+        known = inspect.signature(getattr(agents.algorithms, name)).parameters
+        grouped = name in GROUPED
+        return {
+            key: value
+            for key, value in arguments.items()
+            if key in known and (grouped or key != "group_size")
+        }
+
+    return choose
+
+
+@pytest.fixture(scope="session")
+def make_agent(make_text_envs, make_model) -> Callable:
+    """``make_agent(name, num_envs, env={}, model={}, ...)``: an agent on tiny random text.
+
+    ``envs`` takes the place of the environment that ``num_envs`` and ``env`` describe.
+    """
+
+    def make(name: str, num_envs: int = 16, env=(), model=(), envs=None, **kwargs: Any):
+        env = {"stop": [5]} | dict(env)
+        if name in GROUPED:
+            env, kwargs = {"group_size": 4} | env, {"group_size": 4} | kwargs
+        if name == "GRPO":
+            env = {"reference": make_model(seed=1)} | env
+            kwargs = {"kl_loss_coef": 0.04} | kwargs
+        policy_kwargs = {"model": make_model(**dict(model))} | kwargs.pop("policy_kwargs", {})
+        kind = getattr(agents.algorithms, name)
+        kwargs = {"seed": 0, "learning_rate": 1e-2, "device": "cpu"} | kwargs
+        envs = make_text_envs(num_envs, **env) if envs is None else envs
+        return kind("CausalLMPolicy", envs, policy_kwargs=policy_kwargs, **kwargs)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def weights() -> Callable:
+    """``weights(agent)``: a copy of the policy's parameters by their names."""
+    return lambda agent: {n: p.detach().clone() for n, p in agent.policy.named_parameters()}
+
+
+@pytest.fixture(scope="session")
+def on_cartpole() -> Callable:
+    """``on_cartpole(PPO, ...)``: an agent with a small network on CartPole."""
+
+    def make(kind: type, policy: Any = "MlpPolicy", **kwargs: Any):
+        kwargs = {"n_envs": 2, "n_steps": 32, "seed": 0, "device": "cpu"} | kwargs
+        return kind(policy, "CartPole-v1", **kwargs)
 
     return make

@@ -12,56 +12,38 @@ import transformers
 from torch.testing import assert_close
 
 import agents.algorithms
-from agents import PPO, REINFORCE
+from agents import GRPO, PPO, REINFORCE
+from agents.construction import hyperparameter_names
 
-NAMES = agents.algorithms.__all__
-GROUPED = {"GRPO", "RLOO"}
+POLICY = {"attn_implementation": "eager", "temperature": 0.8, "banned_tokens": [3]}
 
 
 @pytest.fixture
-def make_agent(make_text_envs, make_model):
-    def make(name: str, **kwargs):
-        kind = getattr(agents.algorithms, name)
-        if name in GROUPED:
-            kwargs = {"group_size": 4} | kwargs
-        policy_kwargs = {
-            "model": make_model(), "attn_implementation": "eager", "temperature": 0.8,
-            "banned_tokens": [3],
-        }  # fmt: skip
-        return kind(
-            "CausalLMPolicy", envs_for(name, make_text_envs, make_model), seed=0,
-            policy_kwargs=policy_kwargs, **kwargs,
-        )  # fmt: skip
+def again_in(make_text_envs, make_model):
+    """``again_in(kind, folder)``: the agent that was saved there, in an environment like its."""
 
-    return make
+    def load(kind: type, folder, **changes):
+        group = {"group_size": 4} if kind.__name__ in {"GRPO", "RLOO"} else {}
+        reference = {"reference": make_model(seed=1)} if kind is GRPO else {}
+        envs = make_text_envs(16, stop=[5], **group, **reference)
+        return kind.load(folder, env=envs, device="cpu", **changes)
+
+    return load
 
 
-def envs_for(name: str, make_text_envs, make_model):
-    kwargs = {"group_size": 4} if name in GROUPED else {}
-    if name == "GRPO":
-        kwargs["reference"] = make_model(seed=1)
-    return make_text_envs(8, stop=[5], **kwargs)
-
-
-def parameters(agent) -> dict[str, torch.Tensor]:
-    return dict(agent.policy.named_parameters())
-
-
-@pytest.mark.parametrize("name", NAMES)
 def test_learning_goes_on_after_load_as_without_the_break(
-    name, make_agent, make_text_envs, make_model, tmp_path
+    name, make_agent, again_in, fitting, weights, tmp_path
 ):
+    kind = getattr(agents.algorithms, name)
+    few = fitting(name, batch_size=4, n_critic_updates=2, n_epochs=2)
     plain = {"normalize_advantage": False} if name == "REINFORCE" else {}
-    agent = make_agent(name, batch_size=4, **plain).learn(100)
+    agent = make_agent(name, policy_kwargs=POLICY, **few, **plain).learn(60)
     agent.save(tmp_path)
-    envs = envs_for(name, make_text_envs, make_model)
-    again = getattr(agents.algorithms, name).load(tmp_path, env=envs)
-    assert again.num_timesteps == agent.num_timesteps >= 100
-    assert again.hyperparameters() == agent.hyperparameters()
-    assert [getattr(again, number) for number in agent.learned] == [
-        getattr(agent, number) for number in agent.learned
-    ]
-    assert_close(dict(parameters(again)), dict(parameters(agent)), rtol=0, atol=0)
+    again = again_in(kind, tmp_path)
+    assert again.num_timesteps == agent.num_timesteps >= 60
+    for attribute in (*hyperparameter_names(kind), *kind.persistent_state):
+        assert getattr(again, attribute) == getattr(agent, attribute), attribute
+    assert_close(weights(again), weights(agent), rtol=0, atol=0)
     states = [run.optimizer.state_dict()["state"] for run in (agent, again)]
     assert_close(states[1], states[0], rtol=0, atol=0)
 
@@ -69,19 +51,29 @@ def test_learning_goes_on_after_load_as_without_the_break(
     rollouts = []
     for run in (agent, again):
         run.progress_remaining = 0.5
-        run.env.reset(seed=9)
-        run._begun = True
+        run.collector.seed = 9
         rollouts.append(run.collect())
     assert_close(rollouts[1].actions, rollouts[0].actions)
     assert_close(rollouts[1].log_probs, rollouts[0].log_probs, rtol=0, atol=0)
     assert again.update(rollouts[1]) == agent.update(rollouts[0])
-    assert_close(dict(parameters(again)), dict(parameters(agent)), rtol=0, atol=0)
+    assert_close(weights(again), weights(agent), rtol=0, atol=0)
 
 
-def test_predictions_are_the_same(make_agent, make_text_envs, tmp_path):
-    agent = make_agent("PPO").learn(100)
+def test_what_updates_change_is_saved(make_agent, again_in, tmp_path):
+    agent = make_agent("REINFORCE").learn(100)
+    assert agent.baseline > 0
+    agent.save(tmp_path / "reinforce")
+    assert again_in(REINFORCE, tmp_path / "reinforce").baseline == agent.baseline
+    agent = make_agent("PPO", kl_loss_coef=0.5, kl_loss_target=1e6, n_epochs=1).learn(20)
+    assert agent.kl_loss_coef < 0.5
+    agent.save(tmp_path / "ppo")
+    assert again_in(PPO, tmp_path / "ppo").kl_loss_coef == agent.kl_loss_coef
+
+
+def test_predictions_are_the_same(make_agent, again_in, make_text_envs, tmp_path):
+    agent = make_agent("PPO", policy_kwargs=POLICY).learn(100)
     agent.save(tmp_path / "run")
-    again = PPO.load(tmp_path / "run", env=make_text_envs(8, stop=[5]))
+    again = again_in(PPO, tmp_path / "run")
     observation, _ = make_text_envs(32).reset(seed=1)
     for deterministic in (True, False):  # the generator of actions is restored, too
         one, other = (
@@ -104,14 +96,11 @@ def greedy(model, ids: torch.Tensor, steps: int) -> list[int]:
 
 @pytest.mark.parametrize("single", [False, True], ids=["native", "gym.make"])
 def test_the_folder_opens_with_transformers(
-    single, make_text_envs, text_kwargs, make_model, tmp_path
+    single, make_agent, make_text_envs, text_kwargs, tmp_path
 ):
     kwargs = dict(max_new_tokens=4, min_new_tokens=4)
     env = gym.make("TextGen-v0", **text_kwargs(**kwargs))
-    agent = PPO(
-        "CausalLMPolicy", env if single else make_text_envs(8, **kwargs), seed=0,
-        learning_rate=1e-2, policy_kwargs={"model": make_model()},
-    ).learn(64)  # fmt: skip
+    agent = make_agent("PPO", envs=env if single else make_text_envs(8, **kwargs)).learn(64)
     agent.save(tmp_path)
     model = transformers.AutoModelForCausalLM.from_pretrained(tmp_path)
     tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path)
@@ -133,55 +122,38 @@ def test_the_folder_opens_with_transformers(
         assert generated[0].tolist() == text
 
 
-@pytest.mark.parametrize("name", sorted(set(NAMES) - GROUPED))
-def test_small_networks_are_saved_as_well(name, corridor, tmp_path):
-    kind = getattr(agents.algorithms, name)
+def test_small_networks_are_saved_as_well(ungrouped, corridor, weights, tmp_path):
     policy_kwargs = {"net_arch": [16]}
-    agent = kind("MlpPolicy", corridor(), n_steps=32, seed=0, policy_kwargs=policy_kwargs)
+    agent = ungrouped("MlpPolicy", corridor(), n_steps=32, seed=0, policy_kwargs=policy_kwargs)
     agent.learn(64).save(tmp_path)
-    again = kind.load(tmp_path, env=corridor())
+    again = ungrouped.load(tmp_path, env=corridor())
     assert again.n_steps == 32
-    assert_close(dict(parameters(again)), dict(parameters(agent)), rtol=0, atol=0)
+    assert_close(weights(again), weights(agent), rtol=0, atol=0)
 
 
-def test_arguments_of_load_take_the_place_of_saved_ones(make_agent, make_text_envs, tmp_path):
-    make_agent("PPO", n_epochs=3, clip_range=0.3).save(tmp_path)
-    again = PPO.load(
-        tmp_path, env=make_text_envs(8), clip_range=0.1, policy_kwargs={"temperature": 0.5}
-    )
+# Arguments of load
+
+
+def test_arguments_of_load_take_the_place_of_saved_ones(make_agent, again_in, tmp_path):
+    make_agent("PPO", n_epochs=3, clip_range=0.3, policy_kwargs=POLICY).save(tmp_path)
+    again = again_in(PPO, tmp_path, clip_range=0.1, policy_kwargs={"temperature": 0.5})
     assert (again.n_epochs, again.clip_range) == (3, 0.1)
     assert again.policy.sampling.temperature == 0.5
     assert again.policy.sampling.banned_tokens == (3,)
 
 
-def test_adapters_are_saved_and_go_on_learning(make_text_envs, make_model, tmp_path):
-    peft = pytest.importorskip("peft")
-    make_model().save_pretrained(tmp_path / "base")
-    base = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "base")
-    config = peft.LoraConfig(r=2, target_modules=["q_proj"], task_type="CAUSAL_LM")
-    agent = PPO(
-        "CausalLMPolicy", make_text_envs(8), seed=0, learning_rate=1e-2,
-        policy_kwargs={"model": peft.get_peft_model(base, config)},
-    ).learn(80)  # fmt: skip
-    agent.save(tmp_path / "run")
-    assert (tmp_path / "run" / "adapter_model.safetensors").is_file()
-    opened = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "run")
-    again = PPO.load(tmp_path / "run", env=make_text_envs(8))
-    observation, _ = make_text_envs(8).reset(seed=1)
-    agent.policy.act(observation)
-    again.policy.act(observation)
-    assert_close(again.policy.last_logits, agent.policy.last_logits, rtol=0, atol=1e-5)
-    lengths = torch.from_numpy(observation["attention_mask"].sum(axis=1))
-    output = opened(input_ids=torch.from_numpy(observation["input_ids"])).logits
-    logits = output[torch.arange(8), lengths - 1].detach().log_softmax(-1)
-    assert_close(agent.policy.last_logits.log_softmax(-1), logits, rtol=0, atol=1e-4)
-    trainable = [
-        {name.replace(".default", "") for name, p in parameters(run).items() if p.requires_grad}
-        for run in (agent, again)
-    ]
-    assert all("lora_" in name or "value_head" in name for name in trainable[1])
-    assert len(trainable[0]) == len(trainable[1]) == 2 * 2 + 2
-    again.update(again.collect())
+def test_functions_among_hyper_parameters_are_asked_for_again(on_cartpole, tmp_path):
+    on_cartpole(PPO, n_envs=3, learning_rate=lambda left: 1e-3 * left).save(tmp_path)
+    with pytest.raises(ValueError, match=r"learning_rate of the agent .* are functions"):
+        PPO.load(tmp_path, "CartPole-v1")
+    again = PPO.load(tmp_path, "CartPole-v1", learning_rate=1e-3)
+    assert again.env.num_envs == 3
+
+
+def test_default_functions_need_no_asking(make_agent, again_in, tmp_path):
+    agent = make_agent("GRPO")
+    agent.save(tmp_path, optimizer=False)
+    assert again_in(GRPO, tmp_path).advantage_fn is agent.advantage_fn
 
 
 # What is in the folder
@@ -201,36 +173,22 @@ def test_nothing_in_the_folder_is_pickled(make_agent, tmp_path):
     assert description["algorithm"] == "PPO" and description["policy"] == "CausalLMPolicy"
 
 
-def test_the_optimizer_may_be_left_out(make_agent, make_text_envs, tmp_path):
+def test_the_optimizer_may_be_left_out(make_agent, again_in, weights, tmp_path):
     agent = make_agent("PPO").learn(50)
     agent.save(tmp_path, optimizer=False)
     assert not (tmp_path / "learning.safetensors").exists()
-    again = PPO.load(tmp_path, env=make_text_envs(8))
+    again = again_in(PPO, tmp_path)
     assert not again.optimizer.state_dict()["state"]
-    assert_close(dict(parameters(again)), dict(parameters(agent)), rtol=0, atol=0)
+    assert_close(weights(again), weights(agent), rtol=0, atol=0)
 
 
 def test_saving_again_into_the_same_folder_replaces_what_was_there(
-    make_agent, make_text_envs, tmp_path
+    make_agent, again_in, weights, tmp_path
 ):
     agent = make_agent("PPO").learn(50)
     agent.save(tmp_path)
     agent.learn(50).save(tmp_path, optimizer=False)
-    again = PPO.load(tmp_path, env=make_text_envs(8))
-    assert_close(dict(parameters(again)), dict(parameters(agent)), rtol=0, atol=0)
+    again = again_in(PPO, tmp_path)
+    assert_close(weights(again), weights(agent), rtol=0, atol=0)
     # An old optimiser's state does not belong to the new weights.
     assert not again.optimizer.state_dict()["state"]
-
-
-# Bad input
-
-
-def test_an_agent_of_another_class_is_named(make_agent, make_text_envs, tmp_path):
-    make_agent("PPO").save(tmp_path)
-    with pytest.raises(ValueError, match=r"holds a PPO, not a REINFORCE: open it with PPO\.load"):
-        REINFORCE.load(tmp_path, env=make_text_envs(8))
-
-
-def test_a_missing_folder_is_named(make_text_envs, tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"no agent in .*nowhere"):
-        PPO.load(tmp_path / "nowhere", env=make_text_envs(8))

@@ -7,7 +7,6 @@ import pytest
 from scipy.stats import ttest_ind
 
 from agents.compare import difference, interval, significant_differences
-from agents.evaluation import distinct_n
 
 
 def test_an_interval_holds_the_mean_and_shrinks_with_the_sample():
@@ -43,9 +42,3 @@ def test_significance_is_welchs_corrected_by_holm():
 def test_one_seed_tells_nothing():
     with pytest.raises(ValueError, match="at least 2 seeds"):
         significant_differences({"a": [1.0], "b": [0.9]})
-
-
-def test_distinct_n_by_hand():
-    assert distinct_n(["a b a b"], 2) == 2 / 3  # ab, ba, ab
-    assert distinct_n(["good good good good"], 2) == 1 / 3
-    assert distinct_n(["one"], 2) == 0.0

@@ -19,8 +19,8 @@ import gymnasium as gym
 import torch
 import tyro
 
+from agents.collect import collect_episodes
 from agents.policies import CausalLMPolicy
-from agents.rollout import collect_episodes
 from textenv.lm import load_model, load_tokenizer
 from textenv.lm.loading import hide_progress_bars
 

@@ -95,7 +95,7 @@ def test_a_kl_coefficient_that_is_no_schedule_is_refused(refuses, make_model):
 
 @pytest.mark.parametrize("coefficient", [0.1, AdaptiveKL()], ids=["number", "schedule"])
 def test_a_kl_coefficient_without_a_reference_is_refused(coefficient, refuses):
-    refuses(r"kl_coef=.* without a reference shapes nothing: pass reference=", kl_coef=coefficient)
+    refuses(r"kl_coef=.* without a reference has no effect: pass reference=", kl_coef=coefficient)
 
 
 def test_an_unknown_precision_of_the_reference_is_refused(refuses, make_model):

@@ -1,4 +1,4 @@
-"""All that touches transformers: loading, decoding, scoring."""
+"""The code that uses transformers: loading, decoding, scoring."""
 
 from textenv.lm.loading import load_model, load_tokenizer
 

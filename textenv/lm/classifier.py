@@ -21,16 +21,16 @@ def load_classifier(
     Args:
         source: A folder that `save_pretrained` wrote, or a hub id such as
             `"distilbert/distilbert-base-uncased-finetuned-sst-2-english"`.
-        device: Where the model goes; None leaves it on the CPU.
+        device: The device of the model; None means the CPU.
 
     Returns:
         The model and its tokenizer.
 
     Raises:
-        ValueError: If there is no such model, or its weights lack a classification head.
+        ValueError: If there is no such model, or it has no weights for a classification head.
     """
     try:
-        # Weights come as safetensors, and no code comes with them: nothing foreign is executed.
+        # Only safetensors weights and no remote code: no downloaded code is executed.
         model, loading = AutoModelForSequenceClassification.from_pretrained(
             source, output_loading_info=True, use_safetensors=True, trust_remote_code=False
         )
@@ -40,7 +40,7 @@ def load_classifier(
             f"reward={source!r} cannot be loaded as a sequence-classification model ({error}): "
             "check the folder or the hub id."
         ) from error
-    # transformers fills what is missing with random weights, and their scores would look real.
+    # transformers sets missing weights to random numbers, and the scores would look valid.
     if loading["missing_keys"]:
         raise ValueError(
             f"reward={source!r} lacks the weights {sorted(loading['missing_keys'])}: "
@@ -50,23 +50,21 @@ def load_classifier(
 
 
 def load_classifier_tokenizer(model: PreTrainedModel) -> PreTrainedTokenizerBase:
-    """Load the tokenizer from where a live model was loaded.
+    """Load the tokenizer from the source of a live model.
 
     Args:
         model: A transformers model.
 
     Returns:
-        The tokenizer that was saved beside it.
+        The tokenizer that was saved with it.
 
     Raises:
-        ValueError: If the model was not loaded from anywhere, or no tokenizer is there.
+        ValueError: If the source of the model is unknown, or no tokenizer is there.
     """
     fix = "pass ClassifierReward(model, tokenizer) instead."
     source = model.config.name_or_path
     if not source:
-        raise ValueError(
-            f"reward is a {type(model).__name__} that does not know its tokenizer: {fix}"
-        )
+        raise ValueError(f"reward is a {type(model).__name__} whose tokenizer is unknown: {fix}")
     try:
         return load_tokenizer(source)
     except (OSError, ValueError) as error:

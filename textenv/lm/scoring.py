@@ -1,7 +1,7 @@
 """Teacher-forced scoring: log-probabilities of given tokens in one forward pass.
 
-No ``[B, T, V]`` tensor is ever kept: the head is applied at the response columns only, and where
-they are many, chunk by chunk, each chunk's logits being worked out again in the backward pass.
+No ``[B, T, V]`` tensor is kept: the head is applied only at the response columns and, if there are
+many, chunk by chunk. The logits of each chunk are computed again in the backward pass.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ CHUNK_ELEMENTS = 2**27  # logits in one chunk: 512 MB in float32
 
 @dataclass(frozen=True)
 class Sampling:
-    """From a model's logits to the distribution that tokens are drawn from.
+    """The rule from a model's logits to the distribution that tokens are drawn from.
 
-    One such rule applies to acting, to the old, the new and the reference log-probabilities alike:
-    a temperature that only the sampler knows would make every ratio and every KL wrong.
+    The same rule applies to acting and to the old, the new and the reference log-probabilities:
+    a temperature that is used only in sampling would make every ratio and every KL wrong.
 
     Attributes:
         temperature: logits are divided by it; above 0.
         banned_tokens: ids that are never drawn.
-        vocabulary: logits beyond this many are dropped (models pad their head); None keeps all.
+        vocabulary: logits beyond this number are dropped (some heads are padded); None keeps all.
     """
 
     temperature: float = 1.0
@@ -43,7 +43,7 @@ class Sampling:
             )
 
     def apply(self, logits: Tensor) -> Tensor:
-        """``[..., V]`` raw logits to the logits of the distribution, in float32."""
+        """Turn raw logits ``[..., V]`` into the logits of the distribution, in float32."""
         logits = logits[..., : self.vocabulary].float()
         if self.temperature != 1:
             logits = logits / self.temperature
@@ -57,7 +57,7 @@ class Sampling:
 
 @cache
 def _index(tokens: tuple[int, ...], device: torch.device) -> Tensor:
-    """On the device once and for all: a copy at each token would make the host wait."""
+    """Cached on the device: a copy for each token would make the host wait."""
     return torch.tensor(tokens, device=device)
 
 
@@ -69,7 +69,7 @@ def response_states(
     Args:
         body: the model's body (see `textenv.lm.parts.split`).
         input_ids: ``[R, L]``, prompt and response, contiguous from column 0.
-        prompt_lengths: ``[R]``; response token t of a row stands at column ``prompt_length + t``
+        prompt_lengths: ``[R]``; response token t of a row is at column ``prompt_length + t``
             and is predicted from the column before it.
         mask: ``[R, T]``, True where a response token counts.
 
@@ -90,14 +90,14 @@ def token_log_probs(
     sampling: Sampling,
     entropy: bool = False,
 ) -> tuple[Tensor, Tensor | None]:
-    """log π of ``tokens`` and, if asked for, the entropy of π, both ``[N]`` in nats, float32.
+    """log π of ``tokens`` and, if requested, the entropy of π, both ``[N]`` in nats, float32.
 
     Args:
         head: hidden states to logits.
         hidden: ``[N, H]``. Gradients flow to it and to the head.
         tokens: ``[N]`` int64.
         sampling: the rule that turns logits into the distribution.
-        entropy: whether to work out H(π) = −Σ π log π as well.
+        entropy: whether to compute H(π) = −Σ π log π as well.
     """
 
     def of_chunk(hidden: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
@@ -106,7 +106,7 @@ def token_log_probs(
         if not entropy:
             return log_probs, log_probs
         every = F.log_softmax(logits, dim=-1)
-        # A banned token has p log p = 0, which 0 · (−inf) would turn into nan.
+        # A banned token has p log p = 0, but 0 · (−inf) would be nan.
         return log_probs, -(every.exp() * every.masked_fill(every == -torch.inf, 0)).sum(-1)
 
     log_probs, entropies = in_chunks(of_chunk, head, hidden, tokens)
@@ -114,9 +114,9 @@ def token_log_probs(
 
 
 def in_chunks(function: Callable, head: Callable, hidden: Tensor, *others: Tensor):
-    """Apply ``function(hidden, *others)`` to ``[N, ...]`` inputs so that few logits live at once.
+    """Apply ``function(hidden, *others)`` to ``[N, ...]`` inputs so that few logits exist at once.
 
-    Chunks are recomputed in the backward pass, which bounds the memory of training as well.
+    Chunks are recomputed in the backward pass, which also limits the memory of training.
     """
     with torch.no_grad():
         vocabulary = head(hidden[:1]).shape[-1] if len(hidden) else 1

@@ -1,7 +1,7 @@
 """Whether a model and a tokenizer belong together.
 
 A model reads and writes token ids. With another model's tokenizer each id means another piece of
-text, and everything still runs: the text is garbage and the KL a meaningless number.
+text. This raises no error by itself, but the text and the KL have no meaning.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from typing import Any
 from textenv.lm.loading import LOADED_FROM, load_tokenizer
 from textenv.lm.parts import unwrapped
 
-# By model: to read a tokenizer takes seconds. Beside the models, which are deep-copied to act.
+# Tokenizers by model, since reading one takes seconds. Not stored in the models, which are copied.
 _known: weakref.WeakKeyDictionary[Any, Any] = weakref.WeakKeyDictionary()
 
 
 def own_tokenizer(model: Any) -> Any | None:
-    """The tokenizer that lies where a model was loaded from, or None where none is known.
+    """The tokenizer at the source of a model, or None if it is unknown.
 
     Args:
         model: a live transformers model, plain or wrapped by PEFT.
@@ -34,7 +34,7 @@ def own_tokenizer(model: Any) -> Any | None:
 
 
 def _local_tokenizer(source: str) -> Any | None:
-    """What lies on this machine only: a check must not download anything."""
+    """Only what is on this machine: a check must not download anything."""
     short_name = source in ("bundled", "smollm2") or source.endswith(".gguf")
     if not (short_name or Path(source).expanduser().is_dir()):
         return None
@@ -45,17 +45,17 @@ def _local_tokenizer(source: str) -> Any | None:
 
 
 def check_same_tokenizer(tokenizer: Any, model: Any, whose: str) -> None:
-    """Refuse a model that was made for another tokenizer.
+    """Raise an error for a model that was made for another tokenizer.
 
     Tokens that were added to either tokenizer afterwards may differ.
 
     Args:
-        tokenizer: of the environment.
-        model: a live model; one whose tokenizer is unknown passes.
+        tokenizer: the environment's tokenizer.
+        model: a live model; one whose tokenizer is unknown is accepted.
         whose: the words with which the message begins, such as "The reference".
 
     Raises:
-        ValueError: a token has another id.
+        ValueError: a token has another id in the model's tokenizer.
     """
     own = own_tokenizer(model)
     if own is None or own is tokenizer or _source(own) == _source(tokenizer) is not None:

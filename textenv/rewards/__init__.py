@@ -5,9 +5,9 @@ A reward takes all the episodes of a batch and returns one number for each, in t
     def no_shouting(episodes):
         return [-float(episode.response.isupper()) for episode in episodes]
 
-Pass such a function to an environment as it is. `names` lists those that have a name, `resolve`
-makes a reward of whatever a user calls one, `check` calls it and checks its answer, and each named
-reward has a file of its own.
+Pass such a function directly to an environment. `names` lists the rewards that have a name,
+`resolve` makes a reward from each form that a user may give, `check` calls it and checks its
+result, and each named reward has its own file.
 """
 
 from textenv.rewards.check import (

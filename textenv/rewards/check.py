@@ -1,4 +1,4 @@
-"""Calling a reward and checking its answer: nothing becomes 0.0 in silence."""
+"""Call a reward and check its result: an invalid score is an error and never becomes 0.0."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ Reward = Callable[[Sequence[Episode]], Any]  # a number for each episode, in the
 
 
 class RewardError(RuntimeError):
-    """A reward raised, or its answer is not one finite number for each episode."""
+    """A reward raised an error, or its result is not one finite number for each episode."""
 
 
 @dataclass(frozen=True)
 class NamedReward:
-    """A reward with the name that errors and logs call it by."""
+    """A reward with the name that errors and logs use."""
 
     name: str
     function: Reward
@@ -31,19 +31,19 @@ class NamedReward:
 
 
 def score_episodes(reward: Reward, episodes: Sequence[Episode]) -> np.ndarray:
-    """Call a reward once with the whole batch, and check its answer.
+    """Call a reward once with the whole batch, and check its result.
 
     Args:
-        reward: Any batch reward; `resolve_reward` makes one of the other forms.
-        episodes: N finished episodes. Without any, the reward is not called.
+        reward: Any batch reward; `resolve_reward` makes one from the other forms.
+        episodes: N finished episodes. If N is 0, the reward is not called.
 
     Returns:
-        The scores, float64 `[N]`. The reward may answer with a list, a tuple, an array or a
+        The scores, float64 `[N]`. The reward may return a list, a tuple, an array or a
         tensor on any device, of booleans, integers or floats.
 
     Raises:
-        RewardError: If the reward raises (the original is the cause), or if its answer is not N
-            finite real numbers.
+        RewardError: If the reward raises an error (which is the cause), or if its result is
+            not N finite real numbers.
     """
     if len(episodes) == 0:
         return np.zeros(0)
@@ -51,7 +51,7 @@ def score_episodes(reward: Reward, episodes: Sequence[Episode]) -> np.ndarray:
     try:
         answer = reward(episodes)
     except RewardError:
-        raise  # It says already which reward failed, and where.
+        raise  # It already says which reward failed, and where.
     except Exception as error:
         raise RewardError(
             f"reward {name!r} raised {type(error).__name__}: {error}; it was given "
@@ -92,7 +92,7 @@ def _checked_scores(name: str, answer: Any, episodes: Sequence[Episode]) -> list
 
 def _as_finite_float(value: Any) -> float | None:
     if getattr(value, "shape", None) == () and hasattr(value, "item"):
-        value = value.item()  # A number of numpy's, or a tensor that holds a single one.
+        value = value.item()  # A numpy scalar, or a tensor with a single number.
     if not isinstance(value, Real):
         return None
     try:
@@ -105,11 +105,11 @@ def _as_finite_float(value: Any) -> float | None:
 def score_in_parts(
     reward: Reward, episodes: Sequence[Episode]
 ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """`score_episodes`, and what the parts of a weighted sum answered, before their weights.
+    """`score_episodes`, and the scores of the parts of a weighted sum, without their weights.
 
     Returns:
-        scores, float64 ``[N]``, and for each part of a sum its answer ``[N]`` by its name; nothing
-        for any other reward.
+        scores, float64 ``[N]``, and for each part of a sum its scores ``[N]`` by its name; this is
+        empty for any other reward.
 
     Raises:
         RewardError: As `score_episodes`.
@@ -118,13 +118,13 @@ def score_in_parts(
     if not hasattr(function, "score_parts"):
         return score_episodes(reward, episodes), {}
     parts = function.score_parts(episodes)
-    # The sum is checked as well: finite parts may add up to more than a float holds.
+    # The sum is checked as well: finite parts may add up to more than a float can hold.
     scores = _checked_scores(name_of(reward), function.combine(parts), episodes)
     return np.array(scores), parts
 
 
 def name_of(reward: Any) -> str:
-    """A reward's `name` or `__name__`, else that of the function it wraps, else its class's."""
+    """A reward's `name` or `__name__`, else that of the function it wraps, else of its class."""
     for attribute in ("name", "__name__"):
         if isinstance(getattr(reward, attribute, None), str):
             return getattr(reward, attribute)

@@ -19,22 +19,22 @@ class ClassifierReward:
     probability of one of them: the softmax, or the sigmoid where its config says
     `multi_label_classification`.
 
-    The model stays on its device and is put into eval mode. Its tokenizer is its own, never the
-    policy's. Texts longer than the limit lose their beginning, with a warning, so that the
+    The model stays on its device and is put into eval mode. It has its own tokenizer, not the
+    policy's. Texts longer than the limit are cut at the beginning, with a warning, so that the
     response is still read.
 
     Args:
         model: A transformers sequence-classification model.
         tokenizer: The tokenizer that the model was trained with.
-        label: The label that scores, as its number or its name. Default: the label named POSITIVE
-            (in any case) if there is one, else the last.
+        label: The label whose score is used, as its number or its name. Default: the label named
+            POSITIVE (in any case) if there is one, else the last.
         activation: `"logit"` or `"probability"`. Default: the logit of a model with one label, the
             probability of a model with several.
         batch_size: Texts per forward pass. A model whose config and tokenizer do not agree on a
-            padding token reads one text at a time, since padding would change its answer.
-        max_length: The most tokens that the model reads of a text. Default: its own limit.
-        text: `"full"` scores the prompt followed at once by the response; `"response"` scores the
-            response alone.
+            padding token reads one text at a time, since padding would change its result.
+        max_length: The largest number of tokens read of a text. Default: the model's own limit.
+        text: `"full"` scores the prompt directly followed by the response; `"response"` scores
+            only the response.
 
     Raises:
         ValueError: If the model has no such label, or an argument is out of its range.
@@ -63,7 +63,7 @@ class ClassifierReward:
         self.activation = activation or ("logit" if model.config.num_labels == 1 else "probability")
         self.max_length = max_length or _own_limit(model, tokenizer)
         self.text = text
-        # A copy, since its sides are set here: padding after the text, cutting before it.
+        # A copy, since its sides are set here: padding on the right, truncation on the left.
         self.tokenizer = copy.deepcopy(tokenizer)
         self.tokenizer.padding_side = "right"
         self.tokenizer.truncation_side = "left"
@@ -130,7 +130,7 @@ def _label_index(model: Any, label: int | str | None) -> int:
 
 
 def _own_limit(model: Any, tokenizer: Any) -> int | None:
-    """The most tokens that model and tokenizer can both take, or None where neither says."""
+    """The largest number of tokens that both model and tokenizer accept, or None for no limit."""
     limits = [tokenizer.model_max_length]
     positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     if isinstance(positions, int) and positions > 0:

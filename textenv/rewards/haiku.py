@@ -1,4 +1,4 @@
-"""How near a response is to a haiku: three lines of 5, 7 and 5 syllables."""
+"""How close a response is to a haiku: three lines of 5, 7 and 5 syllables."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ def haiku_reward() -> Reward:
         credit_i = max(0, 1 - |n_i - s_i| / s_i)            for the first three lines,
         score    = sum_i credit_i / max(3, number of lines),
 
-    so that a missing line earns nothing, and a line too many costs as much as a missing one.
+    so that a missing line adds nothing, and an extra line costs as much as a missing one.
 
-    Syllables are those of the CMU Pronouncing Dictionary. Where it knows several pronunciations
-    ("fire" has one syllable or two), the one that suits the line best counts. Other words are
-    counted by `estimated_syllables`. Digits and punctuation count for nothing. Meaning, season and
-    beauty are not judged.
+    Syllables are those of the CMU Pronouncing Dictionary. If a word has several pronunciations
+    ("fire" has one syllable or two), the one that fits the line best is used. Other words are
+    counted by `estimated_syllables`. Digits and punctuation are ignored. Meaning, season and
+    beauty are not scored.
     """
 
     def haiku(episodes: Sequence[Episode]) -> list[float]:
         return [haiku_score(episode.response) for episode in episodes]
 
-    _pronunciations()  # Half a second that is better spent here than in the first episode.
+    _pronunciations()  # Takes half a second: do it here and not in the first episode.
     return haiku
 
 
@@ -55,7 +55,7 @@ def _credit(count: int, wanted: int) -> float:
 def possible_syllables(line: str) -> set[int]:
     """Every number of syllables that the line's words can add up to."""
     totals = {0}
-    # Runs of letters, with apostrophes inside them.
+    # Sequences of letters, with apostrophes inside them.
     for word in re.findall(r"[^\W\d_]+(?:'[^\W\d_]+)*", line.lower().replace("’", "'")):
         counts = _syllables_of_word(word)
         totals = {total + count for total in totals for count in counts}
@@ -63,7 +63,7 @@ def possible_syllables(line: str) -> set[int]:
 
 
 def estimated_syllables(word: str) -> int:
-    """A guess for a word that is in no dictionary: its groups of vowels, at least 1.
+    """An estimate for a word that is not in the dictionary: its groups of vowels, at least 1.
 
     A final "e" is silent ("blorpe" has one syllable), unless it ends in a consonant and "le"
     ("blorple" has two).
@@ -86,5 +86,5 @@ def _syllables_of_word(word: str) -> set[int]:
     pronunciations = _pronunciations().get(word)
     if pronunciations is None:
         return {estimated_syllables(word)}
-    # A vowel carries its stress as a digit ("R OW1 B AA2 T"), and each vowel is a syllable.
+    # A vowel ends with a digit for its stress ("R OW1 B AA2 T"), and each vowel is a syllable.
     return {sum(sound[-1].isdigit() for sound in sounds) for sounds in pronunciations}

@@ -16,7 +16,7 @@ def keyword_reward(*keywords: str | int) -> Reward:
     It may be a phrase. The prompt is not searched.
 
     Args:
-        keywords: The wanted words; whole numbers stand for their digits.
+        keywords: The wanted words; whole numbers are used as text.
 
     Raises:
         ValueError: If there are no keywords, or a keyword is blank.

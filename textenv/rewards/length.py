@@ -1,4 +1,4 @@
-"""How near a response's length is to a wanted one."""
+"""How close a response's length is to a target."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from textenv.rewards.check import Reward
 
 
 def length_reward(target: int = 20) -> Reward:
-    """Near 1 where the response has about `target` tokens, exactly 1 at `target`.
+    """Close to 1 if the response has about `target` tokens, exactly 1 at `target`.
 
     With T the number of response tokens, the stop token included, the score is
-    `min(T, target) / max(T, target)`. It lies in [0, 1] and is flat nowhere, so that a response
-    of any length gains from a step towards the target.
+    `min(T, target) / max(T, target)`. It is in [0, 1] and nowhere constant, so that a response
+    of any length gains from a length closer to the target.
 
     Args:
         target: The wanted number of tokens, at least 1.

@@ -1,6 +1,6 @@
-"""The names that a reward can be asked for by.
+"""The names of the rewards of this package.
 
-To give a reward a name of its own, write a file in this folder with a function that builds it, and
+To give a reward a name, write a file in this folder with a function that builds it, and
 add a line to `NAMES`.
 """
 
@@ -31,7 +31,7 @@ def parse_name(source: str) -> tuple[str, str] | None:
 
 
 def near_names(source: str) -> list[str]:
-    """Names that resemble what was asked for."""
+    """Names that are similar to ``source``."""
     return difflib.get_close_matches(source.split("(")[0].strip(), NAMES)
 
 
@@ -50,7 +50,7 @@ def build_named(source: str, name: str, argument_text: str) -> Reward:
 
 
 def import_object(source: str) -> Any:
-    """The object that `"module:name"` stands for."""
+    """The object that `"module:name"` refers to."""
     module_name, _, attribute = source.partition(":")
     try:
         return getattr(importlib.import_module(module_name), attribute)

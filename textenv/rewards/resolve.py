@@ -1,4 +1,4 @@
-"""From whatever a user calls a reward to a function of a batch of episodes."""
+"""Turn each form of reward that a user may give into a function of a batch of episodes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from textenv.rewards.names import NAMES, build_named, import_object, near_names,
 
 
 def resolve_reward(source: Any, device: Any = None) -> NamedReward:
-    """Make a reward of whatever a user calls one.
+    """Make a reward from each form that a user may give.
 
     Args:
         source: One of
@@ -23,14 +23,14 @@ def resolve_reward(source: Any, device: Any = None) -> NamedReward:
             - a callable `(prompt: str, response: str) -> score`: it has two;
             - a name: `"haiku"`, `"sentiment"`, `"length"`, `"length(20)"`,
               `"keyword(ocean, blue)"`. The arguments are separated by commas; whole numbers
-              become integers, all else is text without quotes;
+              become integers, everything else is text without quotes;
             - `"module:function"`, where the function is such a callable;
             - a folder or a hub id `"owner/model"` of a sequence-classification model;
             - a transformers sequence-classification model, or a text-classification pipeline;
             - a mapping `{reward: weight}`, or a list of pairs `(reward, weight)`, for the
               weighted sum of rewards in any of these forms.
-        device: Where a model that is loaded here goes; None leaves it on the CPU. A live model
-            stays where it is.
+        device: The device of a model that is loaded here; None means the CPU. A live model is
+            not moved.
 
     Returns:
         A batch reward with a name.
@@ -61,7 +61,7 @@ def resolve_reward(source: Any, device: Any = None) -> NamedReward:
 
 
 def names_code(source: Any) -> bool:
-    """Whether to resolve ``source`` would import code that it names, `"module:function"`."""
+    """Whether resolving ``source`` would import code that it names, `"module:function"`."""
     if isinstance(source, Mapping):
         return any(map(names_code, source))
     if isinstance(source, list | tuple):
@@ -104,8 +104,8 @@ def _weighted_sum(pairs: Sequence[Any], device: Any) -> NamedReward:
     return NamedReward(weighted_sum.name, weighted_sum)
 
 
-# Models and pipelines are callable too, so they are told apart before callables are, and by what
-# they look like, so that transformers need not be imported to do it.
+# Models and pipelines are callable too, so they are recognised before other callables, and by their
+# names and attributes, so that transformers need not be imported.
 def _is_classifier(source: Any) -> bool:
     return type(source).__name__.endswith("ForSequenceClassification")
 

@@ -13,7 +13,7 @@ from textenv.rewards.check import Reward
 def sentiment_reward() -> Reward:
     """VADER's compound score of the response: -1 the most negative, 0 neutral, 1 the most positive.
 
-    VADER looks words up in a lexicon and weighs negations, emphasis and emoji by rules. An empty
+    VADER looks words up in a lexicon and has rules for negations, emphasis and emoji. An empty
     response is neutral. The prompt is not scored.
 
     Source:

@@ -16,8 +16,8 @@ from textenv.rewards.check import NamedReward, score_episodes
 class WeightedSum:
     """The sum of weight times score over its parts.
 
-    Each part is called with the whole batch and checked by itself, so that an error names the part
-    at fault.
+    Each part is called with the whole batch and checked separately, so that an error names the part
+    that caused it.
 
     Args:
         parts: Resolved rewards with their weights. A negative weight makes a penalty.
@@ -41,15 +41,15 @@ class WeightedSum:
         return self.combine(self.score_parts(episodes))
 
     def score_parts(self, episodes: Sequence[Episode]) -> dict[str, np.ndarray]:
-        """What each part answers, before its weight, by its name."""
+        """The scores of each part by its name, without its weight."""
         return {name: score_episodes(part, episodes) for name, part, _ in self._named_parts()}
 
     def combine(self, scores: Mapping[str, np.ndarray]) -> np.ndarray:
-        """The sum of weight times score over what `score_parts` gave."""
+        """The sum of weight times score over the result of `score_parts`."""
         return np.sum([weight * scores[name] for name, _, weight in self._named_parts()], axis=0)
 
     def _named_parts(self) -> list[tuple[str, NamedReward, float]]:
-        """Parts of one name (two functions called "score") are numbered, so that none is lost."""
+        """Parts with the same name (two functions called "score") are numbered to keep them all."""
         counts = Counter(reward.name for reward, _ in self.parts)
         named = []
         for number, (reward, weight) in enumerate(self.parts, start=1):

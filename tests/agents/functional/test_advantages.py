@@ -36,16 +36,18 @@ def rollout() -> dict[str, torch.Tensor]:
     end. Row 1: truncated at 3, then padding."""
     generator = torch.Generator().manual_seed(0)
     rewards, values, next_values = torch.randn(3, 2, 6, generator=generator, dtype=torch.float64)
-    ended = torch.zeros(2, 6, dtype=torch.bool)
-    ended[0, 2] = ended[1, 3] = True
+    episode_end = torch.zeros(2, 6, dtype=torch.bool)
+    episode_end[0, 2] = episode_end[1, 3] = True
     mask = torch.ones(2, 6, dtype=torch.bool)
     mask[0, 3] = False
     mask[1, 4:] = False
     # V(s_{t+1}) of a step is V of the next one within an episode, and is 0 where terminated
-    same = ~ended[:, :-1] & mask[:, :-1] & mask[:, 1:]
+    same = ~episode_end[:, :-1] & mask[:, :-1] & mask[:, 1:]
     next_values[:, :-1] = torch.where(same, values[:, 1:], next_values[:, :-1])
     next_values[0, 2] = 0.0
-    return dict(rewards=rewards, values=values, next_values=next_values, ended=ended, mask=mask)
+    return dict(
+        rewards=rewards, values=values, next_values=next_values, episode_end=episode_end, mask=mask
+    )
 
 
 def generalized(rollout, gae_lambda=LAMBDA, gamma=GAMMA, **changes) -> torch.Tensor:
@@ -53,7 +55,7 @@ def generalized(rollout, gae_lambda=LAMBDA, gamma=GAMMA, **changes) -> torch.Ten
 
 
 def returns(rollout, gamma=GAMMA, **changes) -> torch.Tensor:
-    arguments = {name: rollout[name] for name in ("rewards", "ended", "next_values", "mask")}
+    arguments = {name: rollout[name] for name in ("rewards", "episode_end", "next_values", "mask")}
     return discounted_returns(**arguments | changes, gamma=gamma)
 
 
@@ -62,16 +64,16 @@ def returns(rollout, gamma=GAMMA, **changes) -> torch.Tensor:
 
 def test_returns_by_hand():
     rewards = rows([1, 2, 4, 8])
-    ended = torch.tensor([[False, True, False, False]])
+    episode_end = torch.tensor([[False, True, False, False]])
     bootstrap = rows([100, 10, 100, 20])
-    assert_close(discounted_returns(rewards, ended, 0.5), rows([2, 2, 8, 8]))
-    assert_close(discounted_returns(rewards, ended, 0.5, bootstrap), rows([4.5, 7, 13, 18]))
+    assert_close(discounted_returns(rewards, episode_end, 0.5), rows([2, 2, 8, 8]))
+    assert_close(discounted_returns(rewards, episode_end, 0.5, bootstrap), rows([4.5, 7, 13, 18]))
 
 
 def test_returns_of_text_repeat_the_final_score():
-    rewards, ended = torch.zeros(1, 5), torch.zeros(1, 5, dtype=torch.bool)
-    rewards[0, 3], ended[0, 3] = 7.0, True
-    assert discounted_returns(rewards, ended, gamma=1.0).tolist() == [[7, 7, 7, 7, 0]]
+    rewards, episode_end = torch.zeros(1, 5), torch.zeros(1, 5, dtype=torch.bool)
+    rewards[0, 3], episode_end[0, 3] = 7.0, True
+    assert discounted_returns(rewards, episode_end, gamma=1.0).tolist() == [[7, 7, 7, 7, 0]]
 
 
 def test_returns_ignore_next_values_within_an_episode(rollout):
@@ -86,11 +88,14 @@ def test_returns_are_expected_where_the_row_is_cut(rollout):
     assert_close(returns(rollout)[0, 5], last)
 
 
-def test_trajectory_return():
+@pytest.mark.parametrize(
+    ("gamma", "wanted"), [(1.0, [[7] * 3, [1] * 3]), (0.5, [[3] * 3, [1] * 3])]
+)
+def test_trajectory_return(gamma, wanted):
+    """Σ γ^t r_t of the counted steps: 1 + 2/2 + 4/4, and 1."""
     rewards = torch.tensor([[1.0, 2.0, 4.0], [1.0, torch.nan, torch.nan]])
     mask = torch.tensor([[True, True, True], [True, False, False]])
-    total = trajectory_return(rewards, mask)
-    assert total.tolist() == [[7, 7, 7], [1, 1, 1]]
+    assert trajectory_return(rewards, gamma, mask).tolist() == wanted
 
 
 # Temporal differences and GAE
@@ -98,15 +103,15 @@ def test_trajectory_return():
 
 def test_generalized_advantages_by_hand():
     rewards, values, next_values = rows([1, 2, 3]), rows([4, 5, 6]), rows([5, 0, 10])
-    ended = torch.tensor([[False, True, False]])
+    episode_end = torch.tensor([[False, True, False]])
     errors = temporal_difference_errors(rewards, values, next_values, 0.5)
     assert_close(errors, rows([-0.5, -3, 2]))
-    advantages = generalized_advantages(rewards, values, next_values, ended, 0.5, 0.5)
+    advantages = generalized_advantages(rewards, values, next_values, episode_end, 0.5, 0.5)
     assert_close(advantages, rows([-0.5 + 0.25 * -3, -3, 2]))
 
 
 def test_lambda_0_is_the_temporal_difference_error(rollout):
-    arguments = {name: value for name, value in rollout.items() if name != "ended"}
+    arguments = {name: value for name, value in rollout.items() if name != "episode_end"}
     errors = temporal_difference_errors(**arguments, gamma=GAMMA)
     assert_close(generalized(rollout, gae_lambda=0.0), errors)
 
@@ -117,7 +122,7 @@ def test_lambda_1_is_the_return_less_the_value(rollout):
 
 
 def test_generalized_advantages_are_the_sum_of_discounted_errors(rollout):
-    arguments = {name: value for name, value in rollout.items() if name != "ended"}
+    arguments = {name: value for name, value in rollout.items() if name != "episode_end"}
     errors = temporal_difference_errors(**arguments, gamma=GAMMA)
     expected = torch.zeros_like(errors)
     for row, start, stop in [(0, 0, 3), (0, 4, 6), (1, 0, 4)]:
@@ -136,9 +141,9 @@ def test_nothing_crosses_an_end(rollout):
 
 
 def test_a_masked_step_cuts_the_row_even_without_an_end(rollout):
-    never = torch.zeros_like(rollout["ended"])
-    assert torch.equal(generalized(rollout, ended=never), generalized(rollout))
-    assert torch.equal(returns(rollout, ended=never), returns(rollout))
+    never = torch.zeros_like(rollout["episode_end"])
+    assert torch.equal(generalized(rollout, episode_end=never), generalized(rollout))
+    assert torch.equal(returns(rollout, episode_end=never), returns(rollout))
 
 
 @pytest.mark.parametrize("poison", [math.nan, math.inf, -1e30])
@@ -261,13 +266,13 @@ def test_shapes_are_checked(rollout):
         generalized(rollout, values=rollout["values"][:, :5])
     with pytest.raises(ValueError, match=r"rewards must be \[B, T\]"):
         discounted_returns(torch.zeros(3), torch.zeros(3, dtype=torch.bool), 0.9)
-    with pytest.raises(TypeError, match="ended must be a bool tensor"):
-        generalized(rollout, ended=rollout["ended"].float())
+    with pytest.raises(TypeError, match="episode_end must be a bool tensor"):
+        generalized(rollout, episode_end=rollout["episode_end"].float())
 
 
 def test_finite_differences(rollout):
     inputs = [rollout[name].clone().requires_grad_() for name in ("rewards", "values")]
-    arguments = rollout["next_values"], rollout["ended"], GAMMA, LAMBDA, rollout["mask"]
+    arguments = rollout["next_values"], rollout["episode_end"], GAMMA, LAMBDA, rollout["mask"]
     assert torch.autograd.gradcheck(
         lambda rewards, values: generalized_advantages(rewards, values, *arguments), inputs
     )

@@ -14,7 +14,9 @@ from agents.functional.natural_gradient import (
     fisher_vector_product,
     flatten,
     line_search,
+    natural_step,
     natural_step_size,
+    summed_operator,
     unflatten,
 )
 from textenv import kl
@@ -167,6 +169,40 @@ def test_natural_step_size_reaches_the_edge(system):
     assert natural_step_size(0.01, torch.ones(3), -torch.ones(3)) == 0
     with pytest.raises(ValueError, match=r"\[3\] and \[2\]"):
         natural_step_size(0.01, torch.zeros(3), torch.zeros(2))
+
+
+@pytest.mark.parametrize("damping", [0.0, 1.0, 100.0])
+def test_a_natural_step_reaches_the_edge_of_the_undamped_region(system, damping):
+    """½ xᵀHx = δ for every damping, and the direction is that of (H + λI) x = −g."""
+    matrix, gradient = system
+    step = natural_step(lambda v: matrix @ v, gradient, 0.01, damping, iterations=50)
+    assert (0.5 * step @ matrix @ step).item() == pytest.approx(0.01, rel=1e-6)
+    damped = matrix + damping * torch.eye(8)
+    direction = torch.linalg.solve(damped, -gradient)
+    assert_close(step / step.norm(), direction / direction.norm(), rtol=1e-5, atol=1e-6)
+    if damping == 100.0:
+        too_short = natural_step_size(0.01, direction, damped @ direction) * direction
+        assert (0.5 * too_short @ matrix @ too_short).item() < 0.005  # the test can tell
+
+
+def test_a_gradient_of_zero_makes_no_step(system):
+    matrix, gradient = system
+    assert not natural_step(lambda v: matrix @ v, 0 * gradient, 0.01).any()
+
+
+def test_the_operators_of_parts_add_up_to_that_of_the_whole(policy):
+    def part(rows: slice):
+        now = policy.logits(policy.parameters)[rows]
+        return kl.exact(now.detach(), now).sum() / 5
+
+    whole, parts = (
+        summed_operator([lambda rows=rows: part(rows) for rows in every], policy.parameters)
+        for every in ([slice(0, 5)], [slice(0, 2), slice(2, 4), slice(4, 5)])
+    )
+    hessian = policy.hessian()
+    for vector in torch.eye(len(hessian), dtype=torch.float64):
+        assert_close(whole(vector), hessian @ vector)
+        assert_close(parts(vector), hessian @ vector)
 
 
 def test_line_search_takes_the_first_acceptable_fraction():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from functools import partial
 from types import SimpleNamespace
 
 import gymnasium as gym
@@ -127,7 +128,7 @@ def trl_loss(batch, loss_type: str, beta: float, importance_weighted: bool) -> t
         ("grpo", reductions.sequence_mean),
         ("bnpo", reductions.token_mean),
         ("dapo", reductions.token_mean),
-        ("dr_grpo", lambda losses, mask: reductions.constant_length(losses, mask, STEPS)),
+        ("dr_grpo", partial(reductions.constant_length, length=STEPS)),
     ],
 )
 def test_group_relative_policy_loss_matches_trl(

@@ -11,8 +11,8 @@ from torch.testing import assert_close
 from agents.functional import reductions
 
 
-def constant_length(losses, mask, count=None):
-    return reductions.constant_length(losses, mask, length=8, count=count)
+def constant_length(losses, mask, counts=None):
+    return reductions.constant_length(losses, mask, counts, length=8)
 
 
 BY_SEQUENCE = [reductions.sequence_mean, reductions.sequence_sum, constant_length]
@@ -22,8 +22,8 @@ LOSSES = torch.tensor([[1.0, 2.0, 6.0], [4.0, 50.0, 50.0]])
 MASK = torch.tensor([[True, True, True], [True, False, False]])
 
 
-def whole_count(reduction, mask: torch.Tensor) -> torch.Tensor:
-    return mask.sum() if reduction is reductions.token_mean else mask.any(dim=1).sum()
+def counts_of(mask: torch.Tensor) -> reductions.Counts:
+    return reductions.Counts(int(mask.sum()), int(mask.any(dim=1).sum()))
 
 
 @st.composite
@@ -75,14 +75,24 @@ def test_micro_batches_add_up_to_the_whole(reduction, batch, size):
     losses.requires_grad_()
     whole = reduction(losses, mask)
     expected = torch.autograd.grad(whole, losses)[0]
-    count = whole_count(reduction, mask)
+    counts = counts_of(mask)
     total = torch.tensor(0.0, dtype=torch.float64)
     for micro_losses, micro_mask in zip(losses.split(size), mask.split(size), strict=True):
-        micro = reduction(micro_losses, micro_mask, count=count)  # finite even without a step
+        micro = reduction(micro_losses, micro_mask, counts)  # finite even without a step
         micro.backward()
         total += micro.detach()
     assert_close(total, whole.detach())
     assert_close(losses.grad, expected)
+
+
+def test_episodes_may_be_spread_over_single_steps():
+    """Four steps of two episodes, each step a row of its own: the sum is still over an episode."""
+    steps = LOSSES[MASK][:, None]
+    everything = torch.ones_like(steps, dtype=torch.bool)
+    counts = reductions.Counts(steps=4, episodes=2)
+    assert reductions.sequence_sum(steps, everything, counts).item() == pytest.approx(13 / 2)
+    assert reductions.token_mean(steps, everything, counts).item() == pytest.approx(13 / 4)
+    assert constant_length(steps, everything, counts).item() == pytest.approx(13 / 2 / 8)
 
 
 def test_a_mean_of_means_would_not_do():

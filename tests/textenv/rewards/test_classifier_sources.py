@@ -49,7 +49,7 @@ def test_weights_that_would_have_to_be_unpickled_are_refused(folder, make_bert):
 def test_a_live_model_from_nowhere_needs_its_tokenizer(make_bert):
     with pytest.raises(
         ValueError,
-        match=r"is a BertForSequenceClassification that does not know its tokenizer: "
+        match=r"is a BertForSequenceClassification whose tokenizer is unknown: "
         r"pass ClassifierReward\(model, tokenizer\) instead",
     ):
         resolve_reward(make_bert())

@@ -24,8 +24,9 @@ from torch.testing import assert_close
 
 from agents import GRPO, PPO, REINFORCE, RLOO, ActorCritic, CausalLMPolicy
 from agents.functional.advantages import group_centered
-from agents.functional.reductions import sequence_sum
+from agents.functional.reductions import Counts, sequence_sum
 from agents.rollout import Batch, Rollout
+from textenv import ActionRecord
 
 VOCABULARY, BUDGET, EOS = 4, 3, 0
 PROMPTS = ["a", "b c a"]
@@ -60,8 +61,13 @@ class Scripted(CausalLMPolicy):
         self.step = 0 if state is None else self.step + 1
         _, _, values, state = super().act(observation, state, episode_start, deterministic)
         actions = self.script[:, self.step]
-        self.last_log_probs = -F.cross_entropy(self.last_logits, actions, reduction="none")
-        return actions, self.last_log_probs, values, state
+        lengths = observation["attention_mask"].sum(dim=1)
+        with torch.no_grad():
+            logits = self.model(input_ids=observation["input_ids"]).logits
+        logits = self.sampling.apply(logits[torch.arange(len(lengths)), lengths - 1])
+        log_probs = -F.cross_entropy(logits, actions, reduction="none")
+        self.action_record = ActionRecord(actions.clone(), log_probs)
+        return actions, log_probs, values, state
 
 
 @pytest.fixture
@@ -124,7 +130,7 @@ def exact_gradient(agent, episodes, kl_coef: float) -> tuple[float, Tensor]:
 def captured_batch(agent, rollout: Rollout) -> Batch:
     """The batch that an update would descend on."""
     captured = []
-    agent.descend = lambda batch: captured.append(batch) or {"approx_kl": 0.0}
+    agent.optimizer_step = lambda batch: captured.append(batch) or {"approx_kl": 0.0}
     agent.update(rollout)
     (batch,) = captured
     return batch
@@ -138,7 +144,7 @@ def expected_gradient(agent, rollout: Rollout) -> Tensor:
     total = 0.0
     for row, weight in enumerate(weights):
         # Counts of 1 leave the sum over steps as it is, whichever reduction the page uses.
-        episode = batch.take(torch.tensor([row]), num_steps=1, num_rows=1)
+        episode = batch.take(torch.tensor([row]), Counts(steps=1, episodes=1))
         total = total + weight * gradient(agent.loss(episode)[0], agent.policy.model)
     return total
 
@@ -172,7 +178,7 @@ GROUPED = {
     # A mean that includes the answer itself shrinks the gradient by (G − 1) / G.
     "dr. grpo": (
         GRPO,
-        {"compare": group_centered, "reduction": sequence_sum, "kl_penalty": 0.0},
+        {"advantage_fn": group_centered, "reduction": sequence_sum, "kl_loss_coef": 0.0},
         0.5,
     ),
 }
@@ -194,7 +200,7 @@ def test_the_expected_gradient_of_pairs_of_answers(kind, kwargs, factor, kl_coef
     assert_close(weights.sum(), torch.tensor(1.0))
     # The loss is linear in the advantages, so that the weights may go there; rows: a pair's two.
     batch.advantages = batch.advantages * weights.repeat_interleave(2)[:, None]
-    batch.num_rows = 2
+    batch.counts = Counts(batch.counts.steps, 2)
     expected = gradient(agent.loss(batch)[0], agent.policy.model)
     every = list(itertools.product(range(len(PROMPTS)), responses()))
     _, exact = exact_gradient(agent, every, kl_coef)
@@ -221,7 +227,7 @@ def test_a_reward_one_token_early_would_be_noticed(enumerated):
 
 def test_a_kl_penalty_in_the_loss_has_the_gradient_of_the_kl(enumerated):
     """Of Σ_s d(s) KL(π(·|s)‖π_ref(·|s)), the states' own distribution d held fixed."""
-    agent, episodes = enumerated(REINFORCE, 0.3, kl_penalty=2.0)
+    agent, episodes = enumerated(REINFORCE, 0.3, kl_loss_coef=2.0)
     rollout = agent.collect()
     rollout.rewards = torch.zeros_like(rollout.rewards)  # leaves the penalty alone
     expected = expected_gradient(agent, rollout)
@@ -258,4 +264,4 @@ def test_the_rewards_of_each_token(enumerated, kl_coef):
         wanted[len(response) - 1] = score(head, response) - PENALTY * (response[-1] != EOS)
         assert_close(unshaped[row], wanted, rtol=1e-5, atol=1e-5)
         assert rollout.mask[row].tolist() == [t < len(response) for t in range(BUDGET)]
-        assert rollout.ended[row].nonzero().item() == len(response) - 1
+        assert rollout.episode_end[row].nonzero().item() == len(response) - 1

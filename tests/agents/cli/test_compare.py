@@ -1,0 +1,46 @@
+"""``compare``: a table of algorithms, a plot, and no run twice."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from agents.cli import main
+
+
+@pytest.fixture
+def options(small, tmp_path):
+    return ["compare", *small, "--seeds", "2", "--output", str(tmp_path)]
+
+
+def test_compare_trains_each_and_draws(options, printed, tmp_path):
+    text = printed(*options, "--agents", "ppo", "grpo")
+    assert "significantly apart" in text
+    assert (tmp_path / "comparison.png").stat().st_size > 5_000
+    for name in ("ppo", "grpo"):
+        runs = [tmp_path / f"{name}-{seed}" for seed in (0, 1)]
+        assert all((run / "agent.json").is_file() for run in runs)
+        summaries = [json.loads((run / "evaluation.json").read_text()) for run in runs]
+        mean = sum(summary["score"] for summary in summaries) / 2
+        (row,) = [line.split() for line in text.splitlines() if line.startswith(f"{name} ")]
+        assert float(row[1]) == pytest.approx(mean, rel=5e-3)
+        assert summaries[0] != summaries[1]
+
+
+def test_compare_repeats_a_run_whose_settings_have_changed(options, small, tmp_path):
+    options = [*options, "--agents", "reinforce"]
+    main(options)
+    evaluation = tmp_path / "reinforce-0" / "evaluation.json"
+    first = evaluation.stat().st_mtime_ns
+    main(options)
+    assert evaluation.stat().st_mtime_ns == first
+    main([*options, "--reward", "length(5)"])
+    assert evaluation.stat().st_mtime_ns > first
+
+
+def test_agents_and_seeds_that_do_not_fit_are_refused(options):
+    with pytest.raises(SystemExit, match="--agents takes grpo, ppo"):
+        main([*options, "--agents", "dqn"])
+    with pytest.raises(SystemExit, match="--seeds at least 2"):
+        main([*options, "--agents", "ppo", "--seeds", "1"])

@@ -1,0 +1,143 @@
+"""``train``: what it leaves, what it prints, and that "again" repeats its table."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import sys
+
+import pandas as pd
+import pytest
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+import agents.algorithms
+from agents.cli import main
+from agents.cli.options import AGENTS
+
+# Of the many that a real run takes.
+FEW = {
+    "ppo": ["--n-epochs", "1"],
+    "trpo": ["--n-critic-updates", "1", "--cg-max-steps", "2"],
+    "rloo": ["--group-size", "4"],
+    "grpo": ["--group-size", "4"],
+}
+
+
+@pytest.mark.parametrize("agent", AGENTS)
+def test_again_repeats_the_table(agent, small, printed, read_table, tmp_path):
+    """The table that `train` prints, evaluation.json, and what `evaluate` measures are one."""
+    few = [*FEW.get(agent, []), "--learning-rate", "0.01"]
+    text = printed("train", *small, "--agent", agent, "--output", str(tmp_path / "run"), *few)
+    assert re.search(r"before +after", text) and "learning_curve.png" in text
+    table = read_table(text)
+    assert all(len(cells) == 2 for cells in table.values())
+    summary = json.loads((tmp_path / "run" / "evaluation.json").read_text())
+    for key, digits in (("score", 3), ("kl", 2), ("length", 1), ("distinct_2", 2)):
+        assert table[key][1] == pytest.approx(summary[key], abs=0.51 * 10**-digits), key
+    assert table["kl"][0] == 0
+    if agent != "trpo":  # whose learning rate is the critic's alone
+        assert table["score"][0] != table["score"][1] and table["kl"][1] > 0
+    assert table["recomputed"] == pytest.approx(table["kl"], abs=0.011)
+    (command,) = re.findall(r"^again +python -m agents (.+)$", text, re.MULTILINE)
+    arguments = shlex.split(command)
+    assert arguments[0] == "evaluate" and "--episodes" in arguments
+    again = read_table(printed(*arguments, "--device", "cpu"))
+    assert again == {key: [cells[1]] for key, cells in table.items()}
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--stop", "b", "d", "--temperature", "0.7"],
+        ["--eval-episodes", "5"],
+        ["--n-envs", "12", "--kl-coef", "0.0"],
+        ["--seed", "3", "--max-new-tokens", "3", "--dtype", "bfloat16"],
+    ],
+)
+def test_again_repeats_the_table_of_other_options(options, small, printed, read_table, tmp_path):
+    text = printed("train", *small, *options, "--output", str(tmp_path), "--n-epochs", "1")
+    (command,) = re.findall(r"^again +python -m agents (.+)$", text, re.MULTILINE)
+    again = read_table(printed(*shlex.split(command), "--device", "cpu"))
+    assert again == {key: [cells[1]] for key, cells in read_table(text).items()}
+
+
+def test_again_repeats_the_table_of_a_reward_of_ones_own(
+    small, own_reward, printed, read_table, tmp_path
+):
+    folder = str(tmp_path / "run with spaces")
+    text = printed("train", *small, "--reward", own_reward, "--output", folder, "--n-epochs", "1")
+    (command,) = re.findall(r"^again +python -m agents (.+)$", text, re.MULTILINE)
+    arguments = shlex.split(command)
+    assert arguments[arguments.index("--reward") + 1] == own_reward and folder in arguments
+    again = read_table(printed(*arguments, "--device", "cpu"))
+    assert again == {key: [cells[1]] for key, cells in read_table(text).items()}
+    assert again["score"][0] > 0
+    sys.modules.pop("letters")
+    with pytest.raises(SystemExit, match="names code"):
+        main(["evaluate", folder, "--episodes", "3"])
+    assert "letters" not in sys.modules
+
+
+def test_train_leaves_agent_logs_and_plot(small, tmp_path):
+    main(["train", *small, "--output", str(tmp_path), "--n-epochs", "1", "--kl-coef", "0.1"])
+    assert (tmp_path / "learning_curve.png").stat().st_size > 5_000
+    progress = pd.read_csv(tmp_path / "progress.csv")
+    assert progress["time/total_timesteps"].iloc[-1] >= 100
+    assert {"rollout/score_mean", "rollout/kl", "train/approx_kl", "time/fps"} <= {*progress}
+    assert any(file.name.startswith("events.out.tfevents") for file in tmp_path.iterdir())
+    AutoModelForCausalLM.from_pretrained(tmp_path)
+    assert len(AutoTokenizer.from_pretrained(tmp_path)) == 8
+    again = agents.algorithms.PPO.load(tmp_path, device="cpu")
+    assert again.env.shaping.schedule.value == 0.1 and again.env.num_envs == 8
+    assert again.num_timesteps == progress["time/total_timesteps"].iloc[-1]
+
+
+# Options
+
+
+@pytest.mark.parametrize("name", AGENTS)
+def test_help_lists_the_hyper_parameters_of_the_agent(name, capsys):
+    with pytest.raises(SystemExit) as ending:
+        main(["train", "--agent", name, "--help"])
+    assert ending.value.code == 0
+    shown = capsys.readouterr().out
+    assert "--learning-rate" in shown and "--total-timesteps" in shown
+    assert ("--clip-range" in shown) == (name in ("ppo", "grpo"))
+    assert ("--group-size" in shown) == (name in ("rloo", "grpo"))
+    assert ("--batch-size" in shown) == (name in ("ppo", "grpo", "trpo"))
+
+
+def test_an_unknown_agent_is_refused_with_the_known_ones():
+    with pytest.raises(SystemExit, match="--agent dqn is unknown: use one of grpo, ppo"):
+        main(["train", "--agent", "dqn"])
+
+
+def test_an_unknown_command_is_refused_with_the_known_ones(capsys):
+    with pytest.raises(SystemExit, match="trian is unknown: use train, evaluate or compare"):
+        main(["trian"])
+    main([])
+    shown = capsys.readouterr().out
+    assert all(f"- {name}: " in shown for name in ("train", "evaluate", "compare"))
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (["--prompts", "nofile.txt"], "prompts='nofile.txt' is not a file"),
+        (["--reward", "sentimint"], "did you mean 'sentiment'"),
+        (["--agent", "rloo", "--group-size", "3"], "multiple of group_size=3"),
+    ],
+)
+def test_an_option_that_does_not_fit_is_refused_in_one_sentence(options, sentence, small, tmp_path):
+    with pytest.raises(SystemExit, match=sentence):
+        main(["train", *small, *options, "--output", str(tmp_path)])
+
+
+def test_an_error_in_ones_own_reward_ends_in_one_sentence(small, tmp_path, monkeypatch, capsys):
+    (tmp_path / "broken.py").write_text("def score(prompt, response): return 1 / 0\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(SystemExit, match="broken:score"):
+        main(["train", *small, "--reward", "broken:score", "--output", str(tmp_path / "run")])
+    assert "ZeroDivisionError" in capsys.readouterr().err
+    sys.modules.pop("broken")

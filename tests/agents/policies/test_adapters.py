@@ -1,0 +1,68 @@
+"""Adapters of PEFT: they act, evaluate, learn alone, and are saved alone."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import transformers
+from torch.testing import assert_close
+
+from agents import PPO, REINFORCE
+
+peft = pytest.importorskip("peft")
+
+
+def test_adapters_act_evaluate_and_learn_alone(
+    make_text_envs, make_model, weights, assert_three_ways_agree
+):
+    config = peft.LoraConfig(
+        r=4, target_modules=["q_proj", "v_proj"], lora_dropout=0.5, init_lora_weights=False
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = peft.get_peft_model(make_model(), config)
+    agent = REINFORCE(
+        "CausalLMPolicy", make_text_envs(12), seed=0, learning_rate=1e-2,
+        policy_kwargs={"model": model},
+    )  # fmt: skip
+    assert_three_ways_agree(agent.env, agent.policy)  # dropout is off
+    before = weights(agent)
+    agent.update(agent.collect())
+    changed = {
+        name for name, p in agent.policy.named_parameters() if not torch.equal(p, before[name])
+    }
+    assert changed
+    assert all("lora_" in name for name in changed)  # REINFORCE has no critic
+    assert {name for name in before if "lora_" in name} == changed
+    assert_three_ways_agree(agent.env, agent.policy)
+
+
+def test_adapters_are_saved_and_go_on_learning(make_text_envs, make_model, next_logits, tmp_path):
+    make_model().save_pretrained(tmp_path / "base")
+    base = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "base")
+    config = peft.LoraConfig(r=2, target_modules=["q_proj"], task_type="CAUSAL_LM")
+    agent = PPO(
+        "CausalLMPolicy", make_text_envs(8), seed=0, learning_rate=1e-2,
+        policy_kwargs={"model": peft.get_peft_model(base, config)},
+    ).learn(80)  # fmt: skip
+    agent.save(tmp_path / "run")
+    assert (tmp_path / "run" / "adapter_model.safetensors").is_file()
+    opened = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "run")
+    again = PPO.load(tmp_path / "run", env=make_text_envs(8))
+    observation, _ = make_text_envs(8).reset(seed=1)
+    logits = next_logits(agent.policy, observation)
+    assert_close(next_logits(again.policy, observation), logits, rtol=0, atol=1e-5)
+    lengths = torch.from_numpy(observation["attention_mask"].sum(axis=1))
+    output = opened(input_ids=torch.from_numpy(observation["input_ids"])).logits
+    assert_close(output[torch.arange(8), lengths - 1].detach(), logits, rtol=0, atol=1e-4)
+    actions, log_probs, _, _ = again.policy.act(observation)
+    own = logits.log_softmax(-1).gather(1, actions[:, None])[:, 0]
+    assert_close(log_probs, own, rtol=0, atol=1e-4)
+    trainable = [
+        {name.replace(".default", "") for name, p in run.policy.named_parameters()
+         if p.requires_grad}
+        for run in (agent, again)
+    ]  # fmt: skip
+    assert all("lora_" in name or "value_head" in name for name in trainable[1])
+    assert len(trainable[0]) == len(trainable[1]) == 2 * 2 + 2
+    again.update(again.collect())
