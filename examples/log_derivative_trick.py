@@ -85,11 +85,15 @@ def main(rollouts: int = 8, rows: int = 2048) -> None:
         errors.append((means - exact).square().sum(dim=1).mean().sqrt().item())
         print(f"{size:6}   {errors[-1]:30.5f}   {error:15.5f}")
 
+    draw(sizes, expected, errors, exact.norm().item())
+
+
+def draw(sizes: np.ndarray, expected: np.ndarray, errors: list[float], norm: float) -> None:
     figure = Figure(figsize=(5.5, 3.8), layout="constrained")
     axes = figure.subplots()
     axes.loglog(sizes, expected, color="black", label="√(variance / N), exact")
     axes.loglog(sizes, errors, "o", color="tab:orange", label="sampled by the agent")
-    axes.axhline(exact.norm().item(), color="grey", linestyle="--", label="the gradient's own norm")
+    axes.axhline(norm, color="grey", linestyle="--", label="the gradient's own norm")
     axes.set(xlabel="samples N", ylabel="distance to the exact gradient")
     print("plot ", save_figure(figure, "runs/log_derivative_trick.png"))
 

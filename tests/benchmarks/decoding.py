@@ -83,8 +83,13 @@ def main(options: Options) -> None:
         "`model.generate` (tokens)": generate,
         "`model.generate`, then a forward pass (tokens, log-probs)": lambda: generate(True),
     }
+    report(options, device, measure(candidates, options.rounds, device))
+
+
+def measure(candidates: dict, rounds: int, device: str) -> dict[str, list[float]]:
+    """Seconds of each candidate, one after the other in every round."""
     seconds: dict[str, list[float]] = {name: [] for name in candidates}
-    for round_number in range(options.rounds + 1):
+    for round_number in range(rounds + 1):
         for name, run in candidates.items():
             if device.startswith("cuda"):
                 torch.cuda.synchronize()
@@ -94,6 +99,11 @@ def main(options: Options) -> None:
                 torch.cuda.synchronize()
             if round_number:  # the first round warms up
                 seconds[name].append(time.perf_counter() - began)
+    return seconds
+
+
+def report(options: Options, device: str, seconds: dict[str, list[float]]) -> None:
+    """Print the table, and write it to the results."""
     count = options.rows * options.new_tokens
     slowest = statistics.median(seconds["`model.generate` (tokens)"])
     lines = ["| | tokens/s (median) | against `generate` |", "|---|---|---|"]
