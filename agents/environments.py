@@ -178,7 +178,9 @@ def bind(env: Any, policy: Any) -> None:
         inner = inner.venv
     inner = getattr(inner, "unwrapped", inner)
     if type(inner).__name__ in IN_OTHER_PROCESSES:
-        if "input_ids" in getattr(getattr(inner, "single_observation_space", None), "spaces", {}):
+        # The vectors of stable-baselines3 call the space of one row observation_space.
+        space = getattr(inner, "single_observation_space", inner.observation_space)
+        if "input_ids" in getattr(space, "spaces", {}):
             raise ValueError(
                 f"{type(inner).__name__} runs its text environments in other processes, where the "
                 "policy would be a copy whose log-probabilities never change: use "

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from gymnasium.vector import AsyncVectorEnv, SyncVectorEnv
-from stable_baselines3.common.vec_env import DummyVecEnv, VecMonitor
+from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecMonitor
 from torch.testing import assert_close
 
 import agents
@@ -76,6 +76,20 @@ def test_an_environment_made_by_its_id_gets_the_tokenizer_of_the_model(
         assert agent.env.tokenizer.get_vocab() == wanted
         letters = set("abcdefg <eos>")
         assert set("".join(agent.collect().episodes["response"])) <= letters
+
+
+def test_the_tokenizer_that_an_id_is_registered_with_stays(make, model_folder, other_folder):
+    gym.register(
+        "Letters-v0", entry_point="textenv:TextGenEnv",
+        vector_entry_point="textenv:TextGenVectorEnv", kwargs={"tokenizer": other_folder},
+    )  # fmt: skip
+    try:
+        agent = make("Letters-v0", model=other_folder)
+        assert agent.env.task.arguments["tokenizer"] == other_folder
+        with pytest.raises(ValueError, match="The policy was made for another tokenizer"):
+            make("Letters-v0", model=model_folder)
+    finally:
+        gym.registry.pop("Letters-v0")
 
 
 @pytest.mark.parametrize("scoring", ["step", "batch"])
@@ -205,6 +219,19 @@ def test_text_in_other_processes_is_refused_by_name(text_kwargs, make_agent):
     try:
         with pytest.raises(ValueError, match="AsyncVectorEnv runs its text environments in other"):
             make_agent("PPO", envs=envs)
+    finally:
+        envs.close()
+
+
+@pytest.mark.parametrize("monitored", [False, True])
+def test_text_in_the_processes_of_stable_baselines3_is_refused_too(
+    monitored, text_kwargs, make_text_envs, policy_for, make_model
+):
+    policy = policy_for(make_text_envs(1), make_model())
+    envs = SubprocVecEnv([lambda: TextGenEnv(**text_kwargs())], start_method="fork")
+    try:
+        with pytest.raises(ValueError, match="SubprocVecEnv runs its text environments in other"):
+            agents.bind(VecMonitor(envs) if monitored else envs, policy)
     finally:
         envs.close()
 

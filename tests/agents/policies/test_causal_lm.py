@@ -32,7 +32,6 @@ def test_act_evaluate_and_transformers_agree(
     assert rollout.log_probs[rollout.mask].std() > 0.3  # a model that has opinions
 
 
-@pytest.mark.slow
 def test_act_evaluate_and_transformers_agree_on_smollm2(
     policy_for, smollm2, assert_three_ways_agree
 ):

@@ -97,7 +97,8 @@ def test_draws_have_the_probabilities_of_the_distribution(actions):
 def test_banned_actions_are_never_drawn(actions, draw_at):
     """Not at the edges of their neighbours' shares either, nor at the ends of the row."""
     logits = torch.zeros(actions)
-    banned = [0, 3, 4, actions - 1]
+    borders = [BLOCK - 1, BLOCK, BLOCK + 1, 2 * BLOCK]
+    banned = [0, 3, 4, actions - 1, *(action for action in borders if action < actions)]
     logits[banned] = -torch.inf
     log_probs = logits.log_softmax(-1)
     edges = 1 - log_probs.exp().double().cumsum(dim=0)
@@ -105,6 +106,20 @@ def test_banned_actions_are_never_drawn(actions, draw_at):
     drawn = draw_at(log_probs, uniforms.clamp(0, 1 - 2**-53))
     assert not set(drawn) & set(banned)
     assert set(range(1, 3)) < set(drawn)
+
+
+@pytest.mark.parametrize("rare", [1e-9, 1e-12, 1e-14])
+def test_rounding_at_the_border_of_a_block_draws_no_banned_action(rare, draw_at):
+    """Nearly all probability is in the first block; the second one begins with a banned action."""
+    probabilities = torch.zeros(3 * BLOCK, dtype=torch.float64)
+    probabilities[[0, 1, BLOCK + 1, BLOCK + 2]] = torch.tensor([0.3, 0.7, rare, rare]).double()
+    log_probs = probabilities.log().float()
+    masses = log_probs.exp().unflatten(0, (3, BLOCK)).sum(dim=1).double()
+    border = masses[0] / masses.sum()
+    uniforms = 1 - (border + torch.arange(-50.0, 50.0).double() * 2.0**-54)
+    drawn = draw_at(log_probs, uniforms.clamp(0, 1 - 2**-53))
+    assert set(drawn) <= {1, BLOCK + 1, BLOCK + 2}
+    assert {1, BLOCK + 1} <= set(drawn)
 
 
 def test_rows_of_nan_do_not_crash_and_leave_the_others_alone():
