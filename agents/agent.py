@@ -16,12 +16,12 @@ from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.utils import configure_logger
 from torch import Tensor
 
-from agents import checkpoint, environments, policies
+from agents import checkpoint, environments, optimization, policies
 from agents.callbacks import as_callback
 from agents.collect import Stopped, evaluate_old_log_probs, make_collector
 from agents.construction import AUTO, Construction
 from agents.metrics import log_entry, mean_metrics, record_all
-from agents.optimization import Schedule, at_progress, make_optimizer, optimizer_step
+from agents.optimization import Schedule, make_optimizer, set_learning_rate
 from agents.policies.base import Policy
 from agents.progress import ProgressBar
 from agents.rollout import Batch, Rollout
@@ -127,7 +127,7 @@ class Agent(metaclass=Construction):
 
     def optimizer_step(self, batch: Batch) -> dict[str, float]:
         """One optimiser step on ``self.loss``, in micro-batches if their size is set."""
-        return optimizer_step(
+        return optimization.optimizer_step(
             self.loss, batch, self.optimizer, self.micro_batch_size, self.max_grad_norm
         )
 
@@ -149,7 +149,7 @@ class Agent(metaclass=Construction):
 
     def scheduled(self, value: float | Schedule) -> float:
         """The value of a hyper-parameter at the current progress."""
-        return at_progress(value, self.progress_remaining)
+        return optimization.at_progress(value, self.progress_remaining)
 
     # --- learning ---------------------------------------------------------------------------
 
@@ -184,8 +184,7 @@ class Agent(metaclass=Construction):
             with bar:
                 while self.num_timesteps < target:
                     self.progress_remaining = 1 - self.num_timesteps / target
-                    for group in self.optimizer.param_groups:
-                        group["lr"] = self.scheduled(self.learning_rate)
+                    set_learning_rate(self.optimizer, self.scheduled(self.learning_rate))
                     callback.on_rollout_start()
                     began = time.perf_counter()
                     rollout = self.collect(on_step=callback.on_step)

@@ -23,14 +23,27 @@ def at_progress(value: float | Schedule, progress_remaining: float) -> float:
 def make_optimizer(
     parameters: Any, learning_rate: float | Schedule, weight_decay: float
 ) -> torch.optim.AdamW:
-    """AdamW over ``parameters``, which may be in groups, at the beginning of a schedule."""
-    return torch.optim.AdamW(
+    """AdamW over ``parameters``, which may be in groups, at the beginning of a schedule.
+
+    A group with an ``lr`` of its own keeps its ratio to ``learning_rate`` along the schedule.
+    """
+    start = at_progress(learning_rate, 1.0)
+    optimizer = torch.optim.AdamW(
         parameters,
-        lr=at_progress(learning_rate, 1.0),
+        lr=start,
         eps=1e-5,  # as in the PPO of OpenAI's baselines
         fused=True,  # one kernel instead of many per parameter
         weight_decay=weight_decay,
     )
+    for group in optimizer.param_groups:
+        group["lr_scale"] = group["lr"] / start if start > 0 else 1.0
+    return optimizer
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, learning_rate: float) -> None:
+    """Set the rate of every parameter group, in the ratio that `make_optimizer` noted."""
+    for group in optimizer.param_groups:
+        group["lr"] = learning_rate * group.get("lr_scale", 1.0)
 
 
 def optimizer_step(

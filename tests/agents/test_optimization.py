@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import nn
 from torch.testing import assert_close
 
 from agents import PPO
 from agents.functional import reductions
 from agents.functional.reductions import token_mean
-from agents.optimization import optimizer_step
+from agents.optimization import make_optimizer, optimizer_step, set_learning_rate
 
 
 class TwoGroups(PPO):
@@ -88,3 +89,12 @@ def test_the_metrics_and_gradients_of_micro_batches_add_up(make_agent):
     assert losses[1][0] == pytest.approx(losses[0][0], rel=1e-3, abs=1e-6)
     for one, other in zip(losses[1][1], losses[0][1], strict=True):
         assert_close(one, other, rtol=1e-3, atol=1e-5)
+
+
+def test_a_group_keeps_its_own_learning_rate_along_a_schedule():
+    one, other = nn.Parameter(torch.ones(1)), nn.Parameter(torch.ones(1))
+    groups = [{"params": [one]}, {"params": [other], "lr": 5e-3}]
+    optimizer = make_optimizer(groups, lambda remaining: 1e-2 * remaining, weight_decay=0.0)
+    assert [group["lr"] for group in optimizer.param_groups] == [1e-2, 5e-3]
+    set_learning_rate(optimizer, 2e-3)
+    assert [group["lr"] for group in optimizer.param_groups] == [2e-3, 1e-3]
