@@ -155,8 +155,6 @@ def text_environments(env: Any) -> list[TextGenEnv | TextGenVectorEnv]:
 
     Wrappers are skipped, including those of stable-baselines3's vector environments.
     """
-    while hasattr(env, "venv"):
-        env = env.venv
     env = getattr(env, "unwrapped", env)
     if isinstance(env, TextGenEnv | TextGenVectorEnv):
         return [env]
@@ -173,10 +171,7 @@ def bind(env: Any, policy: Any) -> None:
         ValueError: the environments live in other processes, where a policy would be a copy; or the
             policy's model has another tokenizer.
     """
-    inner = env
-    while hasattr(inner, "venv"):
-        inner = inner.venv
-    inner = getattr(inner, "unwrapped", inner)
+    inner = getattr(env, "unwrapped", env)
     if type(inner).__name__ in IN_OTHER_PROCESSES:
         # The vectors of stable-baselines3 call the space of one row observation_space.
         space = getattr(inner, "single_observation_space", inner.observation_space)
@@ -187,8 +182,7 @@ def bind(env: Any, policy: Any) -> None:
                 "gym.make_vec('TextGen-v0', ...), SyncVectorEnv or DummyVecEnv."
             )
         return
-    found = text_environments(env)
-    for row, text_env in enumerate(found):
+    for row, text_env in enumerate(text_environments(env)):
         text_env.bind(policy, None if isinstance(text_env, TextGenVectorEnv) else row)
 
 

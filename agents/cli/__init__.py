@@ -7,11 +7,13 @@
 
 from __future__ import annotations
 
+import importlib
 import sys
 import traceback
-from collections.abc import Callable
 
 from textenv.rewards import RewardError
+
+COMMANDS = ("train", "evaluate", "compare")  # a module of this package for each
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -22,38 +24,11 @@ def main(arguments: list[str] | None = None) -> None:
         print((__doc__ or "").strip())
         return
     if command not in COMMANDS:
-        sys.exit(f"{command} is unknown: use {', '.join(list(COMMANDS)[:-1])} or compare.")
+        sys.exit(f"{command} is unknown: use {', '.join(COMMANDS[:-1])} or {COMMANDS[-1]}.")
     try:
-        COMMANDS[command](arguments[1:])
+        # Only now, so that help is fast.
+        importlib.import_module(f"agents.cli.{command}").main(arguments[1:])
     except RewardError as error:
         if error.__cause__ is not None:  # the user needs the line in the reward function
             traceback.print_exception(error.__cause__)
         sys.exit(str(error))
-
-
-# Each is imported only when it is used, so that help is fast.
-
-
-def _train(arguments: list[str]) -> None:
-    from agents.cli.train import main
-
-    main(arguments)
-
-
-def _evaluate(arguments: list[str]) -> None:
-    from agents.cli.evaluate import main
-
-    main(arguments)
-
-
-def _compare(arguments: list[str]) -> None:
-    from agents.cli.compare import main
-
-    main(arguments)
-
-
-COMMANDS: dict[str, Callable[[list[str]], None]] = {
-    "train": _train,
-    "evaluate": _evaluate,
-    "compare": _compare,
-}
