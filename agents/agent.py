@@ -19,7 +19,7 @@ from torch import Tensor
 from agents import checkpoint, environments, optimization, policies
 from agents.callbacks import as_callback
 from agents.collect import Stopped, evaluate_old_log_probs, make_collector
-from agents.construction import AUTO, Construction
+from agents.construction import AUTO, Construction, find_device
 from agents.metrics import log_entry, mean_metrics, record_all
 from agents.optimization import Schedule, make_optimizer, set_learning_rate
 from agents.policies.base import Policy
@@ -41,6 +41,7 @@ class Agent(metaclass=Construction):
             environment is switched to its fast mode, which is logged; all others are used as
             they are.
         learning_rate: of AdamW, a number or a function of the remaining progress (1 to 0).
+        lr_schedule: its factor: "constant", "linear" (to 0 at the end of `learn`) or "cosine".
         n_steps: steps of each row in one rollout; not used for whole episodes of text.
         micro_batch_size: rows per backward pass, to save memory with large models. The gradient is
             that of the whole batch.
@@ -65,6 +66,7 @@ class Agent(metaclass=Construction):
         env: str | gym.Env | VectorEnv,
         *,
         learning_rate: float | Schedule = AUTO,
+        lr_schedule: str = AUTO,
         n_steps: int | None = AUTO,
         micro_batch_size: int | None = None,
         max_grad_norm: float | None = AUTO,
@@ -78,14 +80,12 @@ class Agent(metaclass=Construction):
         seed: int | None = None,
         device: str | torch.device = "auto",
     ):
-        if device == "auto":
-            device = "cuda" if torch.cuda.is_available() else "cpu"
-        self.device = torch.device(device)
-        self.learning_rate, self.n_steps = learning_rate, n_steps
-        self.micro_batch_size = micro_batch_size
+        self.device = find_device(device)
+        self.learning_rate, self.lr_schedule = learning_rate, lr_schedule
+        self.anneal, self.n_steps = optimization.lr_schedule(lr_schedule), n_steps
+        self.micro_batch_size, self.group_size = micro_batch_size, group_size
         self.max_grad_norm, self.weight_decay = max_grad_norm, weight_decay
         self.tensorboard_log, self.verbose, self.seed = tensorboard_log, verbose, seed
-        self.group_size = group_size
         self.policy_class = policies.find(policy)
         self.policy_kwargs = dict(policy_kwargs or {})
         self.env = environments.for_agent(
@@ -160,7 +160,7 @@ class Agent(metaclass=Construction):
         log_interval: int = 1,
         tb_log_name: str | None = None,
         reset_num_timesteps: bool = True,
-        progress_bar: bool = False,
+        progress_bar: bool | ProgressBar = False,
     ) -> Self:
         """Collect and update until ``total_timesteps`` steps (tokens, for text) are taken.
 
@@ -170,7 +170,7 @@ class Agent(metaclass=Construction):
             log_interval: rollouts between two entries of the log.
             tb_log_name: name of the run for TensorBoard; the algorithm's name by default.
             reset_num_timesteps: False continues the count, as after `load`.
-            progress_bar: show a bar with steps per second, score, KL and episode length.
+            progress_bar: show a bar with return, score, KL, length and speed; or a bar to use.
         """
         if reset_num_timesteps:
             self.num_timesteps = 0
@@ -179,12 +179,13 @@ class Agent(metaclass=Construction):
         callback = as_callback(callback, self)
         callback.on_training_start(locals(), globals())
         started, before, iteration = time.perf_counter(), self.num_timesteps, 0
-        bar = ProgressBar(total_timesteps, visible=progress_bar)
+        bar = ProgressBar.of(progress_bar)
         try:
-            with bar:
+            with bar.over(total_timesteps):
                 while self.num_timesteps < target:
                     self.progress_remaining = 1 - self.num_timesteps / target
-                    set_learning_rate(self.optimizer, self.scheduled(self.learning_rate))
+                    rate = self.scheduled(self.learning_rate) * self.scheduled(self.anneal)
+                    set_learning_rate(self.optimizer, rate)
                     callback.on_rollout_start()
                     began = time.perf_counter()
                     rollout = self.collect(on_step=callback.on_step)

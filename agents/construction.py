@@ -26,9 +26,17 @@ ONE_STEP = (
 )
 
 
+def find_device(device: str | torch.device) -> torch.device:
+    """The device; "auto" is an accelerator if there is one."""
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(device)
+
+
 class Options(TypedDict, total=False):
     """The arguments that all algorithms have in common; `agents.Agent` explains them."""
 
+    lr_schedule: str
     n_steps: int | None
     micro_batch_size: int | None
     max_grad_norm: float | None
@@ -62,6 +70,9 @@ class Construction(type):
             value = arguments.get(name, parameter.default)
             if name in preset and isinstance(value, str) and value == AUTO:
                 arguments[name] = preset[name]
+        of_policy = presets.policy_kwargs(cls, policies.find(policy), model)
+        if of_policy:
+            arguments["policy_kwargs"] = of_policy | dict(arguments.get("policy_kwargs") or {})
         agent = super().__call__(policy, env, **arguments)
         for name in hyperparameter_names(cls):
             if not hasattr(agent, name):

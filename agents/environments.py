@@ -192,6 +192,11 @@ def schedules(env: Any) -> list[Schedule]:
     return list({id(schedule): schedule for schedule in every}.values())
 
 
+def kl_coef(env: Any) -> float:
+    """The current β of the rewards of the text environments inside ``env``; 0 without KL."""
+    return max((schedule.value for schedule in schedules(env)), default=0.0)
+
+
 def move_schedules(env: Any, kls: list[float]) -> None:
     """Update the schedules of β with the KL, in nats, of each episode that ended in a rollout."""
     if kls:

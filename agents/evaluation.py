@@ -25,6 +25,7 @@ class TextEvaluation:
 
     Attributes:
         scores: the scores of the reward, without shaping.
+        paid: the scores minus the penalty of an episode that never stopped.
         kls: KL(π‖π_ref) of the whole episode, nats: Σ_t log π(a_t|s_t) − log π_ref(a_t|s_t), whose
             mean is unbiased. Empty without a reference.
         recomputed_kls: the same from one plain forward pass of both models, without cache, chunks
@@ -32,15 +33,23 @@ class TextEvaluation:
         lengths: numbers of tokens.
         prompts, responses: texts.
         tokens_per_second: the speed of generation and scoring.
+        kl_coef: β, units of the score per nat, by which the episodes are judged.
     """
 
     scores: np.ndarray
+    paid: np.ndarray
     kls: np.ndarray
     recomputed_kls: np.ndarray
     lengths: np.ndarray
     prompts: list[str]
     responses: list[str]
     tokens_per_second: float
+    kl_coef: float = 0.0
+
+    @property
+    def returns(self) -> np.ndarray:
+        """score − penalty − β·KL of each episode, the mean of which agents maximise."""
+        return self.paid - self.kl_coef * self.kls if self.kl_coef else self.paid
 
     @property
     def distinct_2(self) -> float:
@@ -48,8 +57,9 @@ class TextEvaluation:
         return distinct_n(self.responses, 2)
 
     def summary(self) -> dict[str, float]:
-        """Means over the episodes: score, KL (nats), length (tokens), and distinct-2."""
+        """Means over the episodes: return, score, KL (nats), length (tokens), and distinct-2."""
         return {
+            "return": float(self.returns.mean()),
             "score": float(self.scores.mean()),
             "kl": float(self.kls.mean()),
             "length": float(self.lengths.mean()),
@@ -71,7 +81,11 @@ def distinct_n(texts: Sequence[str], n: int) -> float:
 
 
 def evaluate_text(
-    agent: Any, env: Any = None, n_episodes: int = 256, seed: int = 0
+    agent: Any,
+    env: Any = None,
+    n_episodes: int = 256,
+    seed: int = 0,
+    kl_coef: float | None = None,
 ) -> TextEvaluation:
     """Sample episodes from a text agent; the same prompts and random numbers for the same seed.
 
@@ -83,14 +97,18 @@ def evaluate_text(
         env: any text environment, single, vector or wrapped; None uses the agent's own.
         n_episodes: number of episodes.
         seed: the seed of prompts and actions.
+        kl_coef: β of the returns; None uses that of the environment's rewards.
 
     Raises:
         ValueError: there is no text environment, or ``n_episodes`` is below 1.
     """
     if n_episodes < 1:
         raise ValueError(f"n_episodes={n_episodes} must be at least 1.")
-    policy = agent.policy
-    own = _own_environment(agent.env if env is None else env, policy, n_episodes)
+    policy, env = agent.policy, agent.env if env is None else env
+    own = own_environment(env, policy, min(ROWS, n_episodes))
+    own.bind(policy)
+    if kl_coef is None:
+        kl_coef = environments.kl_coef(env)
     generator_state = policy.generator.get_state()
     policy.seed(seed)
     rollouts: list[Rollout] = []
@@ -112,17 +130,29 @@ def evaluate_text(
         kls = [recomputed_kl(policy, own.shaping.reference, rollout) for rollout in rollouts]
     return TextEvaluation(
         np.array(column("score")),
+        np.array(column("return")),
         np.array(column("kl")),
         np.concatenate(kls)[:n_episodes] if kls else np.zeros(0),
         np.array(column("length")),
         prompts[:n_episodes],
         column("response"),
         sum(sum(rollout.episodes["length"]) for rollout in rollouts) / seconds,
+        kl_coef if own.shaping is not None else 0.0,
     )
 
 
-def _own_environment(env: Any, policy: Any, n_episodes: int) -> TextGenVectorEnv:
-    """A native environment of the same task, bound to the policy."""
+def own_environment(env: Any, policy: Any, num_rows: int, **changes: Any) -> TextGenVectorEnv:
+    """A native environment of the same task, whose rewards are not shaped.
+
+    Args:
+        env: any text environment, single, vector or wrapped.
+        policy: what will act in it, on the same device.
+        num_rows: number of rows.
+        changes: other arguments of the task.
+
+    Raises:
+        ValueError: there is no text environment, or it is on another device.
+    """
     found = environments.text_environments(env)
     if not found:
         raise ValueError(
@@ -134,12 +164,10 @@ def _own_environment(env: Any, policy: Any, n_episodes: int) -> TextGenVectorEnv
             f"The agent is on {policy.device}, the environment's reference on "
             f"{shaping.reference.device}: make the environment with the agent's device."
         )
-    own = found[0].sibling(
-        min(ROWS, n_episodes), autoreset_mode=AutoresetMode.DISABLED, scoring="batch",
-        array="torch", device=policy.device, copy=False, group_size=1,
+    return found[0].sibling(
+        num_rows, autoreset_mode=AutoresetMode.DISABLED, scoring="batch", array="torch",
+        device=policy.device, copy=False, group_size=1, **changes,
     )  # fmt: skip
-    own.bind(policy)
-    return own
 
 
 @torch.no_grad()

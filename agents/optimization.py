@@ -20,6 +20,43 @@ def at_progress(value: float | Schedule, progress_remaining: float) -> float:
     return float(value(progress_remaining) if callable(value) else value)
 
 
+# Factors of the learning rate, by the remaining progress from 1 to 0. "linear" ends at 0, so that
+# the noise of the last steps does not stay in the weights (Robbins and Monro 1951 demand it of any
+# stochastic approximation; the PPO of OpenAI's baselines anneals in this way).
+LR_SCHEDULES: dict[str, Schedule] = {
+    "constant": lambda progress_remaining: 1.0,
+    "linear": lambda progress_remaining: progress_remaining,
+    "cosine": lambda progress_remaining: (1 + math.cos(math.pi * (1 - progress_remaining))) / 2,
+}
+
+
+def lr_schedule(name: str) -> Schedule:
+    """One of `LR_SCHEDULES`.
+
+    Raises:
+        ValueError: there is none of this name.
+    """
+    if name not in LR_SCHEDULES:
+        raise ValueError(f"lr_schedule={name!r} is unknown: use one of {', '.join(LR_SCHEDULES)}.")
+    return LR_SCHEDULES[name]
+
+
+def actor_and_critic(policy: Any, vf_learning_rate: float | None) -> list[Any]:
+    """The parameters of a policy that learn: those of the critic alone in a group of their own.
+
+    Args:
+        policy: see `agents.policies.base.Policy`.
+        vf_learning_rate: of the critic's own parameters; None puts all parameters in one group.
+    """
+    every = [p for p in policy.parameters() if p.requires_grad]
+    if vf_learning_rate is None:
+        return every
+    critic = policy.critic_parameters()
+    own = {id(p) for p in critic}
+    others = [p for p in every if id(p) not in own]
+    return [{"params": others}, {"params": critic, "lr": vf_learning_rate}]
+
+
 def make_optimizer(
     parameters: Any, learning_rate: float | Schedule, weight_decay: float
 ) -> torch.optim.AdamW:
@@ -61,16 +98,18 @@ def optimizer_step(
         batch: the rows of this step.
         optimizer: may have several parameter groups.
         micro_batch_size: rows per backward pass; None takes all at once.
-        max_grad_norm: gradients are clipped to this norm; None does not clip.
+        max_grad_norm: the gradient of each parameter group is clipped to this norm, so that a
+            large error of the critic does not shorten the policy's step; None does not clip.
 
     Returns:
-        The metrics, and ``grad_norm`` before clipping.
+        The metrics, and ``grad_norm`` of all groups before clipping.
 
     Raises:
         FloatingPointError: the gradient is not finite; no parameter was changed.
     """
     optimizer.zero_grad(set_to_none=True)
-    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    groups = [group["params"] for group in optimizer.param_groups]
+    parameters = [p for group in groups for p in group]
     sums: dict[str, float] = {}
     for part in batch.micro_batches(micro_batch_size):
         value, metrics = loss(part)
@@ -78,7 +117,8 @@ def optimizer_step(
         for name, metric in metrics.items():
             sums[name] = sums.get(name, 0.0) + float(metric)
     limit = math.inf if max_grad_norm is None else max_grad_norm
-    sums["grad_norm"] = float(nn.utils.clip_grad_norm_(parameters, limit))
+    norms = [float(nn.utils.clip_grad_norm_(group, limit)) for group in groups]
+    sums["grad_norm"] = math.hypot(*norms)
     if not math.isfinite(sums["grad_norm"]):
         raise FloatingPointError(
             "The gradient is not finite: lower learning_rate, or look for infinite rewards."

@@ -10,11 +10,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from agents.compare import interval
+from agents.reference import WithinReach
+from textenv.optimum import best_of_n_curve
+from textenv.optimum import frontier as optimal_frontier
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 SCORE, KL = "rollout/score_mean", "rollout/kl"
+RETURN = "return"  # a column that is computed here, for one β
 
 
 def read_progress(path: str | Path) -> dict[str, np.ndarray]:
@@ -42,55 +46,133 @@ def band(axes, label: str, grid: np.ndarray, curves: np.ndarray) -> None:
 def comparison(
     runs: Mapping[str, list[dict[str, np.ndarray]]],
     finals: Mapping[str, list[tuple[float, float]]],
+    within_reach: WithinReach | None,
     target: str | Path,
     title: str = "",
 ) -> None:
-    """Several algorithms, several seeds each: score against tokens, final score against KL.
+    """Several algorithms, several seeds each: return against tokens, and final score against KL.
 
     Args:
         runs: for each algorithm the logs of its seeds, as `read_progress` gives them.
         finals: for each algorithm and seed the KL (nats per episode) and the score at the end.
+        within_reach: the optimum and best-of-n of the task, whose β is that of the returns; None
+            shows scores instead.
         target: the file of the plot.
         title: the title of the plot.
     """
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(10, 4), layout="constrained")
-    score, trade = figure.subplots(1, 2)
+    figure = Figure(figsize=(11, 4.4), layout="constrained")
+    curves, trade = figure.subplots(1, 2)
     for label, logs in runs.items():
         steps = [log["time/total_timesteps"] for log in logs]
         grid = np.linspace(max(s[0] for s in steps), min(s[-1] for s in steps), 40)
-        band(score, label, grid, np.array([on_grid(log, SCORE, grid) for log in logs]))
-        trade.scatter(*zip(*finals[label], strict=True), s=22, label=label)
-    score.set(xlabel="tokens", ylabel="mean score of a rollout")
-    trade.set(xlabel="KL to the reference, nats per episode", ylabel="final mean score")
+        values = [on_grid(with_return(log, within_reach), RETURN, grid) for log in logs]
+        band(curves, label, grid, np.array(values))
+        trade.scatter(*zip(*finals[label], strict=True), s=22, label=label, zorder=3)
+    curves.set(xlabel="tokens", ylabel="mean return of a rollout")
+    trade.set(xlabel="KL to the reference, nats per episode", ylabel="mean score at the end")
+    if within_reach is not None:
+        draw_levels(curves, within_reach)
+        draw_plane(trade, within_reach, max(kl for pairs in finals.values() for kl, _ in pairs))
     figure.suptitle(title)
     save_figure(figure, target)
 
 
-def learning_curve(runs: Mapping[str, str | Path], target: str | Path, title: str = "") -> None:
-    """Score and KL against tokens, one line per run, as a PNG.
+def learning_curve(
+    progress: Mapping[str, np.ndarray],
+    target: str | Path,
+    title: str = "",
+    within_reach: WithinReach | None = None,
+) -> None:
+    """One text run: return (or score, without an optimum) against tokens, and score against KL.
 
     Args:
-        runs: labels and the ``progress.csv`` files of text runs.
+        progress: the log of the run, as `read_progress` gives it.
         target: the file of the plot.
         title: the title of the plot.
+        within_reach: the optimum and best-of-n of the task; None shows scores alone.
     """
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(9, 3.6), layout="constrained")
-    score, kl = figure.subplots(1, 2)
-    for label, path in runs.items():
-        progress = read_progress(path)
-        tokens = progress["time/total_timesteps"]
-        name = label if len(runs) > 1 else None  # a single line needs no legend
-        score.plot(tokens, progress[SCORE], label=name)
-        if KL in progress:
-            kl.plot(tokens, progress[KL], label=name)
-    score.set(xlabel="tokens", ylabel="mean score of a rollout")
-    kl.set(xlabel="tokens", ylabel="KL to the reference, nats per episode")
+    figure = Figure(figsize=(11, 4.4), layout="constrained")
+    curve, trade = figure.subplots(1, 2)
+    tokens = progress["time/total_timesteps"]
+    curve.plot(tokens, with_return(progress, within_reach)[RETURN])
+    curve.set(xlabel="tokens", ylabel="mean return of a rollout")
+    if within_reach is not None:
+        draw_levels(curve, within_reach)
+    if KL in progress:
+        points = trade.scatter(
+            progress[KL], progress[SCORE], c=tokens, s=14, cmap="viridis", zorder=3
+        )
+        figure.colorbar(points, ax=trade, label="tokens")
+        if within_reach is not None:
+            draw_plane(trade, within_reach, float(progress[KL].max()))
+    trade.set(xlabel="KL to the reference, nats per episode", ylabel="mean score of a rollout")
     figure.suptitle(title)
     save_figure(figure, target)
+
+
+# --- what can be reached ------------------------------------------------------------------------
+
+
+def with_return(
+    progress: Mapping[str, np.ndarray], within_reach: WithinReach | None
+) -> dict[str, np.ndarray]:
+    """A log with the return score − β·KL of this β, whichever the rewards of the run had."""
+    scores = progress[SCORE]
+    if within_reach is None:
+        return {**progress, RETURN: scores}
+    return {**progress, RETURN: scores - within_reach.kl_coef * progress[KL]}
+
+
+def draw_levels(axes, within_reach: WithinReach) -> None:
+    """Horizontal lines at the optimal return and at those of best-of-n, over tokens."""
+    for name, point in within_reach.points().items():
+        value = within_reach.value(point)
+        style = {"color": "black", "linestyle": "--" if name == "optimum" else ":", "linewidth": 1}
+        axes.axhline(value, **style)
+        above = name == "optimum"  # the others may be very close to it
+        axes.annotate(
+            f"{name}, {value:.2f}", (1, value), xycoords=("axes fraction", "data"), fontsize=8,
+            ha="right", va="bottom" if above else "top",
+        )  # fmt: skip
+    axes.set(ylabel=f"mean return = score − {within_reach.kl_coef:g}·KL")
+    axes.margins(y=0.1)
+
+
+def draw_plane(axes, within_reach: WithinReach, largest_kl: float) -> None:
+    """The score-KL plane: the optimal frontier, best-of-n, and lines of equal return.
+
+    Nothing can be above the frontier. A point's return is where the line of equal return through it
+    meets the left edge; the optimum is where such a line touches the frontier.
+    """
+    kl_coef, optimum = within_reach.kl_coef, within_reach.optimum
+    right = 1.08 * max(largest_kl, optimum.kl)
+    betas = kl_coef * np.geomspace(30, 0.2, 40)
+    frontier = [p for p in optimal_frontier(within_reach.scores, betas) if p.kl < right]
+    axes.plot([p.kl for p in frontier], [p.score for p in frontier], color="black", linewidth=1.2)
+    if frontier:
+        label = ("optimal frontier", (frontier[-1].kl, frontier[-1].score))
+        axes.annotate(*label, fontsize=8, ha="right", va="bottom")
+    ns = range(1, min(optimum.samples, 64) + 1)
+    best = [p for p in best_of_n_curve(within_reach.scores, ns) if p.kl < right]
+    axes.plot([p.kl for p in best], [p.score for p in best], "k:", linewidth=1)
+    for point in best[1:]:
+        if point.n.bit_count() == 1:  # powers of two
+            axes.plot(point.kl, point.score, "k.", markersize=5)
+            axes.annotate(
+                f"best of {point.n}", (point.kl, point.score), textcoords="offset points",
+                xytext=(4, -9), fontsize=7,
+            )  # fmt: skip
+    axes.plot(optimum.kl, optimum.score, "k*", markersize=11, zorder=4)
+    low, high = axes.get_ylim()
+    step = max(0.1, round((high - low) / 10, 1))
+    for value in np.arange(np.floor(optimum.value / step) * step, low - kl_coef * right, -step):
+        axes.plot([0, right], [value, value + kl_coef * right], color="0.85", linewidth=0.7)
+    axes.plot([0, right], [optimum.value, optimum.value + kl_coef * right], "k--", linewidth=0.7)
+    axes.set(xlim=(0, right), ylim=(low, max(high, optimum.score + 0.1)))
 
 
 def save_figure(figure: Figure, target: str | Path) -> Path:

@@ -6,12 +6,16 @@ take precedence. Each number has a source or was chosen by a measurement.
 
 from __future__ import annotations
 
+import inspect
 import os
 from pathlib import Path
 from typing import Any
 
 SMALL_MODEL = 20e6  # parameters; the bundled model has 1.9 million, SmolLM2 has 135
 BYTES_PER_PARAMETER = 2  # of the files of small models; the bundled one is float16
+
+COMMON: dict[str, Any] = {"lr_schedule": "constant", "vf_learning_rate": None}
+CRITIC_LAYERS = 2
 
 # Small networks. PPO and TRPO have the defaults of stable-baselines3 and sb3-contrib 2.9, whose
 # rollouts of 2,048 steps are here split over 8 rows. Those of ActorCritic and REINFORCE were chosen
@@ -88,20 +92,27 @@ def hyperparameters(algorithm: type, sequential: bool, model: Any = None) -> dic
     names = [cls.__name__ for cls in algorithm.__mro__]
     name = next((name for name in names if name in SMALL), "REINFORCE")
     if not sequential:
-        return MLP[name]
-    return {**TEXT, **(SMALL if is_small(model) else REAL)[name]}
+        return {**COMMON, **MLP[name]}
+    return {**COMMON, **TEXT, **(SMALL if is_small(model) else REAL)[name]}
 
 
-def training(algorithm: str, model: Any) -> dict[str, Any]:
+def policy_kwargs(algorithm: type, policy_class: Any, model: Any = None) -> dict[str, Any]:
+    """The arguments of a policy that suit an algorithm: a critic of its own, where it has one."""
+    takes = inspect.signature(policy_class).parameters
+    has_critic = "gae_lambda" in inspect.signature(algorithm).parameters
+    if "critic_layers" not in takes or not has_critic:
+        return {}
+    return {"critic_layers": CRITIC_LAYERS if is_small(model) else 0}
+
+
+def training(model: Any) -> dict[str, Any]:
     """The command line's defaults beside hyper-parameters: tokens, and β of the reward."""
     if is_small(model):
-        chosen: dict[str, Any] = {"total_timesteps": 40_000, "kl_coef": 0.1}
+        chosen: dict[str, Any] = {
+            "total_timesteps": 40_000, "kl_coef": 0.1, "reference_episodes": 4096,
+        }  # fmt: skip
     else:
-        chosen = {"total_timesteps": 60_000, "kl_coef": 0.05}
-    if algorithm == "GRPO":
-        # The KL is in its loss, where it is a mean over tokens, and the scores are scaled to
-        # standard deviation 1: β must be larger than in a reward.
-        chosen |= {"kl_coef": 0.0, "kl_loss_coef": 0.3}
+        chosen = {"total_timesteps": 60_000, "kl_coef": 0.05, "reference_episodes": 1024}
     return chosen
 
 

@@ -1,4 +1,4 @@
-"""A progress bar that also shows speed, score, KL and length."""
+"""A progress bar that also shows return, score, KL, length and speed."""
 
 from __future__ import annotations
 
@@ -8,30 +8,40 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 
 class ProgressBar:
-    """A context manager in which `show` updates the bar.
+    """A context manager, made by `over`, in which `show` updates the bar.
 
     Args:
-        total: timesteps to take.
         visible: False shows nothing.
+        goal: the optimal return, to show beside the return.
     """
 
     COLUMNS = (
-        ("score", "rollout/score_mean", "{:+.3f}"),
         ("return", "rollout/ep_rew_mean", "{:+.3f}"),
+        ("score", "rollout/score_mean", "{:+.3f}"),
         ("KL", "rollout/kl", "{:.2f}"),
         ("length", "rollout/ep_len_mean", "{:.1f}"),
         ("steps/s", "time/fps", "{:.0f}"),
     )
 
-    def __init__(self, total: int, visible: bool = True):
-        self.total = total
+    def __init__(self, visible: bool = True, goal: float | None = None):
+        self.total, self.goal = 0, goal
         self.progress = Progress(
-            BarColumn(30),
+            BarColumn(20),
             TextColumn("{task.percentage:>3.0f}%"),
             TimeRemainingColumn(),
             TextColumn("{task.description}"),
             disable=not visible,
         )
+
+    @classmethod
+    def of(cls, bar: bool | ProgressBar) -> ProgressBar:
+        """A bar as it is; True and False make a visible one and one that shows nothing."""
+        return bar if isinstance(bar, cls) else cls(visible=bool(bar))
+
+    def over(self, total: int) -> ProgressBar:
+        """This bar, for ``total`` timesteps to take."""
+        self.total = total
+        return self
 
     def __enter__(self) -> ProgressBar:
         self.progress.__enter__()
@@ -45,8 +55,9 @@ class ProgressBar:
         """Set the bar to ``timesteps`` and show the metrics of the log."""
         parts = [
             f"{label} {form.format(record[key])}"
+            + (f" of {self.goal:+.3f}" if label == "return" and self.goal is not None else "")
             for label, key, form in self.COLUMNS
-            if key in record and not (label == "return" and "rollout/score_mean" in record)
+            if key in record
         ]
         self.progress.update(
             self.task, completed=min(timesteps, self.total), description="  ".join(parts)

@@ -11,6 +11,7 @@ from agents.algorithms.terms import Metrics, estimated_advantages, value_and_ent
 from agents.construction import AUTO, Options
 from agents.functional import surrogates
 from agents.functional.reductions import token_mean
+from agents.optimization import actor_and_critic
 from agents.rollout import Batch, Rollout
 
 
@@ -24,6 +25,8 @@ class ActorCritic(Agent):
         gae_lambda: λ of GAE; 0 uses the critic, 1 the returns.
         normalize_advantage: scale to mean 0 and standard deviation 1, over the counted steps.
         vf_coef: weight of the critic's loss.
+        vf_learning_rate: of the parameters that only the critic has, which learn a regression with
+            less noise than the policy has; None uses ``learning_rate``.
         ent_coef: weight of the entropy bonus.
     """
 
@@ -37,13 +40,18 @@ class ActorCritic(Agent):
         gae_lambda: float = AUTO,
         normalize_advantage: bool = AUTO,
         vf_coef: float = AUTO,
+        vf_learning_rate: float | None = AUTO,
         ent_coef: float = 0.0,
         **common: Unpack[Options],
     ):
+        self.vf_learning_rate = vf_learning_rate
         super().__init__(policy, env, learning_rate=learning_rate, **common)
         self.gamma, self.gae_lambda = gamma, gae_lambda
         self.normalize_advantage = normalize_advantage
         self.vf_coef, self.ent_coef = vf_coef, ent_coef
+
+    def trained_parameters(self) -> list[Any]:
+        return actor_and_critic(self.policy, self.vf_learning_rate)
 
     def update(self, rollout: Rollout) -> dict[str, float]:
         columns = estimated_advantages(

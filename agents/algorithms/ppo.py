@@ -19,6 +19,7 @@ from agents.construction import AUTO, Options
 from agents.functional import surrogates
 from agents.functional.reductions import token_mean
 from agents.metrics import mean_metrics
+from agents.optimization import actor_and_critic
 from agents.rollout import Batch, Rollout
 
 
@@ -43,6 +44,8 @@ class PPO(Agent):
         reverse_kl: penalise KL(π‖π_old) instead of KL(π_old‖π).
         normalize_advantage: scale to mean 0 and standard deviation 1, over the counted steps.
         vf_coef: weight of the critic's loss.
+        vf_learning_rate: of the parameters that only the critic has, which learn a regression with
+            less noise than the policy has; None uses ``learning_rate``.
         ent_coef: weight of the entropy bonus.
         target_kl: stop the epochs of a rollout once KL(π_old‖π), nats per step, exceeds 1.5 times
             this; None never stops them.
@@ -68,6 +71,7 @@ class PPO(Agent):
         reverse_kl: bool = False,
         normalize_advantage: bool = True,
         vf_coef: float = AUTO,
+        vf_learning_rate: float | None = AUTO,
         ent_coef: float = 0.0,
         target_kl: float | None = None,
         **common: Unpack[Options],
@@ -77,6 +81,7 @@ class PPO(Agent):
                 f"kl_loss_target={kl_loss_target} adapts kl_loss_coef by factors, which leaves "
                 f"kl_loss_coef={kl_loss_coef} at 0: begin with one above 0."
             )
+        self.vf_learning_rate = vf_learning_rate
         super().__init__(policy, env, learning_rate=learning_rate, **common)
         self.batch_size, self.n_epochs = batch_size, n_epochs
         self.gamma, self.gae_lambda = gamma, gae_lambda
@@ -85,6 +90,9 @@ class PPO(Agent):
         self.kl_loss_coef, self.kl_loss_target = kl_loss_coef, kl_loss_target
         self.reverse_kl, self.normalize_advantage = reverse_kl, normalize_advantage
         self.vf_coef, self.ent_coef, self.target_kl = vf_coef, ent_coef, target_kl
+
+    def trained_parameters(self) -> list[Any]:
+        return actor_and_critic(self.policy, self.vf_learning_rate)
 
     def update(self, rollout: Rollout) -> dict[str, float]:
         columns = estimated_advantages(

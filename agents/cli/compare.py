@@ -13,8 +13,9 @@ import tyro
 
 from agents.cli.options import AGENTS, Train, run_presets
 from agents.cli.report import console, print_comparison
-from agents.cli.train import run
+from agents.cli.train import REACH_FILE, run
 from agents.plots import comparison, read_progress
+from agents.reference import WithinReach
 
 
 @dataclass
@@ -33,6 +34,11 @@ class Compare:
     """As for train."""
     total_timesteps: int | None = None
     """Tokens of each run; by default as for train."""
+    kl_coef: float | None = None
+    """β, the cost of a nat of KL, in the rewards and in the returns by which all are judged; by
+    default as for train."""
+    reference_episodes: int | None = None
+    """As for train."""
     max_new_tokens: int = 24
     """Token budget of a response."""
     n_envs: int | None = None
@@ -57,20 +63,23 @@ def main(arguments: list[str]) -> None:
         sys.exit(f"--agents takes {', '.join(AGENTS)}; --seeds at least 2.")
     runs: dict[str, list] = {name: [] for name in options.agents}
     finals: dict[str, list[dict[str, float]]] = {name: [] for name in options.agents}
+    within_reach: WithinReach | None = None  # the task is the same in all runs
     for seed in range(options.seeds):
         for name in options.agents:
             output = options.output / f"{name}-{seed}"
             one, hyperparameters = _settings_of_run(options, name, seed, output)
             settings = {**dataclasses.asdict(one), **hyperparameters}
             if not _finished(output, settings):
-                run(one, hyperparameters, output)
+                within_reach = run(one, hyperparameters, output, within_reach).within_reach
                 _settings_file(output).write_text(json.dumps(settings, indent=2, default=str))
+            elif within_reach is None and (output / REACH_FILE).is_file():
+                within_reach = WithinReach.load(output / REACH_FILE)
             finals[name].append(json.loads((output / "evaluation.json").read_text()))
             runs[name].append(read_progress(output / "progress.csv"))
-    print_comparison(finals)
+    print_comparison(finals, within_reach)
     pairs = {name: [(final["kl"], final["score"]) for final in finals[name]] for name in finals}
     title = f"{options.model}, reward {options.reward}, {options.seeds} seeds"
-    comparison(runs, pairs, options.output / "comparison.png", title)
+    comparison(runs, pairs, within_reach, options.output / "comparison.png", title)
     console.print(f"\nplot   {options.output / 'comparison.png'}")
 
 

@@ -9,10 +9,11 @@ from pathlib import Path
 import tyro
 
 from agents import algorithms, checkpoint
-from agents.cli.options import choose_device
+from agents.agent import Agent
 from agents.cli.report import print_evaluations
-from agents.cli.train import EVALUATION_SEED
+from agents.cli.train import EVALUATION_SEED, REACH_FILE, measure_reach
 from agents.evaluation import evaluate_text
+from agents.reference import WithinReach
 from textenv.lm.loading import hide_progress_bars
 
 
@@ -33,8 +34,13 @@ class Evaluate:
     """Another token budget of a response."""
     stop: list[str] = field(default_factory=list)
     """Other stop strings."""
+    kl_coef: float | None = None
+    """Another β of the return, units of the score per nat."""
     episodes: int = 256
     """Number of episodes."""
+    reference_episodes: int = 1024
+    """Episodes of the untouched model, for the optimal return and best-of-n, where they were not
+    measured in training; 0 leaves them out."""
     seed: int = EVALUATION_SEED
     """Seed of prompts and sampling; the default is that of the table that train prints."""
     device: str = "auto"
@@ -50,16 +56,31 @@ def main(arguments: list[str]) -> None:
     if options.stop:
         given["stop"] = options.stop
     try:
-        name = checkpoint.describe(options.path)["algorithm"]
+        saved = checkpoint.describe(options.path)
+        name, task = saved["algorithm"], (saved["task"] or {}).get("kwargs", {})
         if name not in algorithms.__all__:
             raise ValueError(
                 f"The algorithm of the agent in {str(options.path)!r} is a custom class, "
                 f"{name}: evaluate it from Python, with agents.evaluation.evaluate_text."
             )
         agent = getattr(algorithms, name).load(
-            options.path, env_kwargs=given, device=choose_device(options.device)
+            options.path, env_kwargs=given, device=options.device
         )
-        result = evaluate_text(agent, n_episodes=options.episodes, seed=options.seed)
+        result = evaluate_text(
+            agent, n_episodes=options.episodes, seed=options.seed, kl_coef=options.kl_coef
+        )
+        same_task = all(task.get(name) == value for name, value in given.items())
+        within_reach = find_reach(agent, options, result.kl_coef, same_task)
     except (ValueError, FileNotFoundError, ModuleNotFoundError) as error:
         sys.exit(str(error))
-    print_evaluations(**{str(options.path): result})
+    print_evaluations({"agent": result}, within_reach)
+
+
+def find_reach(
+    agent: Agent, options: Evaluate, kl_coef: float, same_task: bool
+) -> WithinReach | None:
+    """The optimum and best-of-n: from the samples of the training run, or from new ones."""
+    file = options.path / REACH_FILE
+    if same_task and kl_coef > 0 and file.is_file() and options.reference_episodes > 0:
+        return WithinReach(WithinReach.load(file).scores, kl_coef)
+    return measure_reach(agent, kl_coef, options.reference_episodes)

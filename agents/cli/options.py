@@ -67,6 +67,9 @@ class Train:
     """Folder for the agent, the logs and the plot; runs/AGENT-MODEL-SEED by default."""
     eval_episodes: int = 256
     """Episodes of the evaluations before and after."""
+    reference_episodes: int = 1024
+    """Episodes of the untouched model, from which the optimal return and best-of-n are computed.
+    0 leaves them out."""
     device: str = "auto"
     """"auto" uses an accelerator if there is one."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
@@ -114,7 +117,7 @@ def run_presets(agent: str, model: str) -> tuple[dict[str, Any], dict[str, Any]]
     cls = AGENTS[agent]
     chosen = {
         **presets.hyperparameters(cls, sequential=True, model=model),
-        **presets.training(cls.__name__, model),
+        **presets.training(model),
     }
     of_run = {field.name for field in dataclasses.fields(Train)}
     accepted = set(inspect.signature(cls).parameters) - of_run
@@ -122,11 +125,6 @@ def run_presets(agent: str, model: str) -> tuple[dict[str, Any], dict[str, Any]]
         {name: value for name, value in chosen.items() if name in of_run},
         {name: value for name, value in chosen.items() if name in accepted - NOT_OFFERED},
     )
-
-
-def choose_device(name: str) -> str:
-    """ "auto" is an accelerator if there is one."""
-    return ("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name
 
 
 def choose_dtype(name: str, device: str, model: str) -> str:

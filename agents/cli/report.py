@@ -11,36 +11,77 @@ from rich.table import Table
 
 from agents.compare import interval, significant_differences
 from agents.evaluation import TextEvaluation
+from agents.reference import WithinReach
+from textenv.optimum import BestOf, Optimum, best_of_n_curve
 
 console = Console(highlight=False)
 SAMPLES = 5
 
 
-def print_evaluations(**columns: TextEvaluation) -> None:
+def print_evaluations(
+    columns: Mapping[str, TextEvaluation], within_reach: WithinReach | None
+) -> None:
     """Print a table with a column for each evaluation, and samples of each."""
-    console.print(evaluation_table(columns))
+    console.print(evaluation_table(columns, within_reach))
+    if within_reach is not None and within_reach.optimum.warning:
+        console.print(f"[yellow]{within_reach.optimum.warning}[/]", soft_wrap=True)
     for name, evaluation in columns.items():
         print_samples(name, evaluation)
 
 
-def evaluation_table(columns: Mapping[str, TextEvaluation]) -> Table:
-    """Score, KL, length, diversity and speed of each evaluation."""
+def evaluation_table(
+    columns: Mapping[str, TextEvaluation], within_reach: WithinReach | None = None
+) -> Table:
+    """Return, score, KL, length, diversity and speed of each evaluation.
+
+    Args:
+        columns: the evaluations.
+        within_reach: best-of-n and the optimum, as further columns.
+    """
     table = Table(box=None, pad_edge=False)
-    table.add_column("")
-    for name in columns:
-        table.add_column(name, justify="right")
+    table.add_column("", no_wrap=True)
+    points = within_reach.points() if within_reach is not None else {}
+    for name in (*columns, *(name.replace(" of", "\nof") for name in points)):
+        table.add_column(name, justify="right", no_wrap=True)
 
-    def row(label: str, cell: Callable[[TextEvaluation], str]) -> None:
-        table.add_row(label, *(cell(column) for column in columns.values()))
+    def row(
+        label: str,
+        cell: Callable[[TextEvaluation], str],
+        of_point: Callable[[BestOf | Optimum], str] = lambda point: "",
+    ) -> None:
+        cells = [cell(column) for column in columns.values()]
+        table.add_row(label, *cells, *(of_point(point) for point in points.values()))
 
-    row("score (mean ± standard error)", lambda e: mean_and_error(e.scores))
-    if all(len(evaluation.kls) for evaluation in columns.values()):
-        row("KL to the reference, nats per episode", lambda e: f"{e.kls.mean():z.2f}")
-        row("  recomputed by plain forward passes", lambda e: f"{e.recomputed_kls.mean():z.2f}")
+    shaped = all(len(evaluation.kls) for evaluation in columns.values())
+    if within_reach is not None:
+        value, share = within_reach.value, within_reach.optimum.share
+        row(
+            f"[bold]return = score − {within_reach.kl_coef:g}·KL[/]",
+            lambda e: mean_and_error(e.returns),
+            lambda point: f"{value(point):+.3f}",
+        )
+        row(
+            "  share of the way",
+            lambda e: percentage(share(e.returns.mean())),
+            lambda point: percentage(share(value(point))),
+        )
+    row("score", lambda e: mean_and_error(e.scores), lambda point: f"{point.score:+.3f}")
+    if shaped:
+        row(
+            "KL, nats per episode",
+            lambda e: f"{e.kls.mean():z.2f}",
+            lambda point: f"{point.kl:z.2f}",
+        )
+        row("  recomputed plainly", lambda e: f"{e.recomputed_kls.mean():z.2f}")
     row("length, tokens", lambda e: f"{e.lengths.mean():.1f}")
     row("distinct-2", lambda e: f"{e.distinct_2:.2f}")
-    row("tokens/s, sampling and scoring", lambda e: f"{e.tokens_per_second:.0f}")
+    row("tokens/s", lambda e: f"{e.tokens_per_second:.0f}")
     return table
+
+
+def percentage(share: float) -> str:
+    """A share in percent; nothing for nan."""
+    return "" if np.isnan(share) else f"{share:z.0%}"
 
 
 def mean_and_error(values: np.ndarray) -> str:
@@ -59,25 +100,66 @@ def print_samples(name: str, evaluation: TextEvaluation) -> None:
         console.print(f"  [dim]{score:+.2f}[/]  {text}", soft_wrap=True)
 
 
-def print_comparison(finals: Mapping[str, list[dict[str, float]]]) -> None:
-    """A table of candidates, and which of them differ.
+def print_comparison(
+    finals: Mapping[str, list[dict[str, float]]], within_reach: WithinReach | None
+) -> None:
+    """A table of candidates by return, with what can be reached, and which of them differ.
 
     Args:
         finals: for each candidate the summaries of its runs, one per seed.
+        within_reach: its β is that of all returns; None judges by the score.
     """
+    kl_coef = 0.0 if within_reach is None else within_reach.kl_coef
+    returns = {
+        name: [final["score"] - kl_coef * final["kl"] for final in finals[name]] for name in finals
+    }
+    rows = [
+        (float(np.mean(returns[name])), candidate_row(name, finals[name], returns[name]))
+        for name in finals
+    ]
+    if within_reach is not None:
+        rows += reach_rows(within_reach)
+    rows.sort(key=lambda row: -row[0])
     table = Table(box=None, pad_edge=False)
-    for heading in ("", "score", "KL, nats", "length", "distinct-2"):
+    for heading in ("", "return", "share", "score", "KL", "tokens", "distinct-2"):
         table.add_column(heading, justify="left" if not heading else "right", no_wrap=True)
-    scores = {name: [final["score"] for final in finals[name]] for name in finals}
-    for name in sorted(finals, key=lambda name: -sum(scores[name])):
-        means = {key: interval([final[key] for final in finals[name]]) for key in finals[name][0]}
-        bounds = [escape(str(means[key])) for key in ("score", "kl")]
-        plain = [f"{means[key].mean:.3g}" for key in ("length", "distinct_2")]
-        table.add_row(name, *bounds, *plain)
+    for value, (name, first, *others) in rows:
+        share = "" if within_reach is None else percentage(within_reach.optimum.share(value))
+        table.add_row(name, first, share, *others)
     console.print(table)
-    console.print("\nscores significantly apart (Welch's t-test, Holm's correction, 5 %):")
-    differences = significant_differences(scores)
+    console.print(
+        f"\nreturn = score − {kl_coef:g}·KL, mean and 95 % interval over seeds; share: of the way "
+        "from the untouched model to the optimum; KL: nats per episode; tokens: of a response.",
+        soft_wrap=True,
+    )
+    if within_reach is not None and within_reach.optimum.warning:
+        console.print(f"[yellow]{within_reach.optimum.warning}[/]", soft_wrap=True)
+    console.print("\nreturns significantly apart (Welch's t-test, Holm's correction, 5 %):")
+    differences = significant_differences(returns)
     for better, worse, p in differences:
         console.print(f"  {better} over {worse} (p = {p:.2g})")
     if not differences:
         console.print("  none")
+
+
+def candidate_row(
+    name: str, finals: list[dict[str, float]], returns: list[float]
+) -> tuple[str, ...]:
+    """The cells of one candidate: means over its runs, that of the return with its interval."""
+    means = {key: float(np.mean([final[key] for final in finals])) for key in finals[0]}
+    plain = [f"{means[key]:.3g}" for key in ("score", "kl", "length", "distinct_2")]
+    return name, escape(str(interval(returns))), *plain
+
+
+def reach_rows(within_reach: WithinReach) -> list[tuple[float, tuple[str, ...]]]:
+    """Return and cells of the untouched model, of best-of-n, and of the optimum."""
+    points = {
+        "untouched": best_of_n_curve(within_reach.scores, [1])[0],
+        **within_reach.points(),
+    }
+    return [
+        (value, tuple(f"[dim]{cell}[/]" for cell in (name, *map("{:.3g}".format, numbers))))
+        for name, point in points.items()
+        for value in [within_reach.value(point)]
+        for numbers in [(value, point.score, point.kl)]
+    ]

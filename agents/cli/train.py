@@ -13,22 +13,31 @@ from typing import Any
 from stable_baselines3.common.logger import configure
 
 from agents.agent import Agent
-from agents.cli.options import AGENTS, Train, choose_device, choose_dtype, parse_train
+from agents.cli.options import AGENTS, Train, choose_dtype, parse_train
 from agents.cli.report import console, print_evaluations
+from agents.construction import find_device
 from agents.evaluation import TextEvaluation, evaluate_text
-from agents.plots import learning_curve
+from agents.plots import learning_curve, read_progress
+from agents.progress import ProgressBar
+from agents.reference import WithinReach, reference_scores
 from textenv.lm.loading import hide_progress_bars
 from textenv.rewards import names_code
 
+REACH_FILE = "reference_scores.json"
 EVALUATION_SEED = 1_000_000  # different from the seeds of training
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """A finished run: evaluations before and after, tokens and seconds of learning."""
+    """A finished run: evaluations before and after, tokens and seconds of learning.
+
+    Attributes:
+        within_reach: the optimum and best-of-n; None without a cost of KL.
+    """
 
     before: TextEvaluation
     after: TextEvaluation
+    within_reach: WithinReach | None
     timesteps: int
     seconds: float
 
@@ -40,7 +49,8 @@ def main(arguments: list[str]) -> None:
         (options.agent, Path(options.model).name.removesuffix(".gguf"), str(options.seed))
     )
     outcome = run(options, hyperparameters, output)
-    print_evaluations(before=outcome.before, after=outcome.after)
+    columns = {"before": outcome.before, "after": outcome.after}
+    print_evaluations(columns, outcome.within_reach)
     console.print(
         f"\n{outcome.timesteps} tokens in {outcome.seconds:.0f} s "
         f"({outcome.timesteps / outcome.seconds:.0f} tokens/s, learning included)\n"
@@ -50,8 +60,19 @@ def main(arguments: list[str]) -> None:
     )
 
 
-def run(options: Train, hyperparameters: dict[str, Any], output: Path) -> Outcome:
-    """Evaluate, learn, evaluate again; write agent, logs and plot to the output folder."""
+def run(
+    options: Train,
+    hyperparameters: dict[str, Any],
+    output: Path,
+    within_reach: WithinReach | None = None,
+) -> Outcome:
+    """Evaluate, learn, evaluate again; write agent, logs and plot to the output folder.
+
+    Args:
+        options, hyperparameters: of the run.
+        output: the folder.
+        within_reach: the optimum and best-of-n, if they are known already.
+    """
     hide_progress_bars()
     output.mkdir(parents=True, exist_ok=True)
     try:
@@ -65,10 +86,15 @@ def run(options: Train, hyperparameters: dict[str, Any], output: Path) -> Outcom
         f"reward {options.reward}, seed {options.seed}",
         soft_wrap=True,
     )
+    if within_reach is None:
+        within_reach = measure_reach(agent, options.kl_coef, options.reference_episodes)
+    if within_reach is not None:
+        within_reach.save(output / REACH_FILE)
     before = evaluate_text(agent, n_episodes=options.eval_episodes, seed=EVALUATION_SEED)
     agent.set_logger(configure(str(output), ["csv", "tensorboard"]))
+    goal = None if within_reach is None else within_reach.optimum.value
     began = time.perf_counter()
-    agent.learn(options.total_timesteps, progress_bar=True)
+    agent.learn(options.total_timesteps, progress_bar=ProgressBar(goal=goal))
     seconds = time.perf_counter() - began
     agent.save(output, optimizer=False)
     after = evaluate_text(agent, n_episodes=options.eval_episodes, seed=EVALUATION_SEED)
@@ -76,16 +102,24 @@ def run(options: Train, hyperparameters: dict[str, Any], output: Path) -> Outcom
     if agent.logger is not None:
         agent.logger.close()
     learning_curve(
-        {type(agent).__name__: output / "progress.csv"},
+        read_progress(output / "progress.csv"),
         output / "learning_curve.png",
         f"{type(agent).__name__} on {options.model}, reward {options.reward}",
+        within_reach,
     )
-    return Outcome(before, after, agent.num_timesteps, seconds)
+    return Outcome(before, after, within_reach, agent.num_timesteps, seconds)
+
+
+def measure_reach(agent: Agent, kl_coef: float, n_episodes: int) -> WithinReach | None:
+    """The optimum and best-of-n of the agent's task; None if KL costs nothing."""
+    if kl_coef <= 0 or n_episodes <= 0:
+        return None
+    return WithinReach(reference_scores(agent, None, n_episodes, EVALUATION_SEED + 1), kl_coef)
 
 
 def make_agent(options: Train, hyperparameters: dict[str, Any]) -> Agent:
     """The agent in its environment. Its arguments are data, so that they are saved with it."""
-    device = choose_device(options.device)
+    device = str(find_device(options.device))
     algorithm = AGENTS[options.agent]
     needs = algorithm.policy_needs
     dtype = needs.get("dtype") or choose_dtype(options.dtype, device, options.model)

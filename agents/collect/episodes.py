@@ -32,7 +32,11 @@ class EpisodeCollector:
 
 
 def collect_episodes(
-    env: VectorEnv, policy: Policy, on_step: OnStep | None = None, seed: int | None = None
+    env: VectorEnv,
+    policy: Any,
+    on_step: OnStep | None = None,
+    seed: int | None = None,
+    options: dict[str, Any] | None = None,
 ) -> Rollout:
     """One whole episode for each row of a text environment with ``scoring="batch"``.
 
@@ -41,14 +45,15 @@ def collect_episodes(
 
     Args:
         env: a native text environment with torch arrays.
-        policy: chooses the actions.
+        policy: chooses the actions; of `Policy` it needs ``act`` and ``rollout_observations``.
         on_step: called after each step; False ends the collection.
         seed: the seed of the reset; None continues with the environment's generators.
+        options: of the reset, such as ``prompt_index``.
 
     Raises:
         Stopped: ``on_step`` returned False.
     """
-    observation, _ = env.reset(seed=seed)
+    observation, _ = env.reset(seed=seed, options=options)
     first = {key: value.clone() for key, value in observation.items()}
     state, start = None, torch.ones(env.num_envs, dtype=torch.bool)
     steps = []

@@ -6,7 +6,7 @@ import copy
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import gymnasium as gym
 import numpy as np
@@ -15,10 +15,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from agents.policies.base import Evaluation, Policy
-from agents.policies.distributions import TokenDistribution, draw, to_rows
+from agents.policies.decoding import next_logits, next_tokens
+from agents.policies.distributions import TokenDistribution, to_rows
 from textenv.lm.decoder import Decoder
 from textenv.lm.loading import cast, load_model
-from textenv.lm.parts import check_supported, split, unwrapped
+from textenv.lm.parts import check_supported, first_layers, split, unwrapped
 from textenv.lm.scoring import Sampling, response_states
 from textenv.lm.vocabulary import own_tokenizer
 from textenv.shaping import ActionRecord
@@ -28,7 +29,8 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 class CausalLMPolicy(nn.Module, Policy):
-    """π(a|s) is the language model; V(s) is a linear head on the body's last hidden state.
+    """π(a|s) is the language model; V(s) is a linear head on its body's last hidden state, or on
+    that of a separate body.
 
     The state of this recurrent policy is the cache of keys and values, so acting passes only
     one token per row to the model. `act` and `evaluate` give the same log-probabilities:
@@ -43,6 +45,9 @@ class CausalLMPolicy(nn.Module, Policy):
             float32: a copy acts, and the update runs under autocast. Then `act` and `evaluate`
             differ by rounding, and agents take the old log-probabilities from `evaluate`.
         attn_implementation: as in transformers; second derivatives (TRPO) need "eager".
+        critic_layers: 0 puts the value head on the model's own body, whose updates then also
+            move the policy. Otherwise the critic has a body of its own, which begins as a copy of
+            this many layers of the model (separate networks: Andrychowicz et al. 2021).
         device: the device of the model.
     """
 
@@ -58,6 +63,7 @@ class CausalLMPolicy(nn.Module, Policy):
         banned_tokens: Sequence[int] = (),
         dtype: str = "float32",
         attn_implementation: str | None = None,
+        critic_layers: int = 0,
         device: str | torch.device = "cpu",
     ):
         super().__init__()
@@ -96,6 +102,9 @@ class CausalLMPolicy(nn.Module, Policy):
         self.value_head = nn.utils.skip_init(nn.Linear, size, 1, device=device)
         nn.init.zeros_(self.value_head.weight)  # a critic that starts at zero adds no noise
         nn.init.zeros_(self.value_head.bias)
+        self.critic_body: nn.Module | None = None
+        if critic_layers:
+            self.critic_body = first_layers(self.model, critic_layers).float().requires_grad_(True)
         self._acting: list[nn.Module] = []  # in a list: the copy is not a submodule
         self.generator = torch.Generator(device=self.device)
         self.action_record: ActionRecord | None = None
@@ -106,7 +115,8 @@ class CausalLMPolicy(nn.Module, Policy):
 
     def critic_parameters(self) -> list[nn.Parameter]:
         """The parameters that only V depends on."""
-        return list(self.value_head.parameters())
+        body = [] if self.critic_body is None else list(self.critic_body.parameters())
+        return [*self.value_head.parameters(), *body]
 
     @property
     def reduced_precision(self) -> bool:
@@ -119,9 +129,14 @@ class CausalLMPolicy(nn.Module, Policy):
             return nullcontext()
         return torch.autocast(self.device.type, self.dtype)
 
-    def initial_state(self, num_rows: int, max_length: int) -> Decoder:
-        """An empty cache; in reduced precision it uses a new copy of the weights."""
-        return Decoder(self.acting_model(), num_rows, max_length)
+    def initial_state(self, num_rows: int, max_length: int) -> Caches:
+        """Empty caches; in reduced precision the policy's uses a new copy of the weights."""
+        return Caches(
+            Decoder(self.acting_model(), num_rows, max_length),
+            None
+            if self.critic_body is None
+            else Decoder(self.critic_body, num_rows, max_length, head=self.value_head),
+        )
 
     @torch.no_grad()
     def acting_model(self) -> nn.Module:
@@ -138,10 +153,10 @@ class CausalLMPolicy(nn.Module, Policy):
     def act(
         self,
         observation: dict[str, Any],
-        state: Decoder | None = None,
+        state: Caches | None = None,
         episode_start: Any = None,
         deterministic: bool = False,
-    ) -> tuple[Tensor, Tensor, Tensor, Decoder]:
+    ) -> tuple[Tensor, Tensor, Tensor, Caches]:
         """Choose the next token of each row.
 
         Args:
@@ -156,15 +171,12 @@ class CausalLMPolicy(nn.Module, Policy):
             actions ``[B]`` int64, log_probs ``[B]`` (nats), values ``[B]``, state. The first two
             are also stored as the policy's ``action_record``, for the environment's KL shaping.
         """
-        input_ids = torch.as_tensor(observation["input_ids"])
-        lengths = torch.as_tensor(observation["attention_mask"]).sum(dim=1, dtype=torch.int64)
         if state is None:
-            state = self.initial_state(*input_ids.shape)
-        logits, hidden = state.next(input_ids, lengths, getattr(observation, "origin", None))
-        every = self.sampling.apply(logits).log_softmax(dim=-1)
-        actions = every.argmax(dim=-1) if deterministic else draw(every, self.generator)
-        log_probs = every.gather(1, actions[:, None])[:, 0]
-        values = self.value_head(hidden)[:, 0]
+            state = self.initial_state(*observation["input_ids"].shape)
+        actions, log_probs, hidden = next_tokens(
+            state.policy, observation, self.sampling, self.generator, deterministic
+        )
+        values = self._values(observation, state, hidden)
         # A copy of the actions, so that a change of the returned ones is detected.
         self.action_record = ActionRecord(actions.clone(), log_probs)
         return actions, log_probs, values, state
@@ -172,10 +184,18 @@ class CausalLMPolicy(nn.Module, Policy):
     @torch.no_grad()
     def predict_values(self, observation: dict[str, Any]) -> Tensor:
         """V(s) ``[B]`` of whole observations, without changing any state."""
-        input_ids = torch.as_tensor(observation["input_ids"])
-        lengths = torch.as_tensor(observation["attention_mask"]).sum(dim=1, dtype=torch.int64)
-        _, hidden = self.initial_state(*input_ids.shape).next(input_ids, lengths)
-        return self.value_head(hidden)[:, 0]
+        state = self.initial_state(*observation["input_ids"].shape)
+        hidden = None
+        if state.critic is None:
+            _, hidden = next_logits(state.policy, observation)
+        return self._values(observation, state, hidden)
+
+    def _values(self, observation: dict[str, Any], state: Caches, hidden: Any) -> Tensor:
+        """V(s) ``[B]``: from the model's hidden states, or by the critic's own body."""
+        if state.critic is None:
+            return self.value_head(hidden)[:, 0]
+        with self.autocast():
+            return next_logits(state.critic, observation)[0][:, 0]
 
     def evaluate(
         self, observations: dict[str, Tensor], actions: Tensor, mask: Tensor, entropy: bool = False
@@ -199,14 +219,19 @@ class CausalLMPolicy(nn.Module, Policy):
             )
         distribution = TokenDistribution(self.head, hidden, mask, self.sampling, self.autocast)
         log_probs, entropies = distribution.log_probs(actions, entropy)
-        values = to_rows(self.value_head(hidden.float())[:, 0], mask)
+        if self.critic_body is None:
+            values = to_rows(self.value_head(hidden.float())[:, 0], mask)
+        else:
+            values = self.evaluate_values(observations, mask)
         return Evaluation(log_probs, values, entropies, distribution)
 
     def evaluate_values(self, observations: dict[str, Tensor], mask: Tensor) -> Tensor:
-        """V ``[B, T]`` of the counted steps. Gradients flow to the value head, not to the body."""
-        with torch.no_grad(), self.autocast():
+        """V ``[B, T]`` of the counted steps. Gradients flow to the critic, not to the policy."""
+        body = self.body if self.critic_body is None else self.critic_body
+        gradient = torch.is_grad_enabled() and self.critic_body is not None
+        with torch.set_grad_enabled(gradient), self.autocast():
             hidden = response_states(
-                self.body, observations["input_ids"], observations["prompt_lengths"], mask
+                body, observations["input_ids"], observations["prompt_lengths"], mask
             )
         return to_rows(self.value_head(hidden.float())[:, 0], mask)
 
@@ -218,15 +243,20 @@ class CausalLMPolicy(nn.Module, Policy):
         return {"input_ids": torch.as_tensor(last["input_ids"]), "prompt_lengths": lengths}
 
     def save(self, folder: Path, tokenizer: Any = None) -> None:
-        """Write the model as `from_pretrained` reads it, its tokenizer, and the value head."""
+        """Write the model as `from_pretrained` reads it, its tokenizer, and the critic."""
         self.model.save_pretrained(folder)
         if tokenizer is not None:
             tokenizer.save_pretrained(folder)
-        save_file(self.value_head.state_dict(), folder / "value_head.safetensors")
+        save_file(self._critic().state_dict(), folder / "critic.safetensors")
 
     def load(self, folder: Path) -> None:
-        """Load the value head (the model is loaded by the constructor)."""
-        self.value_head.load_state_dict(load_file(folder / "value_head.safetensors"))
+        """Load the critic (the model is loaded by the constructor)."""
+        self._critic().load_state_dict(load_file(folder / "critic.safetensors"))
+
+    def _critic(self) -> nn.ModuleDict:
+        """What only the critic has, as one module."""
+        parts = {"value_head": self.value_head, "critic_body": self.critic_body}
+        return nn.ModuleDict({name: part for name, part in parts.items() if part is not None})
 
     @staticmethod
     def kwargs_for(folder: Path) -> dict[str, Any]:
@@ -243,6 +273,13 @@ class CausalLMPolicy(nn.Module, Policy):
     def is_batched(self, observation: dict[str, Any]) -> bool:
         """Whether an observation has many rows and is not a single one."""
         return np.ndim(observation["input_ids"]) == 2
+
+
+class Caches(NamedTuple):
+    """The state of the policy: its cache, and that of a separate critic."""
+
+    policy: Decoder
+    critic: Decoder | None
 
 
 def _check_live(model: nn.Module, attn_implementation: str | None) -> None:

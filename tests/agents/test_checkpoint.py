@@ -162,7 +162,7 @@ def test_default_functions_need_no_asking(make_agent, again_in, tmp_path):
 def test_nothing_in_the_folder_is_pickled(make_agent, tmp_path):
     make_agent("PPO").learn(50).save(tmp_path)
     files = {file.name for file in tmp_path.rglob("*") if file.is_file()}
-    assert {"agent.json", "learning.safetensors", "value_head.safetensors", "model.safetensors"} < (
+    assert {"agent.json", "learning.safetensors", "critic.safetensors", "model.safetensors"} < (
         files
     )
     assert {name.rsplit(".", 1)[-1] for name in files} <= {"json", "safetensors", "jinja", "txt"}

@@ -8,13 +8,14 @@ or wait while the others continue, and rows with equal prompts share one prefill
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers.cache_utils import Cache, CacheLayerMixin
 
-from textenv.lm.parts import check_supported, split, unwrapped
+from textenv.lm.parts import body_of, check_supported, split, unwrapped
 from textenv.token_table import Origin
 
 
@@ -106,15 +107,26 @@ class Decoder:
         model: a causal language model of transformers, plain or wrapped by PEFT.
         num_rows: B, the number of rows of the table.
         max_length: L, the longest sequence that a row may hold.
+        head: what to compute from the hidden states instead of logits, such as values.
 
     Raises:
         ValueError: the model is of a kind that the cache does not support (see
             `textenv.lm.parts.check_supported`).
     """
 
-    def __init__(self, model: nn.Module, num_rows: int, max_length: int):
-        check_supported(model, max_length)
-        self.body, self.head = split(model)
+    def __init__(
+        self,
+        model: nn.Module,
+        num_rows: int,
+        max_length: int,
+        head: Callable[[Tensor], Tensor] | None = None,
+    ):
+        self.head: Callable[[Tensor], Tensor]
+        if head is None:
+            check_supported(model, max_length)
+            self.body, self.head = split(model)
+        else:
+            self.body, self.head = body_of(model), head
         config = unwrapped(model).config.get_text_config()
         self.device = next(self.body.parameters()).device
         self.additive_mask = config._attn_implementation == "eager"

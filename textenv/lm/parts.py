@@ -61,7 +61,37 @@ def split(model: Any) -> tuple[nn.Module, Head]:
     config = model.config
     scale = getattr(config, "logit_scale", None) or 1 / (getattr(config, "logits_scaling", 1) or 1)
     soft_cap = getattr(config, "final_logit_softcapping", None)
-    return model.base_model, Head(model.get_output_embeddings(), scale, soft_cap)
+    return body_of(model), Head(model.get_output_embeddings(), scale, soft_cap)
+
+
+def body_of(model: Any) -> nn.Module:
+    """The body of a causal language model; a body is returned as it is."""
+    return unwrapped(model).base_model
+
+
+def first_layers(model: Any, count: int) -> nn.Module:
+    """A new body, a copy of the embeddings and the first layers of a causal language model.
+
+    Args:
+        model: plain, or wrapped by PEFT.
+        count: number of layers, from 1 to all of them.
+
+    Raises:
+        ValueError: the model has fewer layers.
+    """
+    body: Any = body_of(model)
+    every = body.config.get_text_config().num_hidden_layers
+    if not 1 <= count <= every:
+        raise ValueError(f"critic_layers={count} must be from 0 to the model's {every} layers.")
+    copied = copy.deepcopy(body)
+    config = copied.config.get_text_config()
+    for module in copied.modules():
+        if isinstance(module, nn.ModuleList) and len(module) == every:
+            del module[count:]
+    config.num_hidden_layers = count
+    if getattr(config, "layer_types", None):
+        config.layer_types = config.layer_types[:count]
+    return copied
 
 
 @torch.no_grad()

@@ -12,7 +12,6 @@ noise: a reward one token off, a mask one token short or a factor of the length 
 from __future__ import annotations
 
 import itertools
-from functools import partial
 
 import gymnasium as gym
 import numpy as np
@@ -83,7 +82,8 @@ def enumerated(make_tokenizer, make_model):
             group_size=kwargs.get("group_size", 1), **(shaping if kl_coef else {}),
         )  # fmt: skip
         index = np.array([prompt for prompt, _ in episodes])
-        envs.reset = partial(envs.reset, options={"prompt_index": index})
+        reset = envs.reset
+        envs.reset = lambda seed, options: reset(seed=seed, options={"prompt_index": index})
         agent = kind(
             Scripted, envs, seed=0,
             policy_kwargs={"model": make_model("llama", VOCABULARY), "temperature": 0.8}, **kwargs,

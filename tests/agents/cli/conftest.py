@@ -19,7 +19,7 @@ def small(model_folder, tmp_path_factory) -> list[str]:
     return [
         "--model", model_folder, "--prompts", str(prompts), "--reward", "length(3)",
         "--total-timesteps", "100", "--n-envs", "8", "--eval-episodes", "8",
-        "--max-new-tokens", "5", "--device", "cpu",
+        "--max-new-tokens", "5", "--device", "cpu", "--reference-episodes", "96",
     ]  # fmt: skip
 
 
@@ -36,9 +36,10 @@ def printed(capsys) -> Callable:
 
 
 ROWS = {
-    "score": "score (mean ± standard error)",
-    "kl": "KL to the reference, nats per episode",
-    "recomputed": "recomputed by plain forward passes",
+    "return": "return = score − [0-9.]+·KL",
+    "score": "score",
+    "kl": "KL, nats per episode",
+    "recomputed": "recomputed plainly",
     "length": "length, tokens",
     "distinct_2": "distinct-2",
 }
@@ -46,15 +47,21 @@ ROWS = {
 
 @pytest.fixture(scope="session")
 def read_table() -> Callable:
-    """``read_table(printed)``: the numbers of each row of a table of evaluations, by column."""
+    """``read_table(printed)``: the numbers of each row of a table of evaluations, by column.
 
-    def read(text: str) -> dict[str, list[float]]:
+    With ``reach=True`` those of best-of-n and the optimum instead.
+    """
+
+    def read(text: str, reach: bool = False) -> dict[str, list[float]]:
         table = {}
+        evaluations = 2 if re.search(r"before +after", text) else 1
         for name, label in ROWS.items():
-            row = re.search(rf"^ *{re.escape(label)}(.*)$", text, re.MULTILINE)
+            row = re.search(rf"^ *{label}(.*)$", text, re.MULTILINE)
+            if name == "return" and not row:
+                continue  # KL costs nothing
             assert row, f"{label!r} is not in:\n{text}"
-            cells = re.sub(r"± \S+", "", row.group(1)).split()
-            table[name] = [float(cell) for cell in cells]
+            cells = [float(cell) for cell in re.sub(r"± \S+", "", row.group(1)).split()]
+            table[name] = cells[evaluations:] if reach else cells[:evaluations]
         return table
 
     return read

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 
@@ -22,10 +23,19 @@ def test_compare_trains_each_and_draws(options, printed, tmp_path):
         runs = [tmp_path / f"{name}-{seed}" for seed in (0, 1)]
         assert all((run / "agent.json").is_file() for run in runs)
         summaries = [json.loads((run / "evaluation.json").read_text()) for run in runs]
-        mean = sum(summary["score"] for summary in summaries) / 2
+        mean = sum(summary["score"] - 0.1 * summary["kl"] for summary in summaries) / 2
         (row,) = [line.split() for line in text.splitlines() if line.startswith(f"{name} ")]
         assert float(row[1]) == pytest.approx(mean, rel=5e-3)
         assert summaries[0] != summaries[1]
+    lines = text[: text.index("\nreturn =")].splitlines()
+    first = next(i for i, line in enumerate(lines) if line.split()[:2] == ["return", "share"])
+    rows = [re.split(" {2,}", line.strip()) for line in lines[first + 1 :]]
+    assert {row[0] for row in rows} == {
+        "ppo", "grpo", "untouched", "best of 4", "best of 16", "optimum"
+    }  # fmt: skip
+    returns = [float(row[1].split()[0]) for row in rows]
+    assert returns == sorted(returns, reverse=True)
+    assert "…" not in text  # it fits into 80 columns
 
 
 def test_compare_repeats_a_run_whose_settings_have_changed(options, small, tmp_path):

@@ -33,7 +33,7 @@ def test_again_repeats_the_table(agent, small, printed, read_table, tmp_path):
     table = read_table(text)
     assert all(len(cells) == 2 for cells in table.values())
     summary = json.loads((tmp_path / "run" / "evaluation.json").read_text())
-    for key, digits in (("score", 3), ("kl", 2), ("length", 1), ("distinct_2", 2)):
+    for key, digits in (("return", 3), ("score", 3), ("kl", 2), ("length", 1), ("distinct_2", 2)):
         assert table[key][1] == pytest.approx(summary[key], abs=0.51 * 10**-digits), key
     assert table["kl"][0] == 0
     if agent != "trpo":  # whose learning rate is the critic's alone
@@ -44,6 +44,11 @@ def test_again_repeats_the_table(agent, small, printed, read_table, tmp_path):
     assert arguments[0] == "evaluate" and "--episodes" in arguments
     again = read_table(printed(*arguments, "--device", "cpu"))
     assert again == {key: [cells[1]] for key, cells in table.items()}
+    reach = read_table(text, reach=True)
+    assert len(reach["return"]) == 3 and max(reach["return"]) == reach["return"][-1]
+    assert reach["return"] == pytest.approx(
+        [score - 0.1 * kl for score, kl in zip(reach["score"], reach["kl"], strict=True)], abs=2e-3
+    )
 
 
 @pytest.mark.parametrize(
