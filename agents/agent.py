@@ -170,7 +170,7 @@ class Agent(metaclass=Construction):
             log_interval: rollouts between two entries of the log.
             tb_log_name: name of the run for TensorBoard; the algorithm's name by default.
             reset_num_timesteps: False continues the count, as after `load`.
-            progress_bar: show a bar with return, score, KL, length and speed; or a bar to use.
+            progress_bar: show a bar with return, score, KL and speed; or a bar to use.
         """
         if reset_num_timesteps:
             self.num_timesteps = 0

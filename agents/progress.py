@@ -1,4 +1,4 @@
-"""A progress bar that also shows return, score, KL, length and speed."""
+"""A progress bar that also shows return, score, KL and speed."""
 
 from __future__ import annotations
 
@@ -16,17 +16,16 @@ class ProgressBar:
     """
 
     COLUMNS = (
-        ("return", "rollout/ep_rew_mean", "{:+.3f}"),
-        ("score", "rollout/score_mean", "{:+.3f}"),
-        ("KL", "rollout/kl", "{:.2f}"),
-        ("length", "rollout/ep_len_mean", "{:.1f}"),
-        ("steps/s", "time/fps", "{:.0f}"),
+        ("return", "rollout/ep_rew_mean", "return {:+.2f}"),
+        ("score", "rollout/score_mean", "score {:+.2f}"),
+        ("KL", "rollout/kl", "KL {:z.2f}"),
+        ("speed", "time/fps", "{:.0f} steps/s"),
     )
 
     def __init__(self, visible: bool = True, goal: float | None = None):
         self.total, self.goal = 0, goal
         self.progress = Progress(
-            BarColumn(20),
+            BarColumn(10),
             TextColumn("{task.percentage:>3.0f}%"),
             TimeRemainingColumn(),
             TextColumn("{task.description}"),
@@ -54,9 +53,9 @@ class ProgressBar:
     def show(self, timesteps: int, record: Mapping[str, float]) -> None:
         """Set the bar to ``timesteps`` and show the metrics of the log."""
         parts = [
-            f"{label} {form.format(record[key])}"
-            + (f" of {self.goal:+.3f}" if label == "return" and self.goal is not None else "")
-            for label, key, form in self.COLUMNS
+            form.format(record[key])
+            + (f" of {self.goal:+.2f}" if name == "return" and self.goal is not None else "")
+            for name, key, form in self.COLUMNS
             if key in record
         ]
         self.progress.update(
