@@ -41,12 +41,13 @@ class Agent(metaclass=Construction):
             environment is switched to its fast mode, which is logged; all others are used as
             they are.
         learning_rate: of AdamW, a number or a function of the remaining progress (1 to 0).
-        lr_schedule: its factor: "constant", "linear" (to 0 at the end of `learn`) or "cosine".
+        lr_schedule: "constant", "linear" or "cosine"; the last two end at 0 with `learn`.
         n_steps: steps of each row in one rollout; not used for whole episodes of text.
         micro_batch_size: rows per backward pass, to save memory with large models. The gradient is
             that of the whole batch.
         max_grad_norm: gradients are clipped to this norm; None does not clip.
-        weight_decay: of AdamW.
+        weight_decay, adam_epsilon: of AdamW. Parameters whose gradient is small against epsilon
+            take small steps, where Adam would take full ones along their noise.
         group_size: number of consecutive rows that begin with the same prompt.
         n_envs, env_kwargs: used when ``env`` is an id.
         policy_kwargs: arguments of the policy, such as ``{"model": "smollm2"}``.
@@ -71,6 +72,7 @@ class Agent(metaclass=Construction):
         micro_batch_size: int | None = None,
         max_grad_norm: float | None = AUTO,
         weight_decay: float = 0.0,
+        adam_epsilon: float = AUTO,
         group_size: int = 1,
         n_envs: int = AUTO,
         env_kwargs: Mapping[str, Any] | None = None,
@@ -83,9 +85,9 @@ class Agent(metaclass=Construction):
         self.device = find_device(device)
         self.learning_rate, self.lr_schedule = learning_rate, lr_schedule
         self.anneal, self.n_steps = optimization.lr_schedule(lr_schedule), n_steps
-        self.micro_batch_size, self.group_size = micro_batch_size, group_size
-        self.max_grad_norm, self.weight_decay = max_grad_norm, weight_decay
-        self.tensorboard_log, self.verbose, self.seed = tensorboard_log, verbose, seed
+        self.micro_batch_size, self.group_size, self.verbose = micro_batch_size, group_size, verbose
+        self.max_grad_norm, self.adam_epsilon = max_grad_norm, adam_epsilon
+        self.weight_decay, self.tensorboard_log, self.seed = weight_decay, tensorboard_log, seed
         self.policy_class = policies.find(policy)
         self.policy_kwargs = dict(policy_kwargs or {})
         self.env = environments.for_agent(
@@ -95,7 +97,8 @@ class Agent(metaclass=Construction):
             self.policy_class, self.env, self.policy_needs, self.policy_kwargs, seed, self.device
         )
         environments.bind(self.env, self.policy)
-        self.optimizer = make_optimizer(self.trained_parameters(), learning_rate, weight_decay)
+        learning = self.trained_parameters()
+        self.optimizer = make_optimizer(learning, learning_rate, weight_decay, adam_epsilon)
         self.generator = torch.Generator()  # for minibatches
         fresh = np.random.SeedSequence(seed).generate_state(3)
         self.policy.seed(int(fresh[0]))
@@ -199,10 +202,9 @@ class Agent(metaclass=Construction):
                     times = {
                         "fps": taken / seconds,
                         "rollout_fps": rollout.num_steps / (collected - began),
-                        "iterations": iteration,
-                        "time_elapsed": seconds,
+                        "iterations": iteration, "time_elapsed": seconds,
                         "total_timesteps": self.num_timesteps,
-                    }
+                    }  # fmt: skip
                     record = log_entry(rollout, train=metrics, time=times)
                     record_all(logger, record)
                     if iteration % log_interval == 0:
@@ -251,7 +253,7 @@ class Agent(metaclass=Construction):
         Args:
             path: the folder.
             optimizer: also write the state of the optimiser, twice the model's size, and of the
-                generators of actions and minibatches; that of the prompts is not saved.
+                generators of actions and minibatches; not that of the prompts.
         """
         checkpoint.save(self, Path(path), optimizer)
 
@@ -280,10 +282,8 @@ class Agent(metaclass=Construction):
         """
         return checkpoint.load(cls, Path(path), env, policy, changes)
 
-    # --- environment and log ----------------------------------------------------------------
-
     def set_logger(self, logger: Logger) -> None:
-        """Use a logger of stable-baselines3 (`stable_baselines3.common.logger`)."""
+        """Use a logger of stable-baselines3."""
         self.logger = logger
 
     def _ready_logger(self, name: str | None, reset_num_timesteps: bool) -> Logger:

@@ -41,6 +41,7 @@ class Options(TypedDict, total=False):
     micro_batch_size: int | None
     max_grad_norm: float | None
     weight_decay: float
+    adam_epsilon: float
     n_envs: int
     env_kwargs: Mapping[str, Any] | None
     policy_kwargs: Mapping[str, Any] | None

@@ -46,7 +46,8 @@ def actor_and_critic(policy: Any, vf_learning_rate: float | None) -> list[Any]:
 
     Args:
         policy: see `agents.policies.base.Policy`.
-        vf_learning_rate: of the critic's own parameters; None puts all parameters in one group.
+        vf_learning_rate: of the critic's own parameters, whose epsilon is then 1e-5; None puts all
+            parameters in one group.
     """
     every = [p for p in policy.parameters() if p.requires_grad]
     if vf_learning_rate is None:
@@ -54,11 +55,11 @@ def actor_and_critic(policy: Any, vf_learning_rate: float | None) -> list[Any]:
     critic = policy.critic_parameters()
     own = {id(p) for p in critic}
     others = [p for p in every if id(p) not in own]
-    return [{"params": others}, {"params": critic, "lr": vf_learning_rate}]
+    return [{"params": others}, {"params": critic, "lr": vf_learning_rate, "eps": 1e-5}]
 
 
 def make_optimizer(
-    parameters: Any, learning_rate: float | Schedule, weight_decay: float
+    parameters: Any, learning_rate: float | Schedule, weight_decay: float, epsilon: float
 ) -> torch.optim.AdamW:
     """AdamW over ``parameters``, which may be in groups, at the beginning of a schedule.
 
@@ -68,7 +69,7 @@ def make_optimizer(
     optimizer = torch.optim.AdamW(
         parameters,
         lr=start,
-        eps=1e-5,  # as in the PPO of OpenAI's baselines
+        eps=epsilon,
         fused=True,  # one kernel instead of many per parameter
         weight_decay=weight_decay,
     )

@@ -14,7 +14,7 @@ from typing import Any
 SMALL_MODEL = 20e6  # parameters; the bundled model has 1.9 million, SmolLM2 has 135
 BYTES_PER_PARAMETER = 2  # of the files of small models; the bundled one is float16
 
-COMMON: dict[str, Any] = {"lr_schedule": "constant", "vf_learning_rate": None}
+COMMON: dict[str, Any] = {"lr_schedule": "constant", "adam_epsilon": 1e-5, "vf_learning_rate": None}
 CRITIC_LAYERS = 2
 
 # Small networks. PPO and TRPO have the defaults of stable-baselines3 and sb3-contrib 2.9, whose
@@ -48,7 +48,7 @@ MLP: dict[str, dict[str, Any]] = {
 
 # Text: the score comes at the end, so nothing is discounted; one row is one episode.
 TEXT: dict[str, Any] = {
-    "n_envs": 64, "n_steps": None, "gamma": 1.0, "gae_lambda": 0.95, "vf_coef": 0.1,
+    "n_envs": 256, "n_steps": None, "gamma": 1.0, "gae_lambda": 0.95, "vf_coef": 0.5,
     "max_grad_norm": 1.0, "batch_size": None, "normalize_advantage": True,
 }  # fmt: skip
 
@@ -61,7 +61,15 @@ TRPO_TEXT: dict[str, Any] = {
 
 # Models of a few million parameters; chosen on the bundled model, seeds 0 and 1, by the score.
 SMALL: dict[str, dict[str, Any]] = {
-    "PPO": {"learning_rate": 3e-4, "n_epochs": 4},
+    "PPO": {
+        "learning_rate": 8e-4,
+        "lr_schedule": "linear",
+        "adam_epsilon": 1e-3,
+        "n_epochs": 1,
+        "batch_size": 64,
+        "gae_lambda": 0.8,
+        "vf_learning_rate": 1e-3,
+    },
     "TRPO": {**TRPO_TEXT, "n_envs": 256},
     "ActorCritic": {"learning_rate": 1e-3},
     "REINFORCE": {"learning_rate": 1e-3},

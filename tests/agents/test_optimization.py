@@ -94,7 +94,7 @@ def test_the_metrics_and_gradients_of_micro_batches_add_up(make_agent):
 def test_a_group_keeps_its_own_learning_rate_along_a_schedule():
     one, other = nn.Parameter(torch.ones(1)), nn.Parameter(torch.ones(1))
     groups = [{"params": [one]}, {"params": [other], "lr": 5e-3}]
-    optimizer = make_optimizer(groups, lambda remaining: 1e-2 * remaining, weight_decay=0.0)
+    optimizer = make_optimizer(groups, lambda remaining: 1e-2 * remaining, 0.0, 1e-5)
     assert [group["lr"] for group in optimizer.param_groups] == [1e-2, 5e-3]
     set_learning_rate(optimizer, 2e-3)
     assert [group["lr"] for group in optimizer.param_groups] == [2e-3, 1e-3]

@@ -1,4 +1,4 @@
-"""Teacher-forced scoring: log-probabilities of given tokens in one forward pass.
+"""Teacher-forced scoring: log-probabilities of given tokens.
 
 No ``[B, T, V]`` tensor is kept: the head is applied only at the response columns and, if there are
 many, chunk by chunk. The logits of each chunk are computed again in the backward pass.
@@ -6,7 +6,7 @@ many, chunk by chunk. The logits of each chunk are computed again in the backwar
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import cache
 
@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+MIN_PASS = 256  # tokens of a forward pass, padding included, unless there are fewer
 CHUNK_ELEMENTS = 2**27  # logits in one chunk: 512 MB in float32
 
 
@@ -64,7 +65,9 @@ def _index(tokens: tuple[int, ...], device: torch.device) -> Tensor:
 def response_states(
     body: nn.Module, input_ids: Tensor, prompt_lengths: Tensor, mask: Tensor
 ) -> Tensor:
-    """Hidden states from which each counted response token is predicted, in one forward pass.
+    """Hidden states from which each counted response token is predicted.
+
+    Rows of similar length share a forward pass, so that little of it is spent on padding.
 
     Args:
         body: the model's body (see `textenv.lm.parts.split`).
@@ -76,11 +79,37 @@ def response_states(
     Returns:
         ``[N, H]`` with N = ``mask.sum()``, in the order of ``mask.nonzero()``.
     """
-    rows, steps = mask.nonzero(as_tuple=True)
-    columns = prompt_lengths[rows] + steps - 1
-    width = int(columns.max()) + 1
-    hidden = body(input_ids=input_ids[:, :width], use_cache=False).last_hidden_state
-    return hidden[rows, columns]
+    steps = torch.arange(1, mask.shape[1] + 1, device=mask.device)
+    needed = prompt_lengths + (mask * steps).amax(dim=1) - 1  # columns of each row
+    place = (mask.flatten().cumsum(0) - 1).view(mask.shape)  # of each counted token in the result
+    states, places = [], []
+    for rows, width in by_length(needed.masked_fill(~mask.any(dim=1), 0).cpu()):
+        rows = rows.to(mask.device)
+        hidden = body(input_ids=input_ids[rows, :width], use_cache=False).last_hidden_state
+        row, step = mask[rows].nonzero(as_tuple=True)
+        states.append(hidden[row, prompt_lengths[rows][row] + step - 1])
+        places.append(place[rows][mask[rows]])
+    return torch.cat(states)[torch.cat(places).argsort()]
+
+
+def by_length(lengths: Tensor) -> Iterator[tuple[Tensor, int]]:
+    """Rows in passes of similar length: their indices, and the longest of their lengths.
+
+    A pass ends where the next row is a quarter shorter than its longest, if it already has
+    `MIN_PASS` tokens: many small passes cost more than some padding.
+
+    Args:
+        lengths: ``[R]`` int64 on the CPU; rows of length 0 are left out.
+    """
+    sizes, order = lengths.sort(descending=True, stable=True)
+    order, sizes = order[sizes > 0], sizes[sizes > 0].tolist()
+    begin = 0
+    for row in range(1, len(sizes) + 1):
+        longest = sizes[begin]
+        full = (row - begin) * longest >= MIN_PASS
+        if row == len(sizes) or (full and 4 * sizes[row] <= 3 * longest):
+            yield order[begin:row], longest
+            begin = row
 
 
 def token_log_probs(
