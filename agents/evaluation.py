@@ -16,7 +16,10 @@ from agents.collect import collect_episodes
 from agents.rollout import Rollout
 from textenv.vector_env import TextGenVectorEnv
 
-ROWS = 64  # of an evaluation; another number of rows gives other random texts
+# Of an evaluation; another number of rows gives other random texts.
+MAX_ROWS = 256
+TOKENS_AT_ONCE = 2**14  # rows times the longest episode
+DISTINCT_EPISODES = 256  # distinct-n decreases with the number of texts, so all use the same
 
 
 @dataclass(frozen=True)
@@ -53,8 +56,8 @@ class TextEvaluation:
 
     @property
     def distinct_2(self) -> float:
-        """See `distinct_n`."""
-        return distinct_n(self.responses, 2)
+        """`distinct_n` of the first 256 responses."""
+        return distinct_n(self.responses[:DISTINCT_EPISODES], 2)
 
     def summary(self) -> dict[str, float]:
         """Means over the episodes: return, score, KL (nats), length (tokens), and distinct-2."""
@@ -105,7 +108,7 @@ def evaluate_text(
     if n_episodes < 1:
         raise ValueError(f"n_episodes={n_episodes} must be at least 1.")
     policy, env = agent.policy, agent.env if env is None else env
-    own = own_environment(env, policy, min(ROWS, n_episodes))
+    own = own_environment(env, policy, n_episodes)
     own.bind(policy)
     if kl_coef is None:
         kl_coef = environments.kl_coef(env)
@@ -141,13 +144,13 @@ def evaluate_text(
     )
 
 
-def own_environment(env: Any, policy: Any, num_rows: int, **changes: Any) -> TextGenVectorEnv:
+def own_environment(env: Any, policy: Any, n_episodes: int, **changes: Any) -> TextGenVectorEnv:
     """A native environment of the same task, whose rewards are not shaped.
 
     Args:
         env: any text environment, single, vector or wrapped.
         policy: what will act in it, on the same device.
-        num_rows: number of rows.
+        n_episodes: how many episodes are wanted, at least as many as there are rows.
         changes: other arguments of the task.
 
     Raises:
@@ -164,8 +167,9 @@ def own_environment(env: Any, policy: Any, num_rows: int, **changes: Any) -> Tex
             f"The agent is on {policy.device}, the environment's reference on "
             f"{shaping.reference.device}: make the environment with the agent's device."
         )
+    rows = min(n_episodes, max(8, min(MAX_ROWS, TOKENS_AT_ONCE // found[0].task.max_length)))
     return found[0].sibling(
-        num_rows, autoreset_mode=AutoresetMode.DISABLED, scoring="batch", array="torch",
+        rows, autoreset_mode=AutoresetMode.DISABLED, scoring="batch", array="torch",
         device=policy.device, copy=False, group_size=1, **changes,
     )  # fmt: skip
 

@@ -18,8 +18,6 @@ from agents.policies.reference import ReferencePolicy
 from textenv.optimum import BestOf, Optimum, best_of_n_curve, optimum
 
 MIN_PER_PROMPT = 32  # of many prompts, only some are sampled, but these often enough
-TOKENS_AT_ONCE = 2**14  # rows times length of a batch
-MAX_ROWS = 256
 BEST_OF = (4, 16)  # shown in tables
 
 
@@ -93,8 +91,7 @@ def reference_scores(
             "reference=, the model to stay close to."
         )
     policy = ReferencePolicy(shaped[0].reference, agent.policy.sampling, seed)
-    rows = max(8, min(MAX_ROWS, TOKENS_AT_ONCE // shaped[0].max_length, n_episodes))
-    own = own_environment(env, policy, rows, reference=None)
+    own = own_environment(env, policy, n_episodes, reference=None)
     count = len(own.prompts)
     chosen = np.arange(count)
     if n_episodes < count * MIN_PER_PROMPT:
@@ -105,7 +102,7 @@ def reference_scores(
     scores: list[float] = []
     while len(scores) < len(prompt_index):
         # The last batch repeats some prompts; what is beyond the plan is dropped below.
-        index = np.resize(prompt_index[len(scores) :], rows)
+        index = np.resize(prompt_index[len(scores) :], own.num_envs)
         rollout = collect_episodes(own, policy, options={"prompt_index": index})
         scores += rollout.episodes["return"]
     table = np.array(scores[: len(prompt_index)]).reshape(per_prompt, len(chosen))

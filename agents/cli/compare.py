@@ -43,7 +43,7 @@ class Compare:
     """Token budget of a response."""
     n_envs: int | None = None
     """Episodes per rollout; by default as for train."""
-    eval_episodes: int = 256
+    eval_episodes: int = 512
     """Episodes of the evaluations before and after."""
     output: Path = Path("runs/compare")
     """Folder for all runs and the plot. Runs that are finished there are not repeated."""

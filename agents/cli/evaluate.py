@@ -36,7 +36,7 @@ class Evaluate:
     """Other stop strings."""
     kl_coef: float | None = None
     """Another β of the return, units of the score per nat."""
-    episodes: int = 256
+    episodes: int = 512
     """Number of episodes."""
     reference_episodes: int = 1024
     """Episodes of the untouched model, for the optimal return and best-of-n, where they were not

@@ -59,13 +59,16 @@ class Train:
     """Stop strings, in addition to the end-of-sequence token."""
     temperature: float = 1.0
     """Temperature of sampling, in learning and in evaluation."""
-    n_envs: int = 64
+    critic_layers: int | None = None
+    """Layers of the critic's own body, which begins as a copy of the model's first ones; 0 puts the
+    value head on the model itself. Not given, it suits the algorithm and the model."""
+    n_envs: int = 256
     """Episodes per rollout."""
     seed: int = 0
     """The same seed gives exactly the same run, on the same CPU and number of threads."""
     output: Path | None = None
     """Folder for the agent, the logs and the plot; runs/AGENT-MODEL-SEED by default."""
-    eval_episodes: int = 256
+    eval_episodes: int = 512
     """Episodes of the evaluations before and after."""
     reference_episodes: int = 1024
     """Episodes of the untouched model, from which the optimal return and best-of-n are computed.

@@ -124,6 +124,8 @@ def make_agent(options: Train, hyperparameters: dict[str, Any]) -> Agent:
     needs = algorithm.policy_needs
     dtype = needs.get("dtype") or choose_dtype(options.dtype, device, options.model)
     policy_kwargs = {"model": options.model, "temperature": options.temperature, "dtype": dtype}
+    if options.critic_layers is not None:
+        policy_kwargs["critic_layers"] = options.critic_layers
     return algorithm(
         "CausalLMPolicy",
         "TextGen-v0",

@@ -14,6 +14,7 @@ from torch.testing import assert_close
 import agents.algorithms
 from agents import GRPO, PPO, REINFORCE
 from agents.construction import hyperparameter_names
+from agents.optimization import set_learning_rate
 
 POLICY = {"attn_implementation": "eager", "temperature": 0.8, "banned_tokens": [3]}
 
@@ -51,6 +52,7 @@ def test_learning_goes_on_after_load_as_without_the_break(
     rollouts = []
     for run in (agent, again):
         run.progress_remaining = 0.5
+        set_learning_rate(run.optimizer, 1e-3)  # as `learn` does before each rollout
         run.collector.seed = 9
         rollouts.append(run.collect())
     assert_close(rollouts[1].actions, rollouts[0].actions)

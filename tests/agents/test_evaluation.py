@@ -9,7 +9,7 @@ import torch
 from gymnasium.vector import SyncVectorEnv
 
 from agents import environments
-from agents.evaluation import ROWS, TextEvaluation, distinct_n, evaluate_text
+from agents.evaluation import MAX_ROWS, TextEvaluation, distinct_n, evaluate_text
 from textenv import AdaptiveKL, TextGenEnv
 
 
@@ -20,14 +20,14 @@ def shaping(make_model):
 
 def assert_same(one: TextEvaluation, other: TextEvaluation) -> None:
     assert one.responses == other.responses and one.prompts == other.prompts
-    for column in ("scores", "kls", "recomputed_kls", "lengths"):
+    for column in ("scores", "paid", "kls", "recomputed_kls", "lengths"):
         np.testing.assert_allclose(getattr(one, column), getattr(other, column), atol=1e-5)
 
 
 # What it measures
 
 
-@pytest.mark.parametrize("n_episodes", [1, 5, ROWS, ROWS + 3])
+@pytest.mark.parametrize("n_episodes", [1, 5, MAX_ROWS, MAX_ROWS + 3])
 def test_exactly_so_many_episodes_are_sampled(n_episodes, make_agent, shaping):
     result = evaluate_text(make_agent("PPO", env=shaping), n_episodes=n_episodes)
     for column in (
