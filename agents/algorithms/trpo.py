@@ -34,7 +34,8 @@ class TRPO(Agent):
         n_critic_updates: passes over each rollout that fit the critic.
         gamma: discount; 1 for text, where only the end is scored.
         gae_lambda: λ of GAE; 0 uses the critic, 1 the returns.
-        target_kl: δ, nats per step.
+        target_kl: δ, nats per step. With ``lr_schedule`` the length of the step is annealed too: δ
+            is multiplied by the square of its factor.
         cg_max_steps: iterations of conjugate gradient.
         cg_damping: λ in (H + λI)x = −g, which is solved for the direction. The length of the step
             uses H itself, ½ xᵀHx = δ.
@@ -54,7 +55,7 @@ class TRPO(Agent):
         *,
         learning_rate: float | Schedule = AUTO,
         batch_size: int | None = AUTO,
-        n_critic_updates: int = 10,
+        n_critic_updates: int = AUTO,
         gamma: float = AUTO,
         gae_lambda: float = AUTO,
         target_kl: float = AUTO,
@@ -84,6 +85,7 @@ class TRPO(Agent):
 
     def trust_region_step(self, batch: Batch) -> dict[str, float]:
         """Update π: solve (H + λI)x = −g, scale x to ½ xᵀHx = δ, shorten x by line search."""
+        delta = self.target_kl * self.scheduled(self.anneal) ** 2  # quadratic in the step
         parameters = self.policy.actor_parameters()
         before = [parameter.detach().clone() for parameter in parameters]
         parts = list(batch.micro_batches(self.micro_batch_size))
@@ -96,7 +98,7 @@ class TRPO(Agent):
                 [partial(self.kl_to_itself, p) for p in some.micro_batches(self.micro_batch_size)],
                 parameters,
             ),
-            gradient, self.target_kl, self.cg_damping, self.cg_max_steps,
+            gradient, delta, self.cg_damping, self.cg_max_steps,
         )  # fmt: skip
 
         @torch.no_grad()
@@ -114,7 +116,7 @@ class TRPO(Agent):
             return new_loss, kl
 
         fraction = natural.line_search(
-            displace, step, loss, self.target_kl,
+            displace, step, loss, delta,
             self.line_search_shrinking_factor, self.line_search_max_iter,
         )  # fmt: skip
         new_loss, kl = displace(fraction * step)

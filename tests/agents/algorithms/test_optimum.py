@@ -16,12 +16,12 @@ import torch
 import agents
 from textenv.optimum import optimum
 
-VOCABULARY, BUDGET, EOS, KL_COEF = 4, 3, 0, 0.3
-PROMPTS = ["a", "b c a"]
+VOCABULARY, BUDGET, EOS, KL_COEF = 6, 2, 0, 0.3
+PROMPTS = ["a", "b c e"]
 
 
 def responses() -> list[tuple[int, ...]]:
-    """Every response: at most three tokens, ended early by the end of sequence."""
+    """Every response: at most two tokens, ended early by the end of sequence."""
     every = {
         tokens[: tokens.index(EOS) + 1 if EOS in tokens else BUDGET]
         for tokens in itertools.product(range(VOCABULARY), repeat=BUDGET)
@@ -44,7 +44,7 @@ def listed(model) -> tuple[list[np.ndarray], list[np.ndarray]]:
     """For each prompt the score and log π of every response, by plain calls of the model."""
     scores, log_probs = [], []
     for prompt in PROMPTS:
-        head = [" abc".index(letter) for letter in prompt.split()]
+        head = [" abcde".index(letter) for letter in prompt.split()]
         scores.append(np.array([score(len(head), response) for response in responses()]))
         every = []
         for response in responses():
