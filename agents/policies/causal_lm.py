@@ -47,7 +47,7 @@ class CausalLMPolicy(nn.Module, Policy):
         attn_implementation: as in transformers; second derivatives (TRPO) need "eager".
         critic_layers: 0 puts the value head on the model's own body, whose updates then also
             move the policy. Otherwise the critic has a body of its own, which begins as a copy of
-            this many layers of the model (separate networks: Andrychowicz et al. 2021).
+            the model's first layers, at most this many (Andrychowicz et al. 2021: separate nets).
         device: the device of the model.
     """
 

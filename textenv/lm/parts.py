@@ -74,15 +74,16 @@ def first_layers(model: Any, count: int) -> nn.Module:
 
     Args:
         model: plain, or wrapped by PEFT.
-        count: number of layers, from 1 to all of them.
+        count: number of layers, at least 1; all of them if the model has fewer.
 
     Raises:
-        ValueError: the model has fewer layers.
+        ValueError: ``count`` is below 1.
     """
+    if count < 1:
+        raise ValueError(f"critic_layers={count} must be 0 (the model's own body) or above.")
     body: Any = body_of(model)
     every = body.config.get_text_config().num_hidden_layers
-    if not 1 <= count <= every:
-        raise ValueError(f"critic_layers={count} must be from 0 to the model's {every} layers.")
+    count = min(count, every)
     copied = copy.deepcopy(body)
     config = copied.config.get_text_config()
     for module in copied.modules():
