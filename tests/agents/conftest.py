@@ -257,7 +257,8 @@ def make_agent(make_text_envs, make_model) -> Callable:
             kwargs = {"kl_loss_coef": 0.04} | kwargs
         policy_kwargs = {"model": make_model(**dict(model))} | kwargs.pop("policy_kwargs", {})
         kind = getattr(agents.algorithms, name)
-        kwargs = {"seed": 0, "learning_rate": 1e-2, "device": "cpu"} | kwargs
+        quick = {"learning_rate": 1e-2, "lr_schedule": "constant", "adam_epsilon": 1e-5}
+        kwargs = {"seed": 0, "device": "cpu", **quick} | kwargs
         envs = make_text_envs(num_envs, **env) if envs is None else envs
         return kind("CausalLMPolicy", envs, policy_kwargs=policy_kwargs, **kwargs)
 

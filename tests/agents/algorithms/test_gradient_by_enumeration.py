@@ -154,7 +154,10 @@ ALGORITHMS = {
     "whole return": (REINFORCE, {"return_to_go": False, "baseline_momentum": None, **PLAIN}),
     "return to go": (REINFORCE, {"return_to_go": True, "baseline_momentum": None, **PLAIN}),
     "actor-critic, λ = 1": (ActorCritic, {"gae_lambda": 1.0, "vf_coef": 0.0, **PLAIN}),
-    "ppo at ratio 1, λ = 1": (PPO, {"gae_lambda": 1.0, "vf_coef": 0.0, "n_epochs": 1, **PLAIN}),
+    "ppo at ratio 1, λ = 1": (
+        PPO,
+        {"gae_lambda": 1.0, "vf_coef": 0.0, "n_epochs": 1, "batch_size": None, **PLAIN},
+    ),
 }
 
 
@@ -178,7 +181,7 @@ GROUPED = {
     # A mean that includes the answer itself shrinks the gradient by (G − 1) / G.
     "dr. grpo": (
         GRPO,
-        {"advantage_fn": group_centered, "reduction": sequence_sum, "kl_loss_coef": 0.0},
+        {"advantage_fn": group_centered, "reduction": sequence_sum, "batch_size": None},
         0.5,
     ),
 }
