@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from agents.compare import interval
-from agents.reference import WithinReach
 from textenv.optimum import best_of_n_curve
 from textenv.optimum import frontier as optimal_frontier
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+    from agents.reference import WithinReach
 
 SCORE, KL = "rollout/score_mean", "rollout/kl"
 RETURN = "return"  # a column that is computed here, for one β

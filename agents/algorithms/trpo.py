@@ -101,6 +101,8 @@ class TRPO(Agent):
             gradient, delta, self.cg_damping, self.cg_max_steps,
         )  # fmt: skip
 
+        reached: list[tuple[float, float]] = []
+
         @torch.no_grad()
         def displace(displacement: Tensor) -> tuple[float, float]:
             """Set the parameters to old + displacement. Returns the surrogate loss and KL there."""
@@ -113,13 +115,16 @@ class TRPO(Agent):
                 divergence = distribution.kl(now.distribution)
                 new_loss += self.surrogate_loss(now.log_probs, part).item()
                 kl += token_mean(divergence, part.mask, part.counts).item()
+            reached.append((new_loss, kl))
             return new_loss, kl
 
         fraction = natural.line_search(
             displace, step, loss, delta,
             self.line_search_shrinking_factor, self.line_search_max_iter,
         )  # fmt: skip
-        new_loss, kl = displace(fraction * step)
+        if fraction == 0:  # back to the old policy; else the last try has set the parameters
+            displace(torch.zeros_like(step))
+        new_loss, kl = reached[-1]
         return {
             "policy_objective": -new_loss,
             "improvement": loss - new_loss,

@@ -191,8 +191,8 @@ def line_search(
         delta: δ, nats.
 
     Returns:
-        The accepted fraction, 0.0 if none is. `evaluate` may have moved the parameters: set them to
-        old + fraction · step in either case.
+        The accepted fraction, with which `evaluate` was called last; 0.0 if none is accepted. If
+        `evaluate` moves the parameters, set them back then.
     """
     for backtracks in range(tries):
         fraction = shrink**backtracks

@@ -101,8 +101,8 @@ def by_length(lengths: Tensor) -> Iterator[tuple[Tensor, int]]:
     Args:
         lengths: ``[R]`` int64 on the CPU; rows of length 0 are left out.
     """
-    sizes, order = lengths.sort(descending=True, stable=True)
-    order, sizes = order[sizes > 0], sizes[sizes > 0].tolist()
+    in_order, order = lengths.sort(descending=True, stable=True)
+    order, sizes = order[in_order > 0], in_order[in_order > 0].tolist()
     begin = 0
     for row in range(1, len(sizes) + 1):
         longest = sizes[begin]

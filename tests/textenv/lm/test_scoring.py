@@ -10,7 +10,7 @@ import torch
 import textenv.lm.scoring as scoring
 from textenv.lm.decoder import Decoder
 from textenv.lm.parts import split
-from textenv.lm.scoring import Sampling, response_states, token_log_probs
+from textenv.lm.scoring import Sampling, by_length, response_states, token_log_probs
 
 ARCHITECTURES = ["llama", "gpt2", "qwen3", "gpt_neox", "opt", "gemma2"]
 PROMPT_LENGTHS = torch.tensor([2, 5, 3])
@@ -207,3 +207,32 @@ def test_a_temperature_that_is_not_above_zero_is_refused(temperature):
         ValueError, match=rf"temperature={temperature} must be above 0; .* deterministic=True"
     ):
         Sampling(temperature=temperature)
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_many_rows_of_different_lengths_are_scored_in_their_own_places(architecture, make_model):
+    """In several passes, with rows that count only in part or not at all."""
+    model = make_model(architecture)
+    generator = torch.Generator().manual_seed(3)
+    ids = torch.randint(2, 200, (90, 24), generator=generator)
+    prompts = torch.randint(1, 5, (90,), generator=generator)
+    lengths = torch.randint(0, 20, (90,), generator=generator)  # 0: nothing counts
+    mask = torch.arange(20) < lengths[:, None]
+    mask &= torch.rand(90, 20, generator=generator) < 0.8
+    body, _ = split(model)
+    together = body(input_ids=ids, use_cache=False).last_hidden_state
+    rows, steps = mask.nonzero(as_tuple=True)
+    expected = together[rows, prompts[rows] + steps - 1]
+    found = response_states(body, ids, prompts, mask)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_passes_have_rows_of_similar_length():
+    lengths = torch.tensor([3, 40, 0, 39, 10, 38, 9, 41, 10, 3] * 10)
+    passes = list(by_length(lengths))
+    rows = torch.cat([rows for rows, _ in passes])
+    assert sorted(rows.tolist()) == [i for i, length in enumerate(lengths) if length > 0]
+    assert [width for _, width in passes] == [41, 10, 3]
+    assert all(lengths[rows].max() == width for rows, width in passes)
+    few = list(by_length(torch.tensor([9, 2, 1])))  # too few tokens for a pass of their own
+    assert len(few) == 1 and few[0][1] == 9
