@@ -46,8 +46,8 @@ class Agent(metaclass=Construction):
         micro_batch_size: rows per backward pass, to save memory with large models. The gradient is
             that of the whole batch.
         max_grad_norm: gradients are clipped to this norm; None does not clip.
-        weight_decay, adam_epsilon: of AdamW. Parameters whose gradient is small against epsilon
-            take small steps, where Adam would take full ones along their noise.
+        weight_decay: of AdamW.
+        adam_epsilon: of AdamW; where gradients are smaller than this, steps are small too.
         group_size: number of consecutive rows that begin with the same prompt.
         n_envs, env_kwargs: used when ``env`` is an id.
         policy_kwargs: arguments of the policy, such as ``{"model": "smollm2"}``.
