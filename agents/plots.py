@@ -70,7 +70,7 @@ def comparison(
         grid = np.linspace(max(s[0] for s in steps), min(s[-1] for s in steps), 40)
         values = [on_grid(with_return(log, within_reach), RETURN, grid) for log in logs]
         band(curves, label, grid, np.array(values))
-        trade.scatter(*zip(*finals[label], strict=True), s=22, label=label, zorder=3)
+        trade.scatter(*zip(*finals[label], strict=True), s=22, zorder=3)  # the same colours
     curves.set(xlabel="tokens", ylabel="mean return of a rollout")
     trade.set(xlabel="KL to the reference, nats per episode", ylabel="mean score at the end")
     if within_reach is not None:
@@ -136,8 +136,8 @@ def draw_levels(axes, within_reach: WithinReach) -> None:
         axes.axhline(value, **style)
         above = name == "optimum"  # the others may be very close to it
         axes.annotate(
-            f"{name}, {value:.2f}", (1, value), xycoords=("axes fraction", "data"), fontsize=8,
-            ha="right", va="bottom" if above else "top",
+            f"{name}, {value:.2f}", (0.01, value), xycoords=("axes fraction", "data"), fontsize=8,
+            va="bottom" if above else "top",
         )  # fmt: skip
     axes.set(ylabel=f"mean return = score − {within_reach.kl_coef:g}·KL")
     axes.margins(y=0.1)
