@@ -88,6 +88,7 @@ def run(
     )
     if within_reach is None:
         within_reach = measure_reach(agent, options.kl_coef, options.reference_episodes)
+    (output / REACH_FILE).unlink(missing_ok=True)  # of another task, from a run here before
     if within_reach is not None:
         within_reach.save(output / REACH_FILE)
     before = evaluate_text(agent, n_episodes=options.eval_episodes, seed=EVALUATION_SEED)

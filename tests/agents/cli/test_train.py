@@ -98,6 +98,15 @@ def test_train_leaves_agent_logs_and_plot(small, tmp_path):
     assert again.num_timesteps == progress["time/total_timesteps"].iloc[-1]
 
 
+def test_a_second_run_keeps_no_reference_scores_of_the_first(small, tmp_path):
+    """`evaluate` would compare the second task with the optimum of the first."""
+    options = ["train", *small, "--output", str(tmp_path), "--n-epochs", "1"]
+    main(options)
+    assert (tmp_path / "reference_scores.json").is_file()
+    main([*options, "--reward", "length(1)", "--reference-episodes", "0"])
+    assert not (tmp_path / "reference_scores.json").is_file()
+
+
 # Options
 
 
