@@ -126,7 +126,7 @@ def training(model: Any) -> dict[str, Any]:
     """The command line's defaults beside hyper-parameters: tokens, and β of the reward."""
     if is_small(model):
         chosen: dict[str, Any] = {
-            "total_timesteps": 140_000, "kl_coef": 0.1, "reference_episodes": 4096,
+            "total_timesteps": 130_000, "kl_coef": 0.1, "reference_episodes": 4096,
         }  # fmt: skip
     else:
         chosen = {"total_timesteps": 60_000, "kl_coef": 0.05, "reference_episodes": 1024}
