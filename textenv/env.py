@@ -68,6 +68,9 @@ class TextGenEnv(SpecOfLiveObjects, gym.Env):
         kl_coef: β, a number, a schedule such as `textenv.AdaptiveKL`, or a mapping of its arguments
             (``{"target": 6.0}``). 0 reports the KL and does not change the reward.
         no_stop_penalty: subtracted from the reward of an episode that never stopped.
+        reward_timeout: seconds that the reward may take for the episodes that it is asked about at
+            once; None waits for ever. A reward that hangs is an error that names the episode.
+        reward_retries: how often a reward that failed is asked again before that is an error.
         render_mode: "ansi" or None.
         device: the device of the reference and of a reward model.
 
@@ -94,6 +97,8 @@ class TextGenEnv(SpecOfLiveObjects, gym.Env):
         reference_dtype: str = "float32",
         kl_coef: Any = 0.0,
         no_stop_penalty: float = 0.0,
+        reward_timeout: float | None = None,
+        reward_retries: int = 0,
         render_mode: str | None = None,
         device: Any = "cpu",
     ):
@@ -111,6 +116,8 @@ class TextGenEnv(SpecOfLiveObjects, gym.Env):
             reference_dtype=reference_dtype,
             kl_coef=kl_coef,
             no_stop_penalty=no_stop_penalty,
+            reward_timeout=reward_timeout,
+            reward_retries=reward_retries,
             render_mode=render_mode,
             autoreset_mode=AutoresetMode.DISABLED,
             device=device,
@@ -157,6 +164,15 @@ class TextGenEnv(SpecOfLiveObjects, gym.Env):
         observation, reward, terminated, _, infos = self._row.step(action[None])
         info = first_row(infos)
         return _first(observation), float(reward[0]), bool(terminated[0]), False, info
+
+    def state_dict(self) -> dict[str, Any]:
+        """The state between two steps, as data (`TextGenVectorEnv.state_dict`)."""
+        return {"generator": self.np_random.bit_generator.state, "row": self._row.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue where the environment of a `state_dict` was."""
+        self.np_random.bit_generator.state = state["generator"]
+        self._row.load_state_dict(state["row"])
 
     def render(self) -> str | None:
         """``"ansi"``: the text, each token coloured by its KL, or by its reward without a KL."""

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from textenv import infos as columns
 from textenv.kl import k1
-from textenv.rewards import score_in_parts
+from textenv.rewards import score_within_limits
 from textenv.shaping import KLShaping, shaped_reward
 from textenv.starts import Starts
 from textenv.task import TextTask
@@ -52,7 +52,10 @@ class Scorer:
         rows = np.flatnonzero(mask)
         prompts = self.starts.of_rows(rows)
         episodes = transcribe(self.table, rows, prompts, self.task.tokenizer, self.task.stop)
-        scores, parts = score_in_parts(self.task.reward, episodes)
+        task = self.task
+        scores, parts = score_within_limits(
+            task.reward, episodes, task.reward_timeout, task.reward_retries
+        )
         infos = columns.of_episodes(mask, episodes, scores)
         for name, part in parts.items():
             infos |= columns.column(f"score/{name}", mask, part, np.float64)

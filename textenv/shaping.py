@@ -127,6 +127,10 @@ class KLShaping:
         self.reference.to(device)
         self._decoder = None
 
+    def forget(self) -> None:
+        """Drop the cache of the reference, so that the next step computes all rows anew."""
+        self._decoder = None
+
     def begin(self, rows: np.ndarray) -> None:
         """Set β for the episodes that begin in ``rows``."""
         self.kl_coef[rows] = self.schedule.value

@@ -93,6 +93,39 @@ class Starts:
         entropy = int(np.random.SeedSequence().generate_state(1)[0])
         self.seed(entropy, np.ones(self.num_rows, np.bool_))
 
+    def state_dict(self) -> dict[str, Any]:
+        """Generators, draws and prompts, as data."""
+        return {
+            "generators": [generator.bit_generator.state for generator in self._generators],
+            "drawn": [list(drawn) for drawn in self._drawn],
+            "forgotten": list(self._forgotten),
+            "episodes": self._episodes.copy(),
+            "prompt_index": self.prompt_index.copy(),
+            "num_prompts": len(self.prompts),
+            "seeded": self.seeded,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue as the object whose `state_dict` this is.
+
+        Raises:
+            ValueError: it had other numbers of groups, rows or prompts.
+        """
+        here = len(self._generators), self.num_rows, len(self.prompts)
+        there = len(state["generators"]), len(state["episodes"]), state["num_prompts"]
+        if here != there:
+            raise ValueError(
+                "This environment has {} groups, {} rows and {} prompts; the state is of one with "
+                "{}, {} and {}.".format(*here, *there)
+            )
+        for generator, saved in zip(self._generators, state["generators"], strict=True):
+            generator.bit_generator.state = saved
+        self._drawn = [list(drawn) for drawn in state["drawn"]]
+        self._forgotten = list(state["forgotten"])
+        self._episodes = np.array(state["episodes"], np.int64)
+        self.prompt_index = np.array(state["prompt_index"], np.int64)
+        self.seeded = bool(state["seeded"])
+
     def draw(self, mask: np.ndarray, together: bool) -> None:
         """Draw the prompts with which the rows of ``mask`` (bool ``[B]``) begin.
 

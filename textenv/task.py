@@ -50,6 +50,8 @@ class TextTask:
         reference_dtype: str,
         kl_coef: Any,
         no_stop_penalty: float,
+        reward_timeout: float | None,
+        reward_retries: int,
         device: str | torch.device,
     ):
         given = {name: unwrap_shared(value) for name, value in locals().items() if name != "self"}
@@ -57,6 +59,7 @@ class TextTask:
         self.arguments: dict[str, Any] = given
         self._check_numbers()
         self.max_new_tokens, self.no_stop_penalty = max_new_tokens, no_stop_penalty
+        self.reward_timeout, self.reward_retries = reward_timeout, reward_retries
         self.tokenizer = load_tokenizer(given["tokenizer"])
         self.prompts = encode_prompts(
             load_prompts(given["prompts"]), self.tokenizer, max_prompt_tokens
@@ -89,6 +92,11 @@ class TextTask:
             )
         if not np.isfinite(given["no_stop_penalty"]):
             raise ValueError(f"no_stop_penalty={given['no_stop_penalty']} must be a number.")
+        timeout, retries = given["reward_timeout"], given["reward_retries"]
+        if timeout is not None and not timeout > 0:
+            raise ValueError(f"reward_timeout={timeout!r} must be seconds above 0, or None.")
+        if retries < 0 or retries != int(retries):
+            raise ValueError(f"reward_retries={retries!r} must be a whole number of at least 0.")
         if given["reference_dtype"] not in ("float32", "bfloat16", "float16"):
             raise ValueError(
                 f"reference_dtype={given['reference_dtype']!r} is unknown: use 'float32', "

@@ -23,6 +23,10 @@ _TORCH_DTYPES = {
     np.float64: torch.float32,  # rewards in torch mode: the precision of learning
 }
 _episode_numbers = itertools.count(1)
+# What changes in a table.
+COLUMNS = (
+    "tokens", "mask", "lengths", "prompt_lengths", "running", "stopped", "_columns", "_limits"
+)  # fmt: skip
 
 
 class Arrays:
@@ -140,6 +144,27 @@ class TokenTable:
         episodes = self.origin.episodes.copy()
         episodes[rows] = [next(_episode_numbers) for _ in rows]
         self.origin = Origin(episodes, self.origin.steps)
+
+    def state_dict(self) -> dict[str, Array]:
+        """All rows, as copies."""
+        return {name: self.arrays.copy(getattr(self, name)) for name in COLUMNS}
+
+    def load_state_dict(self, state: dict[str, Array]) -> None:
+        """Set all rows to those of a `state_dict`; their episodes get new numbers.
+
+        Raises:
+            ValueError: it is of a table of another size.
+        """
+        there = tuple(state["tokens"].shape)
+        if there != tuple(self.tokens.shape):
+            raise ValueError(
+                f"This table has the shape {tuple(self.tokens.shape)}; the state is of one with "
+                f"{there}."
+            )
+        for name in COLUMNS:
+            getattr(self, name)[:] = self.arrays.convert(state[name])
+        every = [next(_episode_numbers) for _ in range(self.num_rows)]
+        self.origin = Origin(np.array(every, np.int64), self.origin.steps)
 
     def checked(self, actions: Any, vocabulary: int) -> Array:
         """Check actions and convert them to the configured kind of array.

@@ -17,6 +17,7 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
 from textenv import infos as columns
+from textenv.arguments import autoreset_mode_of, require
 from textenv.lm.vocabulary import check_same_tokenizer
 from textenv.rendering import Renderer
 from textenv.scoring import make_scoring
@@ -81,6 +82,8 @@ class TextGenVectorEnv(SpecOfLiveObjects, VectorEnv):
         reference_dtype: str = "float32",
         kl_coef: Any = 0.0,
         no_stop_penalty: float = 0.0,
+        reward_timeout: float | None = None,
+        reward_retries: int = 0,
         render_mode: str | None = None,
         autoreset_mode: AutoresetMode | str = AutoresetMode.NEXT_STEP,
         scoring: str = "step",
@@ -89,7 +92,7 @@ class TextGenVectorEnv(SpecOfLiveObjects, VectorEnv):
         device: str | torch.device = "cpu",
         copy: bool = True,
     ):
-        _require(
+        require(
             num_envs >= 1 and group_size >= 1 and num_envs % group_size == 0,
             f"num_envs={num_envs} must be a multiple of group_size={group_size}, both at least 1.",
         )
@@ -98,7 +101,8 @@ class TextGenVectorEnv(SpecOfLiveObjects, VectorEnv):
             tokenizer=tokenizer, prompts=prompts, reward=reward, max_new_tokens=max_new_tokens,
             min_new_tokens=min_new_tokens, stop=stop, max_prompt_tokens=max_prompt_tokens,
             reference=reference, reference_dtype=reference_dtype, kl_coef=kl_coef,
-            no_stop_penalty=no_stop_penalty, device=device,
+            no_stop_penalty=no_stop_penalty, reward_timeout=reward_timeout,
+            reward_retries=reward_retries, device=device,
         )  # fmt: skip
         self.tokenizer, self.prompts = task.tokenizer, task.prompts
         self.max_length, self.max_new_tokens = task.max_length, task.max_new_tokens
@@ -118,8 +122,8 @@ class TextGenVectorEnv(SpecOfLiveObjects, VectorEnv):
         copy: bool = True,
     ) -> None:
         """Change how episodes are run, not their content; the next call must be ``reset``."""
-        self.autoreset_mode = _autoreset_mode(autoreset_mode)
-        _require(
+        self.autoreset_mode = autoreset_mode_of(autoreset_mode)
+        require(
             scoring != "batch" or self.autoreset_mode == AutoresetMode.DISABLED,
             "scoring='batch' needs autoreset_mode=AutoresetMode.DISABLED, because all rows end "
             f"together; this is {self.autoreset_mode.value!r}.",
@@ -251,6 +255,34 @@ class TextGenVectorEnv(SpecOfLiveObjects, VectorEnv):
             return None
         return self._renderer.render(self._table, self._starts.of_rows(np.arange(self.num_envs)))
 
+    def state_dict(self) -> dict[str, Any]:
+        """The state between two steps, as data: random generators, and the rows that are running.
+
+        With ``scoring="batch"`` there are no such rows: an unfinished batch begins again.
+        """
+        state: dict[str, Any] = {"starts": self._starts.state_dict()}
+        if self.scoring == "step" and self._has_reset:
+            state |= {"table": self._table.state_dict(), "some_ended": self._some_ended}
+            if self.shaping is not None:
+                state["kl_coef"] = self.shaping.kl_coef.copy()
+        return state
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue where the environment of a `state_dict` was.
+
+        Raises:
+            ValueError: it was an environment of another size, or of another number of prompts.
+        """
+        self._starts.load_state_dict(state["starts"])
+        self._has_reset = "table" in state
+        if "table" in state:
+            self._table.load_state_dict(state["table"])
+            self._some_ended = bool(state["some_ended"])
+        if self.shaping is not None:
+            self.shaping.forget()
+            if "kl_coef" in state:
+                self.shaping.kl_coef[:] = state["kl_coef"]
+
     def _check_may_step(self) -> None:
         if not self._has_reset:
             raise gym.error.ResetNeeded("Call reset() before step().")
@@ -261,18 +293,3 @@ class TextGenVectorEnv(SpecOfLiveObjects, VectorEnv):
                 f"The episodes of rows {rows} have ended and nothing has reset them: call reset(), "
                 "or reset(options={'reset_mask': mask}) for these rows alone, before the next step."
             )
-
-
-def _require(condition: bool, message: str) -> None:
-    if not condition:
-        raise ValueError(message)
-
-
-def _autoreset_mode(mode: AutoresetMode | str) -> AutoresetMode:
-    if isinstance(mode, AutoresetMode):
-        return mode
-    for known in AutoresetMode:
-        if str(mode).lower() in (known.value.lower(), known.name.lower()):
-            return known
-    names = ", ".join(repr(known.name) for known in AutoresetMode)
-    raise ValueError(f"autoreset_mode={mode!r} is unknown: use one of {names}.")

@@ -15,8 +15,8 @@ from textenv.rewards.check import (
     Reward,
     RewardError,
     score_episodes,
-    score_in_parts,
 )
+from textenv.rewards.limits import score_within_limits
 from textenv.rewards.names import NAMES
 from textenv.rewards.resolve import names_code, resolve_reward
 
@@ -28,5 +28,5 @@ __all__ = [
     "names_code",
     "resolve_reward",
     "score_episodes",
-    "score_in_parts",
+    "score_within_limits",
 ]

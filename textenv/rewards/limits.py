@@ -1,0 +1,80 @@
+"""Time limit and repetition for rewards that ask a service or another process."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import threading
+from collections.abc import Sequence
+from types import FrameType
+from typing import Any
+
+import numpy as np
+
+from textenv.episode import Episode
+from textenv.rewards.check import Reward, RewardError, excerpt, name_of, score_in_parts
+
+log = logging.getLogger(__name__)
+
+
+def score_within_limits(
+    reward: Reward, episodes: Sequence[Episode], timeout: float | None = None, retries: int = 0
+) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """`score_in_parts`, in limited time, and again after an error.
+
+    Args:
+        reward, episodes: the reward and the batch.
+        timeout: seconds for the whole batch; None waits for ever. The reward then runs in a thread
+            of its own, which cannot be ended: one that hangs is left behind.
+        retries: how often to ask again.
+
+    Raises:
+        RewardError: the last attempt failed, or took too long. No score is ever made up.
+    """
+    for attempt in range(retries + 1):
+        try:
+            if timeout is None:
+                return score_in_parts(reward, episodes)
+            return _in_time(reward, episodes, timeout)
+        except RewardError as error:
+            if attempt == retries:
+                raise
+            log.warning("Attempt %d of %d: %s", attempt + 1, retries + 1, error)
+    raise AssertionError("not reached: the last attempt returns or raises")
+
+
+def _in_time(reward: Reward, episodes: Sequence[Episode], timeout: float) -> Any:
+    answers: list[Any] = []
+    errors: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            answers.append(score_in_parts(reward, episodes))
+        except BaseException as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=work, name=f"reward {name_of(reward)}", daemon=True)
+    thread.start()
+    thread.join(timeout)
+    if errors:
+        raise errors[0]
+    if answers:
+        return answers[0]
+    frame = sys._current_frames().get(thread.ident or 0)
+    raise RewardError(
+        f"reward {name_of(reward)!r} has not answered within reward_timeout={timeout:g} s; "
+        f"{_whereabouts(frame, episodes)}."
+    )
+
+
+def _whereabouts(frame: FrameType | None, episodes: Sequence[Episode]) -> str:
+    """The episode, and the line, that a thread is working on, as its stack shows them."""
+    known = {id(episode): index for index, episode in enumerate(episodes)}
+    line = f"it is in {frame.f_code.co_filename}, line {frame.f_lineno}" if frame else "it ended"
+    while frame is not None:
+        for value in frame.f_locals.values():
+            if id(value) in known:
+                index = known[id(value)]
+                return f"it was given episode {index}, with {excerpt(episodes[index])}; {line}"
+        frame = frame.f_back
+    return f"it was given {len(episodes)} episodes, the first with {excerpt(episodes[0])}; {line}"
