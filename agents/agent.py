@@ -13,14 +13,13 @@ import torch
 from gymnasium.vector import VectorEnv
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import Logger
-from stable_baselines3.common.utils import configure_logger
 from torch import Tensor
 
 from agents import checkpoint, environments, optimization, policies
 from agents.callbacks import as_callback
-from agents.collect import Stopped, evaluate_old_log_probs, make_collector
+from agents.collect import Stopped, evaluate_old_log_probs, make_collector, undone_by_errors
 from agents.construction import AUTO, Construction, find_device
-from agents.metrics import log_entry, mean_metrics, record_all
+from agents.metrics import log_entry, make_logger, mean_metrics, record_all
 from agents.optimization import Schedule, make_optimizer, set_learning_rate
 from agents.policies.base import Policy
 from agents.progress import ProgressBar
@@ -105,7 +104,7 @@ class Agent(metaclass=Construction):
         self.generator.manual_seed(int(fresh[1]))
         env_seed = int(fresh[2] % 2**31) if seed is None else seed
         self.collector = make_collector(self.env, env_seed)
-        self.num_timesteps = 0
+        self.num_timesteps, self.num_rollouts, self.learning_seconds = 0, 0, 0.0
         self.progress_remaining = 1.0
         self.logger: Logger | None = None  # where `learn` writes: stdout, CSV, TensorBoard
 
@@ -176,15 +175,17 @@ class Agent(metaclass=Construction):
             progress_bar: show a bar with return, score, KL and speed; or a bar to use.
         """
         if reset_num_timesteps:
-            self.num_timesteps = 0
+            self.num_timesteps, self.num_rollouts, self.learning_seconds = 0, 0, 0.0
         target = self.num_timesteps + total_timesteps  # schedules run up to it, as in SB3
-        logger = self._ready_logger(tb_log_name, reset_num_timesteps)
-        callback = as_callback(callback, self)
+        callback = as_callback(callback, self)  # it may set the logger
+        name = tb_log_name or type(self).__name__
+        logger = self.logger = self.logger or make_logger(
+            self.verbose, self.tensorboard_log, name, reset_num_timesteps
+        )
         callback.on_training_start(locals(), globals())
-        started, before, iteration = time.perf_counter(), self.num_timesteps, 0
         bar = ProgressBar.of(progress_bar)
         try:
-            with bar.over(total_timesteps):
+            with bar.over(target, self.num_timesteps):
                 while self.num_timesteps < target:
                     self.progress_remaining = 1 - self.num_timesteps / target
                     rate = self.scheduled(self.learning_rate) * self.scheduled(self.anneal)
@@ -196,22 +197,25 @@ class Agent(metaclass=Construction):
                     callback.update_locals(locals())
                     callback.on_rollout_end()
                     metrics = self.update(rollout)
-                    iteration += 1
-                    taken, seconds = self.num_timesteps - before, time.perf_counter() - started
+                    self.num_rollouts += 1
+                    self.learning_seconds += time.perf_counter() - began
                     metrics["learning_rate"] = self.optimizer.param_groups[0]["lr"]
                     times = {
-                        "fps": taken / seconds,
+                        "fps": self.num_timesteps / self.learning_seconds,
                         "rollout_fps": rollout.num_steps / (collected - began),
-                        "iterations": iteration, "time_elapsed": seconds,
+                        "iterations": self.num_rollouts, "time_elapsed": self.learning_seconds,
                         "total_timesteps": self.num_timesteps,
                     }  # fmt: skip
                     record = log_entry(rollout, train=metrics, time=times)
                     record_all(logger, record)
-                    if iteration % log_interval == 0:
+                    if self.num_rollouts % log_interval == 0:
                         logger.dump(self.num_timesteps)
-                    bar.show(taken, record)
+                    bar.show(self.num_timesteps, record)
         except Stopped:
             pass
+        except BaseException:
+            callback.on_training_end()  # a recorder saves what was learned
+            raise
         self.progress_remaining = 0.0
         callback.on_training_end()
         return self
@@ -219,13 +223,14 @@ class Agent(metaclass=Construction):
     def collect(self, on_step: Callable[[], bool] | None = None) -> Rollout:
         """One rollout with the current policy. Counts its steps, and updates the schedule of β.
 
-        In reduced precision its log-probabilities come from `evaluate`, so that the ratio
-        of the first minibatch is 1 there, too.
+        After an error the agent is as before, and can be saved or learn on. In reduced precision
+        its log-probabilities come from `evaluate`, so that the first ratio is 1 there, too.
         """
-        rollout = self.collector.collect(self.policy, self.n_steps, on_step)
-        if self.policy.reduced_precision:
-            at_once = self.micro_batch_size or getattr(self, "batch_size", None)
-            evaluate_old_log_probs(self.policy, rollout, at_once)
+        with undone_by_errors(self.collector, self.policy):
+            rollout = self.collector.collect(self.policy, self.n_steps, on_step)
+            if self.policy.reduced_precision:
+                at_once = self.micro_batch_size or getattr(self, "batch_size", None)
+                evaluate_old_log_probs(self.policy, rollout, at_once)
         environments.move_schedules(self.env, rollout.episodes.get("kl", []))
         self.num_timesteps += rollout.num_steps
         return rollout
@@ -285,13 +290,6 @@ class Agent(metaclass=Construction):
     def set_logger(self, logger: Logger) -> None:
         """Use a logger of stable-baselines3."""
         self.logger = logger
-
-    def _ready_logger(self, name: str | None, reset_num_timesteps: bool) -> Logger:
-        if self.logger is None:
-            self.logger = configure_logger(
-                self.verbose, self.tensorboard_log, name or type(self).__name__, reset_num_timesteps
-            )
-        return self.logger
 
     def get_env(self) -> VectorEnv:
         return self.env

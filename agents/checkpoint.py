@@ -2,16 +2,19 @@
 
 agent.json                   algorithm, policy, hyper-parameters, task, steps taken
 config.json, *.safetensors   the policy (from_pretrained can open a language model)
-learning.safetensors         optimiser and random generators, if they were saved
+learning.json, learning.safetensors   what learning needs to go on as if it had not been broken off:
+                             optimiser, random generators, state of the environment
 
-The content of a file is only data: no code that it names is imported, and it sets only the
-hyper-parameters that an agent saves.
+A folder is replaced as a whole, so that a reader finds the old agent or the new one. The content
+of a file is only data: no code that it names is imported, and it sets only the hyper-parameters
+that an agent saves.
 """
 
 from __future__ import annotations
 
 import inspect
 import json
+import logging
 import numbers
 from pathlib import Path
 from typing import Any
@@ -20,17 +23,38 @@ import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 
-from agents import environments, policies
+from agents import environments, policies, snapshot, storage
 from agents.construction import hyperparameter_names
 
+log = logging.getLogger(__name__)
 
-def save(agent: Any, folder: Path, optimizer: bool) -> None:
-    """Write ``agent`` (see `agents.Agent.save`)."""
-    folder.mkdir(parents=True, exist_ok=True)
+DESCRIPTION, LEARNING, TENSORS = "agent.json", "learning.json", "learning.safetensors"
+COUNTS = ("num_timesteps", "num_rollouts", "learning_seconds")
+SUFFIXES = {".json", ".safetensors", ".txt", ".jinja", ".model"}  # of an agent's files
+# Where the agent of a run is, in its folder (see agents.runs.folder); the newest state first.
+IN_A_RUN = ("checkpoints/newest", "agent")
+
+
+def save(agent: Any, folder: Path, optimizer: bool, **notes: Any) -> None:
+    """Write ``agent`` (see `agents.Agent.save`), and ``notes`` into its description."""
+    others = _other_files(folder)
+    with storage.replacing(folder) as new:
+        agent.policy.save(new, _tokenizer(agent.env))
+        if optimizer:
+            _write_learning(agent, new)
+        description = describe_agent(agent) | notes
+        description["files"] = sorted(path.name for path in new.iterdir())
+        storage.write_json(new / DESCRIPTION, description)
+        for path in others:
+            if not (new / path.name).exists():
+                storage.link(path, new / path.name)
+
+
+def describe_agent(agent: Any) -> dict[str, Any]:
+    """Algorithm, policy, hyper-parameters, counts and task of an agent, as data."""
     hyperparameters = {name: getattr(agent, name) for name in hyperparameter_names(type(agent))}
     schedules = environments.schedules(agent.env)
-    agent.policy.save(folder, _tokenizer(agent.env))
-    description = {
+    return {
         "algorithm": type(agent).__name__,
         "policy": type(agent.policy).__name__,
         "policy_kwargs": _data(agent.policy_kwargs),
@@ -40,23 +64,65 @@ def save(agent: Any, folder: Path, optimizer: bool) -> None:
             for name, value in hyperparameters.items()
             if callable(value) and value is not _default(type(agent), name)
         ],
-        "num_timesteps": agent.num_timesteps,
+        **{name: getattr(agent, name) for name in COUNTS},
         "persistent_state": {name: getattr(agent, name) for name in agent.persistent_state},
         "kl_coef": schedules[0].value if schedules else None,
         "n_envs": agent.env.num_envs,
         "task": environments.describe(agent.env),
     }
-    (folder / "agent.json").write_text(json.dumps(description, indent=2) + "\n")
-    (folder / "learning.safetensors").unlink(missing_ok=True)  # from an agent saved here before
-    if optimizer:
-        tensors = {
-            f"optimizer.{index}.{name}": value
-            for index, entry in agent.optimizer.state_dict()["state"].items()
-            for name, value in entry.items()
-        }
-        tensors["generator.policy"] = agent.policy.generator.get_state()
-        tensors["generator.minibatches"] = agent.generator.get_state()
-        save_file(tensors, folder / "learning.safetensors")
+
+
+def _write_learning(agent: Any, folder: Path) -> None:
+    tensors = {
+        f"optimizer.{index}.{name}": value
+        for index, entry in agent.optimizer.state_dict()["state"].items()
+        for name, value in entry.items()
+    }
+    tensors["generator.policy"] = agent.policy.generator.get_state()
+    tensors["generator.minibatches"] = agent.generator.get_state()
+    try:
+        state = snapshot.to_json(snapshot.capture(agent.collector), tensors)
+    except snapshot.NotData as error:
+        log.warning(
+            "The state of the environment is not saved, so learning will go on with new episodes: "
+            "%s Environments with state_dict and load_state_dict are asked for it.", error
+        )  # fmt: skip
+        state = None
+    save_file(tensors, folder / TENSORS)
+    storage.write_json(folder / LEARNING, {"collector": state})
+
+
+def _other_files(folder: Path) -> list[Path]:
+    """What is in the folder and does not belong to an agent that was saved there before.
+
+    Raises:
+        FileExistsError: the folder is not empty, and holds no agent.
+    """
+    entries = list(folder.iterdir()) if folder.is_dir() else []
+    if not entries:
+        return []
+    if folder.resolve() == Path.cwd() or not (folder / DESCRIPTION).is_file():
+        raise FileExistsError(
+            f"The folder {str(folder)!r} is not empty and holds no agent: save to another one."
+        )
+    try:
+        known = {*describe(folder)["files"], DESCRIPTION}
+    except (KeyError, ValueError):  # of an earlier release, or damaged
+        known = {entry.name for entry in entries if entry.suffix in SUFFIXES}
+    return [entry for entry in entries if entry.name not in known]
+
+
+def find(folder: str | Path) -> Path:
+    """The folder of an agent: the folder itself, or the newest agent in the folder of a run."""
+    folder = Path(folder)
+    storage.recover(folder.resolve())
+    if (folder / DESCRIPTION).is_file():
+        return folder
+    for place in IN_A_RUN:
+        storage.recover((folder / place).resolve())
+        if (folder / place / DESCRIPTION).is_file():
+            return folder / place
+    return folder
 
 
 def describe(folder: Path) -> dict[str, Any]:
@@ -64,15 +130,20 @@ def describe(folder: Path) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: there is no agent in the folder.
+        ValueError: the file is damaged.
     """
-    file = folder / "agent.json"
+    file = folder / DESCRIPTION
     if not file.is_file():
         raise FileNotFoundError(f"There is no agent in {str(folder)!r}: agent.json is missing.")
-    return json.loads(file.read_text())
+    try:
+        return json.loads(file.read_text())
+    except json.JSONDecodeError as error:
+        raise ValueError(f"The file {str(file)!r} is damaged: {error}.") from error
 
 
 def load(cls: type, folder: Path, env: Any, policy: type | None, changes: dict[str, Any]) -> Any:
     """Load the agent in ``folder`` (see `agents.Agent.load`)."""
+    folder, given = find(folder), env
     description = describe(folder)
     _check(cls, folder, description, policy, changes)
     arguments = {"n_envs": description["n_envs"], **description["hyperparameters"], **changes}
@@ -85,13 +156,39 @@ def load(cls: type, folder: Path, env: Any, policy: type | None, changes: dict[s
     env = _environment(folder, env, description["task"], arguments)
     agent = cls(policy_class, env, **arguments)
     agent.policy.load(folder)
-    agent.num_timesteps = description["num_timesteps"]
+    for name in COUNTS:
+        setattr(agent, name, description.get(name, 0))
     for name in agent.persistent_state:
         setattr(agent, name, description["persistent_state"][name])
     environments.set_schedules(agent.env, description["kl_coef"])
-    if (folder / "learning.safetensors").is_file():
-        _restore(agent, load_file(folder / "learning.safetensors"))
+    if not _restore_learning(agent, folder, given is None):
+        # New episodes, and not those of the first run again.
+        seed = np.random.SeedSequence([agent.seed or 0, agent.num_timesteps])
+        agent.collector.seed = int(seed.generate_state(1)[0] % 2**31)
     return agent
+
+
+def _restore_learning(agent: Any, folder: Path, same_task: bool) -> bool:
+    """Restore what `_write_learning` wrote; returns whether it had the environment's state."""
+    if not (folder / TENSORS).is_file():
+        return False
+    tensors = load_file(folder / TENSORS)
+    _restore(agent, tensors)
+    state = json.loads((folder / LEARNING).read_text())["collector"]
+    if state is None:
+        return False
+    try:
+        agent.env.reset(seed=0)  # so that attributes exist that only a reset sets
+        snapshot.restore(agent.collector, snapshot.from_json(state, tensors))
+    except (snapshot.NotData, ValueError, KeyError, TypeError) as error:
+        log.log(
+            logging.WARNING if same_task else logging.INFO,
+            "The environment begins new episodes, since the saved state is of another one: %s",
+            error,
+        )
+        agent.collector = type(agent.collector)(agent.env, agent.collector.seed)
+        return False
+    return True
 
 
 def _check(

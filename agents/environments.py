@@ -9,6 +9,7 @@ from typing import Any
 
 import gymnasium as gym
 import torch
+from gymnasium.envs.registration import VectorizeMode
 from gymnasium.vector import AutoresetMode, VectorEnv
 
 from textenv.env import TextGenEnv
@@ -23,7 +24,7 @@ log = logging.getLogger(__name__)
 IN_OTHER_PROCESSES = ("AsyncVectorEnv", "SubprocVecEnv")
 
 # What `gymnasium.make_vec` adds to the arguments of the environment in the spec.
-OF_MAKE_VEC = ("num_envs", "vectorization_mode", "vector_kwargs", "wrappers")
+OF_MAKE_VEC = ("num_envs", "vector_kwargs", "wrappers")
 
 
 # --- making and checking ------------------------------------------------------------------------
@@ -186,6 +187,13 @@ def bind(env: Any, policy: Any) -> None:
         text_env.bind(policy, None if isinstance(text_env, TextGenVectorEnv) else row)
 
 
+def forget_caches(env: Any) -> None:
+    """Drop the caches of the references of the text environments inside ``env``."""
+    for text_env in text_environments(env):
+        if text_env.shaping is not None:
+            text_env.shaping.forget()
+
+
 def schedules(env: Any) -> list[Schedule]:
     """The schedules of β of the text environments inside ``env``, each once."""
     every = [text.shaping.schedule for text in text_environments(env) if text.shaping is not None]
@@ -235,6 +243,8 @@ def describe(env: VectorEnv) -> dict[str, Any] | None:
     if spec is None:
         return None
     kwargs = {name: value for name, value in spec.kwargs.items() if name not in OF_MAKE_VEC}
+    if "vectorization_mode" in kwargs:
+        kwargs["vectorization_mode"] = VectorizeMode(kwargs["vectorization_mode"]).value
     data = {name: value for name, value in kwargs.items() if is_data(value)}
     return {"id": spec.id, "kwargs": data, "live": sorted(set(kwargs) - set(data))}
 

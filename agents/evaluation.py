@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from gymnasium.vector import AutoresetMode, VectorEnv
 
-from agents import environments
+from agents import environments, storage
 from agents.collect import collect_episodes
 from agents.rollout import Rollout
 from textenv.vector_env import TextGenVectorEnv
@@ -59,15 +61,61 @@ class TextEvaluation:
         """`distinct_n` of the first 256 responses."""
         return distinct_n(self.responses[:DISTINCT_EPISODES], 2)
 
-    def summary(self) -> dict[str, float]:
-        """Means over the episodes: return, score, KL (nats), length (tokens), and distinct-2."""
-        return {
-            "return": float(self.returns.mean()),
-            "score": float(self.scores.mean()),
-            "kl": float(self.kls.mean()),
-            "length": float(self.lengths.mean()),
+    def summary(self) -> dict[str, dict[str, float | None] | float]:
+        """Return, score, KL (nats) and length (tokens), each with mean, standard error and count.
+
+        And distinct-2, β and the speed, by which `load` makes the table again.
+        """
+        columns = {
+            "return": self.returns, "score": self.scores, "kl": self.kls,
+            "recomputed_kl": self.recomputed_kls, "length": self.lengths,
+        }  # fmt: skip
+        return {name: mean_and_error(values) for name, values in columns.items() if len(values)} | {
             "distinct_2": self.distinct_2,
+            "kl_coef": self.kl_coef,
+            "tokens_per_second": self.tokens_per_second,
         }
+
+    def save(self, path: Path) -> None:
+        """Write the episodes as JSON lines, which pandas and datasets read."""
+        columns = {name: getattr(self, name) for name in EPISODE_COLUMNS.values()}
+        rows = [
+            {
+                name: columns[field][index]
+                for name, field in EPISODE_COLUMNS.items()
+                if len(columns[field])
+            }
+            for index in range(len(self.scores))
+        ]
+        lines = (json.dumps(row, default=lambda number: number.item()) for row in rows)
+        storage.write_text(path, "".join(line + "\n" for line in lines))
+
+    @classmethod
+    def load(cls, path: Path, summary: Mapping[str, Any]) -> TextEvaluation:
+        """The evaluation of the episodes that `save` wrote, and of its `summary`."""
+        rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        columns: dict[str, Any] = {}
+        for name, field in EPISODE_COLUMNS.items():
+            values = [row[name] for row in rows if name in row]
+            columns[field] = values if name in ("prompt", "response") else np.array(values)
+        return cls(
+            **columns,
+            tokens_per_second=summary["tokens_per_second"],
+            kl_coef=summary["kl_coef"],
+        )
+
+
+# Columns of a file of episodes, and the attributes that they are from.
+EPISODE_COLUMNS = {
+    "prompt": "prompts", "response": "responses", "score": "scores", "paid": "paid", "kl": "kls",
+    "recomputed_kl": "recomputed_kls", "length": "lengths",
+}  # fmt: skip
+
+
+def mean_and_error(values: np.ndarray) -> dict[str, float | None]:
+    """Mean, standard error (None of a single value) and count."""
+    error = float(values.std(ddof=1) / len(values) ** 0.5) if len(values) > 1 else None
+    return {"mean": float(values.mean()), "standard_error": error, "count": len(values)}
 
 
 def distinct_n(texts: Sequence[str], n: int) -> float:
@@ -89,6 +137,7 @@ def evaluate_text(
     n_episodes: int = 256,
     seed: int = 0,
     kl_coef: float | None = None,
+    prompts: Any = None,
 ) -> TextEvaluation:
     """Sample episodes from a text agent; the same prompts and random numbers for the same seed.
 
@@ -101,6 +150,7 @@ def evaluate_text(
         n_episodes: number of episodes.
         seed: the seed of prompts and actions.
         kl_coef: β of the returns; None uses that of the environment's rewards.
+        prompts: other prompts, such as held-out ones; None uses those of the environment.
 
     Raises:
         ValueError: there is no text environment, or ``n_episodes`` is below 1.
@@ -108,20 +158,22 @@ def evaluate_text(
     if n_episodes < 1:
         raise ValueError(f"n_episodes={n_episodes} must be at least 1.")
     policy, env = agent.policy, agent.env if env is None else env
-    own = own_environment(env, policy, n_episodes)
+    own = own_environment(
+        env, policy, n_episodes, **({} if prompts is None else {"prompts": prompts})
+    )
     own.bind(policy)
     if kl_coef is None:
         kl_coef = environments.kl_coef(env)
     generator_state = policy.generator.get_state()
     policy.seed(seed)
     rollouts: list[Rollout] = []
-    prompts: list[str] = []
+    texts: list[str] = []
     seconds = 0.0
-    while len(prompts) < n_episodes:
+    while len(texts) < n_episodes:
         began = time.perf_counter()
         rollouts.append(collect_episodes(own, policy, seed=None if rollouts else seed))
         seconds += time.perf_counter() - began
-        prompts += [own.prompts[index].text for index in own.prompt_index]
+        texts += [own.prompts[index].text for index in own.prompt_index]
     policy.generator.set_state(generator_state)
 
     def column(key: str) -> list:
@@ -137,7 +189,7 @@ def evaluate_text(
         np.array(column("kl")),
         np.concatenate(kls)[:n_episodes] if kls else np.zeros(0),
         np.array(column("length")),
-        prompts[:n_episodes],
+        texts[:n_episodes],
         column("response"),
         sum(sum(rollout.episodes["length"]) for rollout in rollouts) / seconds,
         kl_coef if own.shaping is not None else 0.0,

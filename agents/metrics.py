@@ -2,23 +2,54 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 
 import numpy as np
-from stable_baselines3.common.logger import Logger
+from stable_baselines3.common.logger import HumanOutputFormat, KVWriter, Logger
+from stable_baselines3.common.utils import configure_logger
 
 from agents.rollout import Rollout
 
 NAMES = {"return": "ep_rew_mean", "length": "ep_len_mean", "score": "score_mean", "kl": "kl"}
 
 
+def make_logger(verbose: int, tensorboard_log: str | None, name: str, new_run: bool) -> Logger:
+    """A logger of stable-baselines3; without ``tensorboard_log`` it writes no file, nowhere.
+
+    Args:
+        verbose: 1 prints tables.
+        tensorboard_log: folder for TensorBoard.
+        name: of the run in that folder.
+        new_run: whether to number a new run, or to go on in the latest one.
+    """
+    if tensorboard_log is not None:
+        return configure_logger(verbose, tensorboard_log, name, new_run)
+    outputs: list[KVWriter] = [HumanOutputFormat(sys.stdout)] if verbose else []
+    return Logger(None, outputs)
+
+
 def rollout_metrics(rollout: Rollout) -> dict[str, float]:
-    """Means over the episodes that ended in a rollout."""
+    """Means over the episodes that ended in a rollout, and the policy's entropy.
+
+    ``score_std`` is the deviation of the scores, ``finished`` the share of episodes that stopped
+    by themselves, ``score/NAME`` the mean of a part of a weighted sum. ``entropy`` is estimated by
+    −log π of the actions, nats per step.
+    """
+    episodes = rollout.episodes
     means = {
-        f"rollout/{name}": float(np.mean(rollout.episodes[key]))
+        f"rollout/{name}": float(np.mean(episodes[key]))
         for key, name in NAMES.items()
-        if rollout.episodes.get(key)
+        if episodes.get(key)
     }
+    if episodes.get("score"):
+        means["rollout/score_std"] = float(np.std(episodes["score"]))
+    if episodes.get("finish_reason"):
+        stopped = [reason == "stop" for reason in episodes["finish_reason"]]
+        means["rollout/finished"] = float(np.mean(stopped))
+    parts = [key for key in episodes if key.startswith("score/") and episodes[key]]
+    means |= {f"rollout/{key}": float(np.mean(episodes[key])) for key in parts}
+    means["rollout/entropy"] = -float(rollout.log_probs[rollout.mask].mean())
     if rollout.log_prob_mismatch is not None:
         mean = rollout.log_prob_mismatch.sum() / rollout.mask.sum()
         means["rollout/log_prob_mismatch"] = float(mean)

@@ -1,10 +1,26 @@
-"""A progress bar that also shows return, score, KL and speed."""
+"""What a run shows while it learns: a bar in a terminal, a line for each rollout elsewhere."""
 
 from __future__ import annotations
 
+import os
+import sys
+import time
 from collections.abc import Mapping
 
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn
+
+
+class RunConsole(Console):
+    """A console whose closing (``| head -1``) makes it silent, and does not end the run."""
+
+    def on_broken_pipe(self) -> None:
+        self.quiet = True
+        # What Python still has to write at its end goes nowhere, too.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+console = RunConsole(highlight=False)
 
 
 class ProgressBar:
@@ -23,13 +39,14 @@ class ProgressBar:
     )
 
     def __init__(self, visible: bool = True, goal: float | None = None):
-        self.total, self.goal = 0, goal
-        self.progress = Progress(
-            BarColumn(10),
+        self.total, self.start, self.goal, self.visible = 0, 0, goal, visible
+        self.bar = Progress(
+            BarColumn(8),
             TextColumn("{task.percentage:>3.0f}%"),
-            TimeRemainingColumn(),
+            TextColumn("{task.fields[times]}"),
             TextColumn("{task.description}"),
-            disable=not visible,
+            console=console,
+            disable=not (visible and console.is_terminal),
         )
 
     @classmethod
@@ -37,18 +54,25 @@ class ProgressBar:
         """A bar as it is; True and False make a visible one and one that shows nothing."""
         return bar if isinstance(bar, cls) else cls(visible=bool(bar))
 
-    def over(self, total: int) -> ProgressBar:
-        """This bar, for ``total`` timesteps to take."""
-        self.total = total
+    def over(self, total: int, start: int = 0) -> ProgressBar:
+        """This bar, for the timesteps from ``start`` to ``total``."""
+        self.total, self.start = total, start
         return self
 
     def __enter__(self) -> ProgressBar:
-        self.progress.__enter__()
-        self.task = self.progress.add_task("", total=self.total)
+        self.began = time.monotonic()
+        self.bar.__enter__()
+        self.task = self.bar.add_task("", total=self.total, completed=self.start, times="")
         return self
 
     def __exit__(self, *exception) -> None:
-        self.progress.__exit__(*exception)
+        self.bar.__exit__(*exception)
+
+    def times(self, timesteps: int) -> tuple[float, float]:
+        """Seconds since the start, and seconds to go at the mean speed so far."""
+        elapsed = time.monotonic() - self.began
+        done = max(timesteps - self.start, 1)
+        return elapsed, elapsed / done * max(self.total - timesteps, 0)
 
     def show(self, timesteps: int, record: Mapping[str, float]) -> None:
         """Set the bar to ``timesteps`` and show the metrics of the log."""
@@ -58,6 +82,21 @@ class ProgressBar:
             for name, key, form in self.COLUMNS
             if key in record
         ]
-        self.progress.update(
-            self.task, completed=min(timesteps, self.total), description="  ".join(parts)
+        elapsed, left = map(clock, self.times(timesteps))
+        if self.bar.disable and self.visible:
+            line = f"{timesteps} of {self.total} steps  {elapsed}, {left} left  {'  '.join(parts)}"
+            console.print(line, soft_wrap=True)
+            console.file.flush()  # a file that somebody follows
+        self.bar.update(
+            self.task,
+            completed=min(timesteps, self.total),
+            description="  ".join(parts),
+            times=f"{elapsed}, {left} left",
         )
+
+
+def clock(seconds: float) -> str:
+    """Seconds as m:ss or h:mm:ss."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from agents import environments
+from agents import environments, storage
 from agents.collect import collect_episodes
 from agents.evaluation import own_environment
 from agents.policies.reference import ReferencePolicy
@@ -51,7 +51,7 @@ class WithinReach:
     def save(self, path: Path) -> None:
         """Write the scores as JSON."""
         data = {"kl_coef": self.kl_coef, "scores": [scores.tolist() for scores in self.scores]}
-        path.write_text(json.dumps(data) + "\n")
+        storage.write_text(path, json.dumps(data) + "\n")
 
     @classmethod
     def load(cls, path: Path) -> WithinReach:
@@ -61,7 +61,7 @@ class WithinReach:
 
 
 def reference_scores(
-    agent: Any, env: Any = None, n_episodes: int = 4096, seed: int = 0
+    agent: Any, env: Any = None, n_episodes: int = 4096, seed: int = 0, prompts: Any = None
 ) -> list[np.ndarray]:
     """The scores of episodes that the reference model generates, for each prompt.
 
@@ -74,6 +74,7 @@ def reference_scores(
         n_episodes: approximate number of episodes, distributed evenly over the prompts. If they are
             fewer than 32 per prompt, randomly chosen prompts get 32 each.
         seed: the seed of the choice and of the actions.
+        prompts: other prompts, such as held-out ones; None uses those of the environment.
 
     Returns:
         One array for each sampled prompt, all of the same length.
@@ -91,7 +92,8 @@ def reference_scores(
             "reference=, the model to stay close to."
         )
     policy = ReferencePolicy(shaped[0].reference, agent.policy.sampling, seed)
-    own = own_environment(env, policy, n_episodes, reference=None)
+    changes = {"reference": None} if prompts is None else {"reference": None, "prompts": prompts}
+    own = own_environment(env, policy, n_episodes, **changes)
     count = len(own.prompts)
     chosen = np.arange(count)
     if n_episodes < count * MIN_PER_PROMPT:

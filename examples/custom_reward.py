@@ -8,11 +8,11 @@ the prompt, the score is 1.
 
 import gymnasium as gym
 from matplotlib.figure import Figure
-from stable_baselines3.common.logger import configure
 
 from agents import PPO
 from agents.evaluation import evaluate_text
 from agents.plots import read_progress, save_figure
+from agents.runs import RunRecorder
 from textenv.lm.loading import hide_progress_bars
 
 
@@ -38,8 +38,8 @@ def main(tokens: int = 40_000, episodes: int = 256) -> None:
         env_kwargs={"reference": "bundled", "kl_coef": 0.02},
     )  # fmt: skip
     results = {"before": evaluate_text(agent, agent.env, episodes)}
-    agent.set_logger(configure("runs/alliteration", ["csv"]))
-    agent.learn(tokens, progress_bar=True)
+    recorder = RunRecorder("runs/alliteration", overwrite=True)  # log, completions, checkpoints
+    agent.learn(tokens, recorder, progress_bar=True)
     results["after"] = evaluate_text(agent, agent.env, episodes)
     for name, result in results.items():
         print(f"\n{name}: score {result.scores.mean():.2f}, KL {result.kls.mean():z.1f} nats")

@@ -7,7 +7,12 @@ from typing import Any, Unpack
 from torch import Tensor
 
 from agents.agent import Agent, Schedule
-from agents.algorithms.terms import Metrics, estimated_advantages, value_and_entropy_loss
+from agents.algorithms.terms import (
+    Metrics,
+    critic_metrics,
+    estimated_advantages,
+    value_and_entropy_loss,
+)
 from agents.construction import AUTO, Options
 from agents.functional import surrogates
 from agents.functional.reductions import token_mean
@@ -57,7 +62,7 @@ class ActorCritic(Agent):
         columns = estimated_advantages(
             rollout, self.gamma, self.gae_lambda, self.normalize_advantage
         )
-        return self.optimize(rollout, columns)
+        return self.optimize(rollout, columns) | critic_metrics(rollout, columns)
 
     def loss(self, batch: Batch) -> tuple[Tensor, Metrics]:
         now = self.policy.evaluate(

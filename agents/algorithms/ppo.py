@@ -11,6 +11,7 @@ from torch import Tensor
 from agents.agent import Agent, Schedule
 from agents.algorithms.terms import (
     Metrics,
+    critic_metrics,
     estimated_advantages,
     ratio_metrics,
     value_and_entropy_loss,
@@ -104,11 +105,12 @@ class PPO(Agent):
                 metrics.append(self.optimizer_step(batch))
             if self.target_kl is not None and metrics[-1]["approx_kl"] > 1.5 * self.target_kl:
                 break
+        means = mean_metrics(metrics) | critic_metrics(rollout, columns)
         if self.kl_loss_target is None:
-            return mean_metrics(metrics)
+            return means
         kl = self.kl_to_old_policy(rollout)
         self.kl_loss_coef = surrogates.adaptive_penalty(self.kl_loss_coef, kl, self.kl_loss_target)
-        return mean_metrics(metrics) | {"kl_after": kl, "kl_loss_coef": self.kl_loss_coef}
+        return means | {"kl_after": kl, "kl_loss_coef": self.kl_loss_coef}
 
     @torch.no_grad()
     def kl_to_old_policy(self, rollout: Rollout) -> float:

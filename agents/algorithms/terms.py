@@ -29,6 +29,13 @@ def estimated_advantages(
     return {"advantages": advantages, "returns": returns}
 
 
+def critic_metrics(rollout: Rollout, columns: dict[str, Tensor]) -> dict[str, float]:
+    """How well the critic that acted has foretold the returns."""
+    returns = columns["returns"]
+    share = critic_losses.explained_variance(rollout.values, returns, rollout.mask)
+    return {"explained_variance": float(share)}
+
+
 def whole_returns(rollout: Rollout, gamma: float) -> Tensor:
     """R(τ) = Σ_t γ^t r_t of each row's episode, at every step of it ``[B, T]``.
 

@@ -11,7 +11,12 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from agents.agent import Agent, Schedule
-from agents.algorithms.terms import Metrics, estimated_advantages, value_and_entropy_loss
+from agents.algorithms.terms import (
+    Metrics,
+    critic_metrics,
+    estimated_advantages,
+    value_and_entropy_loss,
+)
 from agents.construction import AUTO, Options
 from agents.functional import natural_gradient as natural
 from agents.functional import surrogates
@@ -80,7 +85,9 @@ class TRPO(Agent):
         columns = estimated_advantages(
             rollout, self.gamma, self.gae_lambda, self.normalize_advantage
         )
-        metrics = self.trust_region_step(rollout.batch(**columns))
+        metrics = self.trust_region_step(rollout.batch(**columns)) | critic_metrics(
+            rollout, columns
+        )
         return metrics | self.optimize(rollout, columns, self.n_critic_updates, self.batch_size)
 
     def trust_region_step(self, batch: Batch) -> dict[str, float]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import importlib
 import sys
-import traceback
 
 from textenv.rewards import RewardError
 
@@ -25,10 +24,10 @@ def main(arguments: list[str] | None = None) -> None:
         return
     if command not in COMMANDS:
         sys.exit(f"{command} is unknown: use {', '.join(COMMANDS[:-1])} or {COMMANDS[-1]}.")
+    command_module = importlib.import_module(f"agents.cli.{command}")  # now: help is fast
     try:
-        # Only now, so that help is fast.
-        importlib.import_module(f"agents.cli.{command}").main(arguments[1:])
-    except RewardError as error:
-        if error.__cause__ is not None:  # the user needs the line in the reward function
-            traceback.print_exception(error.__cause__)
-        sys.exit(str(error))
+        command_module.main(arguments[1:])
+    except (RewardError, OSError) as error:
+        from agents.cli.errors import in_words
+
+        sys.exit(in_words(error))

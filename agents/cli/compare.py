@@ -11,11 +11,16 @@ from typing import Any, Literal
 
 import tyro
 
+from agents.cli.errors import ENDINGS, exit_code, in_words
 from agents.cli.options import AGENTS, Train, run_presets
-from agents.cli.report import console, print_comparison
-from agents.cli.train import REACH_FILE, run
+from agents.cli.report import print_comparison
+from agents.cli.train import draw, run, settings_of
 from agents.plots import comparison, read_progress
+from agents.progress import console
 from agents.reference import WithinReach
+from agents.runs import RunFolder, Signals
+from agents.runs.folder import read_json
+from agents.runs.recorder import SAVE_EVERY
 
 
 @dataclass
@@ -47,6 +52,12 @@ class Compare:
     """Episodes of the evaluations before and after."""
     output: Path = Path("runs/compare")
     """Folder for all runs and the plot. Runs that are finished there are not repeated."""
+    overwrite: bool = False
+    """Repeat runs that are there, also those with other settings."""
+    save_every: str = SAVE_EVERY
+    """As for train."""
+    eval_prompts: str | None = None
+    """As for train."""
     device: str = "auto"
     """"auto" uses an accelerator if there is one."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
@@ -56,7 +67,7 @@ class Compare:
 def main(arguments: list[str]) -> None:
     """Train each algorithm on each seed; print a table and draw a plot.
 
-    Runs that are finished in the output folder with the same settings are not repeated.
+    Runs in the output folder that are finished are not repeated, and those that are not go on.
     """
     options = tyro.cli(Compare, args=arguments, prog="python -m agents compare")
     if set(options.agents) - set(AGENTS) or options.seeds < 2:
@@ -64,18 +75,23 @@ def main(arguments: list[str]) -> None:
     runs: dict[str, list] = {name: [] for name in options.agents}
     finals: dict[str, list[dict[str, float]]] = {name: [] for name in options.agents}
     within_reach: WithinReach | None = None  # the task is the same in all runs
-    for seed in range(options.seeds):
-        for name in options.agents:
-            output = options.output / f"{name}-{seed}"
-            one, hyperparameters = _settings_of_run(options, name, seed, output)
-            settings = {**dataclasses.asdict(one), **hyperparameters}
-            if not _finished(output, settings):
-                within_reach = run(one, hyperparameters, output, within_reach).within_reach
-                _settings_file(output).write_text(json.dumps(settings, indent=2, default=str))
-            elif within_reach is None and (output / REACH_FILE).is_file():
-                within_reach = WithinReach.load(output / REACH_FILE)
-            finals[name].append(json.loads((output / "evaluation.json").read_text()))
-            runs[name].append(read_progress(output / "progress.csv"))
+    number, count = 0, options.seeds * len(options.agents)
+    with Signals() as signals:
+        for seed in range(options.seeds):
+            for name in options.agents:
+                number += 1
+                try:
+                    folder, within_reach = _finished_run(
+                        options, name, seed, within_reach, signals, f"run {number} of {count}"
+                    )
+                except ENDINGS as error:
+                    sys.exit(_end_early(error, number, count))
+                after = folder.evaluations()["after"]
+                finals[name].append(
+                    {key: after[key]["mean"] for key in ("score", "kl", "length")}
+                    | {"distinct_2": after["distinct_2"]}
+                )
+                runs[name].append(read_progress(folder.progress))
     print_comparison(finals, within_reach)
     pairs = {name: [(final["kl"], final["score"]) for final in finals[name]] for name in finals}
     title = f"{options.model}, reward {options.reward}, {options.seeds} seeds"
@@ -83,27 +99,64 @@ def main(arguments: list[str]) -> None:
     console.print(f"\nplot   {options.output / 'comparison.png'}")
 
 
-def _settings_of_run(
-    options: Compare, name: str, seed: int, output: Path
-) -> tuple[Train, dict[str, Any]]:
+def _finished_run(
+    options: Compare,
+    name: str,
+    seed: int,
+    within_reach: WithinReach | None,
+    signals: Signals,
+    title: str,
+) -> tuple[RunFolder, WithinReach | None]:
+    """The folder of a run that is finished: one of an earlier call, or made now."""
+    one, hyperparameters = _settings_of_run(options, name, seed)
+    folder = RunFolder(options.output / f"{name}-{seed}")
+    wanted = json.loads(json.dumps(settings_of(one, hyperparameters), default=str))
+    found = read_json(folder.settings_file)
+    if found is not None and not options.overwrite:
+        _check_same(folder, found, wanted)
+    if found is None or options.overwrite:
+        folder = RunFolder.create(folder.path, overwrite=True)
+    elif not folder.finished:
+        folder.lock()
+    if not folder.finished:
+        console.print(f"\n[bold]{title}[/]")
+        within_reach = run(one, hyperparameters, folder, within_reach, signals).within_reach
+        draw(one, folder, within_reach)
+    elif within_reach is None and folder.reference_scores.is_file():
+        within_reach = WithinReach.load(folder.reference_scores)
+    folder.unlock()
+    return folder, within_reach
+
+
+def _check_same(folder: RunFolder, found: dict[str, Any], wanted: dict[str, Any]) -> None:
+    """Raise an error if the run in a folder has other settings.
+
+    Raises:
+        FileExistsError: the message names a setting that differs.
+    """
+    for part, values in wanted.items():
+        others = found.get(part, {})
+        for name in sorted({*values, *others}):
+            if values.get(name) != others.get(name):
+                raise FileExistsError(
+                    f"The run in {str(folder.path)!r} has {name}={others.get(name)!r}, not "
+                    f"{values.get(name)!r}: choose another --output, or replace it with "
+                    "--overwrite."
+                )
+
+
+def _end_early(error: BaseException, number: int, count: int) -> int:
+    """Say what ended the comparison, and how to go on; returns the exit code."""
+    console.print(f"\nrun {number} of {count}: {in_words(error)}", soft_wrap=True, markup=False)
+    console.print("The same command goes on: finished runs are not repeated.")
+    return exit_code(error)
+
+
+def _settings_of_run(options: Compare, name: str, seed: int) -> tuple[Train, dict[str, Any]]:
     preset, hyperparameters = run_presets(name, options.model)
     chosen = {
         field.name: getattr(options, field.name)
         for field in dataclasses.fields(Train)
         if getattr(options, field.name, None) is not None
     }
-    settings = {**preset, **chosen, "agent": name, "seed": seed, "output": output}
-    return Train(**settings), hyperparameters
-
-
-def _settings_file(output: Path) -> Path:
-    return output / "settings.json"
-
-
-def _finished(output: Path, settings: dict[str, Any]) -> bool:
-    """Whether a run with these settings has left its evaluation in the folder."""
-    if not (output / "evaluation.json").is_file() or not _settings_file(output).is_file():
-        return False
-    return json.loads(_settings_file(output).read_text()) == json.loads(
-        json.dumps(settings, default=str)
-    )
+    return Train(**{**preset, **chosen, "agent": name, "seed": seed}), hyperparameters

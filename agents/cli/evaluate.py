@@ -10,24 +10,30 @@ import tyro
 
 from agents import algorithms, checkpoint
 from agents.agent import Agent
+from agents.cli.options import Train
 from agents.cli.report import print_evaluations
-from agents.cli.train import EVALUATION_SEED, REACH_FILE, measure_reach
+from agents.cli.train import EVALUATION_SEED, measure_reach
 from agents.evaluation import evaluate_text
 from agents.reference import WithinReach
+from agents.runs import RunFolder
+from agents.runs.folder import read_json
 from textenv.lm.loading import hide_progress_bars
 
 
 @dataclass
 class Evaluate:
-    """Sample from a saved agent and measure it, in the task that it was trained on."""
+    """Sample from a saved agent and measure it, in the task that it was trained on.
+
+    Of a run, the newest agent is evaluated as the run's own evaluations were.
+    """
 
     path: tyro.conf.Positional[Path]
-    """The folder of the agent."""
+    """The folder of a run or of an agent."""
     reward: str | None = None
     """Another reward. A reward "module:function" must be given here: code that a file names is
     not imported."""
     prompts: str | None = None
-    """Other prompts."""
+    """Other prompts; by default those of the run's evaluations."""
     reference: str | None = None
     """Another reference model for the KL."""
     max_new_tokens: int | None = None
@@ -36,8 +42,8 @@ class Evaluate:
     """Other stop strings."""
     kl_coef: float | None = None
     """Another β of the return, units of the score per nat."""
-    episodes: int = 512
-    """Number of episodes."""
+    episodes: int | None = None
+    """Number of episodes; by default that of the run's evaluations, else 512."""
     reference_episodes: int = 1024
     """Episodes of the untouched model, for the optimal return and best-of-n, where they were not
     measured in training; 0 leaves them out."""
@@ -51,36 +57,40 @@ def main(arguments: list[str]) -> None:
     """Sample from a saved agent and print its scores."""
     options = tyro.cli(Evaluate, args=arguments, prog="python -m agents evaluate")
     hide_progress_bars()
-    names = ("reward", "prompts", "reference", "max_new_tokens")
+    of_run = (read_json(RunFolder(options.path).settings_file) or {}).get("options", {})
+    names = ("reward", "reference", "max_new_tokens")
     given = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
     if options.stop:
         given["stop"] = options.stop
+    prompts = options.prompts or of_run.get("eval_prompts")
+    kl_coef = of_run.get("kl_coef") if options.kl_coef is None else options.kl_coef
     try:
-        saved = checkpoint.describe(options.path)
+        path = checkpoint.find(options.path)
+        saved = checkpoint.describe(path)
         name, task = saved["algorithm"], (saved["task"] or {}).get("kwargs", {})
         if name not in algorithms.__all__:
             raise ValueError(
                 f"The algorithm of the agent in {str(options.path)!r} is a custom class, "
                 f"{name}: evaluate it from Python, with agents.evaluation.evaluate_text."
             )
-        agent = getattr(algorithms, name).load(
-            options.path, env_kwargs=given, device=options.device
+        agent = getattr(algorithms, name).load(path, env_kwargs=given, device=options.device)
+        episodes = of_run.get("eval_episodes", Train.eval_episodes)
+        episodes = episodes if options.episodes is None else options.episodes
+        result = evaluate_text(agent, None, episodes, options.seed, kl_coef, prompts)
+        same_task = options.prompts is None and all(
+            task.get(name) == value for name, value in given.items()
         )
-        result = evaluate_text(
-            agent, n_episodes=options.episodes, seed=options.seed, kl_coef=options.kl_coef
-        )
-        same_task = all(task.get(name) == value for name, value in given.items())
-        within_reach = find_reach(agent, options, result.kl_coef, same_task)
+        within_reach = find_reach(agent, options, result.kl_coef, same_task, prompts)
     except (ValueError, FileNotFoundError, ModuleNotFoundError) as error:
         sys.exit(str(error))
     print_evaluations({"agent": result}, within_reach)
 
 
 def find_reach(
-    agent: Agent, options: Evaluate, kl_coef: float, same_task: bool
+    agent: Agent, options: Evaluate, kl_coef: float, same_task: bool, prompts: str | None
 ) -> WithinReach | None:
     """The optimum and best-of-n: from the samples of the training run, or from new ones."""
-    file = options.path / REACH_FILE
+    file = RunFolder(options.path).reference_scores
     if same_task and kl_coef > 0 and file.is_file() and options.reference_episodes > 0:
         return WithinReach(WithinReach.load(file).scores, kl_coef)
-    return measure_reach(agent, kl_coef, options.reference_episodes)
+    return measure_reach(agent, kl_coef, options.reference_episodes, prompts)

@@ -18,6 +18,7 @@ import tyro
 from agents import algorithms, presets
 from agents.agent import Agent
 from agents.construction import AUTO
+from agents.runs.recorder import SAVE_EVERY
 
 
 def kebab_case(name: str) -> str:
@@ -47,6 +48,10 @@ class Train:
     reward: str = "sentiment"
     """A name ("sentiment", "haiku", "length(20)", "keyword(love)"), "module:function", or a
     sequence-classification model."""
+    reward_timeout: float | None = None
+    """Seconds that scoring a rollout may take; by default any time."""
+    reward_retries: int = 0
+    """How often a reward that raises an error is asked again, before the run ends."""
     prompts: str = "bundled"
     """"bundled", a text file with one prompt per line, or a JSON-lines file."""
     total_timesteps: int = 60_000
@@ -67,7 +72,20 @@ class Train:
     seed: int = 0
     """The same seed gives exactly the same run, on the same CPU and number of threads."""
     output: Path | None = None
-    """Folder for the agent, the logs and the plot; runs/AGENT-MODEL-SEED by default."""
+    """Folder of the run, which must be new; by default runs/AGENT-MODEL-SEED, with a number if that
+    exists."""
+    overwrite: bool = False
+    """Replace a run that is in the folder."""
+    resume: Path | None = None
+    """Go on with the run in this folder, exactly where it ended, with its own settings; or with
+    more --total-timesteps."""
+    save_every: str = SAVE_EVERY
+    """Time or rollouts between two checkpoints: "30 s", "2 min", "20 rollouts"."""
+    show_samples: int = 0
+    """Episodes to print after each rollout."""
+    eval_prompts: str | None = None
+    """Held-out prompts for both evaluations and the optimum, as for --prompts; by default those of
+    the learning."""
     eval_episodes: int = 512
     """Episodes of the evaluations before and after."""
     reference_episodes: int = 1024
@@ -99,7 +117,7 @@ def parse_train(arguments: list[str]) -> tuple[Train, dict[str, Any]]:
             *((key, hints[key], field(default=value)) for key, value in preset.items()),
             (
                 "hyperparameters",
-                Annotated[group, tyro.conf.arg(name="")],
+                Annotated[group, tyro.conf.arg(name=""), tyro.conf.FlagConversionOff],
                 field(default_factory=group),
             ),
         ],
@@ -110,7 +128,6 @@ def parse_train(arguments: list[str]) -> tuple[Train, dict[str, Any]]:
         cls,
         args=arguments,
         prog="python -m agents train",
-        config=(tyro.conf.FlagConversionOff,),
     )
     return options, dataclasses.asdict(options.hyperparameters)
 

@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 import numpy as np
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from agents.compare import interval, significant_differences
-from agents.evaluation import TextEvaluation
+from agents.evaluation import TextEvaluation, mean_and_error
+from agents.progress import console
 from agents.reference import WithinReach
+from agents.runs.recorder import sample_line
 from textenv.optimum import BestOf, Optimum, best_of_n_curve
 
-console = Console(highlight=False)
 SAMPLES = 5
 
 
@@ -57,7 +57,7 @@ def evaluation_table(
         value, share = within_reach.value, within_reach.optimum.share
         row(
             f"[bold]return = score − {within_reach.kl_coef:g}·KL[/]",
-            lambda e: mean_and_error(e.returns),
+            lambda e: with_error(e.returns),
             lambda point: f"{value(point):+.3f}",
         )
         row(
@@ -65,7 +65,7 @@ def evaluation_table(
             lambda e: percentage(share(e.returns.mean())),
             lambda point: percentage(share(value(point))),
         )
-    row("score", lambda e: mean_and_error(e.scores), lambda point: f"{point.score:+.3f}")
+    row("score", lambda e: with_error(e.scores), lambda point: f"{point.score:+.3f}")
     if shaped:
         row(
             "KL, nats per episode",
@@ -84,11 +84,11 @@ def percentage(share: float) -> str:
     return "" if np.isnan(share) else f"{share:z.0%}"
 
 
-def mean_and_error(values: np.ndarray) -> str:
+def with_error(values: np.ndarray) -> str:
     """The mean and its standard error, which a single value does not have."""
-    if len(values) < 2:
-        return f"{values.mean():+.3f}"
-    return f"{values.mean():+.3f} ± {values.std(ddof=1) / len(values) ** 0.5:.3f}"
+    summary = mean_and_error(values)
+    error = summary["standard_error"]
+    return f"{summary['mean']:+.3f}" + ("" if error is None else f" ± {error:.3f}")
 
 
 def print_samples(name: str, evaluation: TextEvaluation) -> None:
@@ -96,8 +96,7 @@ def print_samples(name: str, evaluation: TextEvaluation) -> None:
     console.print(f"\n[bold]{escape(name)}[/]")
     episodes = list(zip(evaluation.scores, evaluation.prompts, evaluation.responses, strict=True))
     for score, prompt, response in episodes[:SAMPLES]:
-        text = f"[dim]{escape(prompt)}[/]{escape(response.replace(chr(10), '⏎'))}"
-        console.print(f"  [dim]{score:+.2f}[/]  {text}", soft_wrap=True)
+        console.print(sample_line(score, prompt, response), soft_wrap=True)
 
 
 def print_comparison(

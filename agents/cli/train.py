@@ -2,28 +2,30 @@
 
 from __future__ import annotations
 
-import json
+import csv
+import dataclasses
 import shlex
 import sys
-import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from stable_baselines3.common.logger import configure
-
+from agents import checkpoint, storage
 from agents.agent import Agent
+from agents.cli.errors import ENDINGS, exit_code, in_words
 from agents.cli.options import AGENTS, Train, choose_dtype, parse_train
-from agents.cli.report import console, print_evaluations
+from agents.cli.report import print_evaluations
+from agents.cli.resuming import parse_resume
 from agents.construction import find_device
 from agents.evaluation import TextEvaluation, evaluate_text
 from agents.plots import learning_curve, read_progress
-from agents.progress import ProgressBar
+from agents.progress import ProgressBar, console
 from agents.reference import WithinReach, reference_scores
+from agents.runs import RunFolder, RunRecorder, Signals
 from textenv.lm.loading import hide_progress_bars
 from textenv.rewards import names_code
 
-REACH_FILE = "reference_scores.json"
 EVALUATION_SEED = 1_000_000  # different from the seeds of training
 
 
@@ -44,78 +46,196 @@ class Outcome:
 
 def main(arguments: list[str]) -> None:
     """Fine-tune, and print what changed."""
-    options, hyperparameters = parse_train(arguments)
-    output = options.output or Path("runs") / "-".join(
+    options, hyperparameters = parse_resume(arguments) or parse_train(arguments)
+    folder = open_folder(options)
+    with Signals() as signals:
+        try:
+            outcome = run(options, hyperparameters, folder, signals=signals)
+            columns = {"before": outcome.before, "after": outcome.after}
+            print_evaluations(columns, outcome.within_reach)
+            console.print(
+                f"\n{outcome.timesteps} tokens in {outcome.seconds:.0f} s "
+                f"({outcome.timesteps / max(outcome.seconds, 1e-9):.0f} tokens/s, learning "
+                f"included)\nagent  {folder.agent}",
+                soft_wrap=True,
+            )
+            draw(options, folder, outcome.within_reach)
+            console.print(f"again  {evaluate_command(options, folder)}", soft_wrap=True)
+        except ENDINGS as error:
+            sys.exit(end_early(options, folder, error))
+
+
+def open_folder(options: Train) -> RunFolder:
+    """The folder of a new run, or of the one to go on with; locked.
+
+    Raises:
+        SystemExit: it cannot be used; the message says why.
+    """
+    default = Path("runs") / "-".join(
         (options.agent, Path(options.model).name.removesuffix(".gguf"), str(options.seed))
     )
-    outcome = run(options, hyperparameters, output)
-    columns = {"before": outcome.before, "after": outcome.after}
-    print_evaluations(columns, outcome.within_reach)
-    console.print(
-        f"\n{outcome.timesteps} tokens in {outcome.seconds:.0f} s "
-        f"({outcome.timesteps / outcome.seconds:.0f} tokens/s, learning included)\n"
-        f"agent  {output}\nplot   {output / 'learning_curve.png'}\n"
-        f"again  {evaluate_command(options, output)}",
-        soft_wrap=True,
-    )
+    try:
+        if options.resume is not None:
+            folder = RunFolder(options.resume)
+            folder.lock()
+            return folder
+        if options.output is None and not options.overwrite:
+            return RunFolder.numbered(default)
+        return RunFolder.create(options.output or default, options.overwrite)
+    except OSError as error:
+        sys.exit(in_words(error))
 
 
 def run(
     options: Train,
     hyperparameters: dict[str, Any],
-    output: Path,
+    folder: RunFolder,
     within_reach: WithinReach | None = None,
+    signals: Signals | None = None,
 ) -> Outcome:
-    """Evaluate, learn, evaluate again; write agent, logs and plot to the output folder.
+    """Evaluate, learn, evaluate again; write everything into the run's folder.
+
+    A run that was broken off there goes on; what it has measured already is not measured again.
 
     Args:
         options, hyperparameters: of the run.
-        output: the folder.
+        folder: locked by this process.
         within_reach: the optimum and best-of-n, if they are known already.
+        signals: which signals wait for the end of an update.
     """
     hide_progress_bars()
-    output.mkdir(parents=True, exist_ok=True)
+    settings = settings_of(options, hyperparameters)
+    if not folder.settings_file.is_file():
+        folder.write_settings(settings)  # so that a run can be resumed from its first second on
+    agent, resumed = make_or_load(options, hyperparameters, folder)
+    if agent.num_timesteps < options.total_timesteps:
+        folder.unfinish()
+    within_reach = find_reach(options, agent, folder, within_reach)
+    before = find_evaluation("before", options, agent, folder)
+    goal = None if within_reach is None else within_reach.optimum.value
+    recorder = RunRecorder(
+        folder, options.save_every, options.show_samples, resume=resumed, settings=settings,
+        signals=signals,
+    )  # fmt: skip
+    agent.learn(
+        max(options.total_timesteps - agent.num_timesteps, 0),
+        callback=recorder,
+        progress_bar=ProgressBar(goal=goal),
+        reset_num_timesteps=False,
+    )
+    with storage.replacing(folder.agent) as new:
+        # The checkpoint that was just written, without what only learning needs.
+        of_learning = {checkpoint.LEARNING, checkpoint.TENSORS}
+        storage.link(folder.newest, new, ignore=lambda *_: of_learning)
+    after = find_evaluation("after", options, agent, folder)
+    return Outcome(before, after, within_reach, agent.num_timesteps, agent.learning_seconds)
+
+
+def settings_of(options: Train, hyperparameters: dict[str, Any]) -> dict[str, Any]:
+    """The options that define a run, as data; not those that say where it is or what it shows."""
+    run_options = dataclasses.asdict(options)
+    for name in ("hyperparameters", "resume", "output", "overwrite", "save_every", "show_samples"):
+        run_options.pop(name, None)
+    return {"options": run_options, "chosen": hyperparameters}
+
+
+def make_or_load(
+    options: Train, hyperparameters: dict[str, Any], folder: RunFolder
+) -> tuple[Agent, bool]:
+    """The agent of a run: a new one, or the one of its newest checkpoint, and which it is."""
+    console.print(f"[dim]loading {options.model}[/]")
+    resumed = folder.has_checkpoint
     try:
-        agent = make_agent(options, hyperparameters)
+        if resumed:
+            given = {"reward": options.reward} if names_code(options.reward) else {}
+            agent: Agent = AGENTS[options.agent].load(
+                folder.newest, env_kwargs=given, device=str(find_device(options.device))
+            )
+        else:
+            agent = make_agent(options, hyperparameters)
     except (ValueError, FileNotFoundError, ModuleNotFoundError) as error:
         sys.exit(str(error))  # an option is not valid; the message says which
     parameters = sum(p.numel() for p in agent.policy.parameters())
     console.print(
         f"[bold]{type(agent).__name__}[/] on {options.model} ({parameters / 1e6:.1f} M parameters, "
         f"{agent.device}, {str(agent.policy.dtype).removeprefix('torch.')}), "
-        f"reward {options.reward}, seed {options.seed}",
+        f"reward {options.reward}, seed {options.seed}; {folder.path}",
         soft_wrap=True,
     )
-    if within_reach is None:
-        within_reach = measure_reach(agent, options.kl_coef, options.reference_episodes)
-    (output / REACH_FILE).unlink(missing_ok=True)  # of another task, from a run here before
-    if within_reach is not None:
-        within_reach.save(output / REACH_FILE)
-    before = evaluate_text(agent, n_episodes=options.eval_episodes, seed=EVALUATION_SEED)
-    agent.set_logger(configure(str(output), ["csv", "tensorboard"]))
-    goal = None if within_reach is None else within_reach.optimum.value
-    began = time.perf_counter()
-    agent.learn(options.total_timesteps, progress_bar=ProgressBar(goal=goal))
-    seconds = time.perf_counter() - began
-    agent.save(output, optimizer=False)
-    after = evaluate_text(agent, n_episodes=options.eval_episodes, seed=EVALUATION_SEED)
-    (output / "evaluation.json").write_text(json.dumps(after.summary(), indent=2) + "\n")
-    if agent.logger is not None:
-        agent.logger.close()
-    learning_curve(
-        read_progress(output / "progress.csv"),
-        output / "learning_curve.png",
-        f"{type(agent).__name__} on {options.model}, reward {options.reward}",
-        within_reach,
-    )
-    return Outcome(before, after, within_reach, agent.num_timesteps, seconds)
+    if resumed:
+        console.print(f"going on after {agent.num_timesteps} of {options.total_timesteps} tokens")
+    return agent, resumed
 
 
-def measure_reach(agent: Agent, kl_coef: float, n_episodes: int) -> WithinReach | None:
+def find_reach(
+    options: Train, agent: Agent, folder: RunFolder, known: WithinReach | None
+) -> WithinReach | None:
+    """The optimum and best-of-n: given, of the run's first part, or measured now."""
+    if known is None and folder.reference_scores.is_file():
+        return WithinReach.load(folder.reference_scores)
+    if known is None:
+        known = measure_reach(
+            agent, options.kl_coef, options.reference_episodes, options.eval_prompts
+        )
+    if known is not None:
+        known.save(folder.reference_scores)
+    return known
+
+
+def measure_reach(
+    agent: Agent, kl_coef: float, n_episodes: int, prompts: str | None
+) -> WithinReach | None:
     """The optimum and best-of-n of the agent's task; None if KL costs nothing."""
     if kl_coef <= 0 or n_episodes <= 0:
         return None
-    return WithinReach(reference_scores(agent, None, n_episodes, EVALUATION_SEED + 1), kl_coef)
+    console.print(f"[dim]sampling {n_episodes} episodes of the untouched model, for the optimum[/]")
+    scores = reference_scores(agent, None, n_episodes, EVALUATION_SEED + 1, prompts)
+    return WithinReach(scores, kl_coef)
+
+
+def find_evaluation(when: str, options: Train, agent: Agent, folder: RunFolder) -> TextEvaluation:
+    """The evaluation "before" or "after": of the run's first part, or measured now."""
+    summaries = folder.evaluations()
+    timesteps = agent.num_timesteps if when == "after" else 0
+    if when in summaries and summaries[when]["timesteps"] == timesteps:
+        return TextEvaluation.load(folder.episodes(when), summaries[when])
+    console.print(f"[dim]evaluating {options.eval_episodes} episodes, {when}[/]")
+    evaluation = evaluate_text(
+        agent, n_episodes=options.eval_episodes, seed=EVALUATION_SEED, prompts=options.eval_prompts
+    )
+    evaluation.save(folder.episodes(when))
+    summaries[when] = evaluation.summary() | {
+        "timesteps": timesteps, "seconds": agent.learning_seconds
+    }  # fmt: skip
+    storage.write_json(folder.evaluation, summaries)
+    return evaluation
+
+
+def draw(options: Train, folder: RunFolder, within_reach: WithinReach | None) -> None:
+    """Draw the learning curve."""
+    title = f"{AGENTS[options.agent].__name__} on {options.model}, reward {options.reward}"
+    learning_curve(read_progress(folder.progress), folder.plot, title, within_reach)
+    console.print(f"plot   {folder.plot}", soft_wrap=True)
+
+
+def end_early(options: Train, folder: RunFolder, error: BaseException) -> int:
+    """Say what an interrupted run has reached, and how to go on; returns the exit code."""
+    console.print(in_words(error), soft_wrap=True, markup=False)
+    with suppress(OSError, KeyError):  # as far as it goes
+        before = folder.evaluations()["before"]
+        with open(folder.progress, newline="", encoding="utf-8") as file:
+            last = list(csv.DictReader(file))[-1:]
+        for row in last:
+            console.print(f"{'':6}{'before':>9}{'last rollout':>14}")
+            columns = {"return": "ep_rew_mean", "score": "score_mean", "kl": "kl"}
+            for name, column in columns.items():
+                value = float(row[f"rollout/{column}"])
+                console.print(f"{name:6}{before[name]['mean']:+z9.3f}{value:+z14.3f}")
+            reach = folder.reference_scores
+            draw(options, folder, WithinReach.load(reach) if reach.is_file() else None)
+    if folder.settings_file.is_file():
+        console.print(f"go on  {resume_command(options, folder)}", soft_wrap=True)
+    return exit_code(error)
 
 
 def make_agent(options: Train, hyperparameters: dict[str, Any]) -> Agent:
@@ -139,6 +259,8 @@ def make_agent(options: Train, hyperparameters: dict[str, Any]) -> Agent:
             "reference": options.model,
             "reference_dtype": dtype,
             "kl_coef": options.kl_coef,
+            "reward_timeout": options.reward_timeout,
+            "reward_retries": options.reward_retries,
         },
         policy_kwargs={**policy_kwargs, **needs},
         seed=options.seed,
@@ -147,11 +269,16 @@ def make_agent(options: Train, hyperparameters: dict[str, Any]) -> Agent:
     )
 
 
-def evaluate_command(options: Train, output: Path) -> str:
-    """The command that repeats the table: the saved agent has its task, but no code."""
-    flags = ""
-    if options.eval_episodes != Train.eval_episodes:
-        flags += f" --episodes {options.eval_episodes}"
-    if names_code(options.reward):
-        flags += f" --reward {shlex.quote(options.reward)}"
-    return f"python -m agents evaluate {shlex.quote(str(output))}{flags}"
+def evaluate_command(options: Train, folder: RunFolder) -> str:
+    """The command that repeats the table: the run has its settings, but no code."""
+    return f"python -m agents evaluate {shlex.quote(str(folder.path))}{_code(options)}"
+
+
+def resume_command(options: Train, folder: RunFolder) -> str:
+    """The command that goes on with the run."""
+    return f"python -m agents train --resume {shlex.quote(str(folder.path))}{_code(options)}"
+
+
+def _code(options: Train) -> str:
+    """The reward, if it names code: what a file names is not imported."""
+    return f" --reward {shlex.quote(options.reward)}" if names_code(options.reward) else ""

@@ -4,6 +4,7 @@
     steps      a fixed number of steps from any Gymnasium vector environment
     segments   rows of steps, cut into one row for each episode
     precision  old log-probabilities for acting in reduced precision
+    undo       an error leaves everything as it was before the rollout
 
 Both ways return an `agents.rollout.Rollout`.
 """
@@ -15,6 +16,7 @@ from gymnasium.vector import VectorEnv
 from agents.collect.episodes import EpisodeCollector, collect_episodes
 from agents.collect.precision import evaluate_old_log_probs
 from agents.collect.steps import StepCollector, Stopped
+from agents.collect.undo import undone_by_errors
 
 __all__ = [
     "EpisodeCollector",
@@ -23,6 +25,7 @@ __all__ = [
     "collect_episodes",
     "evaluate_old_log_probs",
     "make_collector",
+    "undone_by_errors",
 ]
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from gymnasium.vector import VectorEnv
 
-from agents.collect.steps import OnStep, Stopped
+from agents.collect.steps import OnStep, Stopped, is_of_episode
 from agents.policies.base import Policy
 from agents.rollout import Rollout
 
@@ -53,7 +53,7 @@ def collect_episodes(
     Raises:
         Stopped: ``on_step`` returned False.
     """
-    observation, _ = env.reset(seed=seed, options=options)
+    observation, first_infos = env.reset(seed=seed, options=options)
     first = {key: value.clone() for key, value in observation.items()}
     state, start = None, torch.ones(env.num_envs, dtype=torch.bool)
     steps = []
@@ -89,16 +89,16 @@ def collect_episodes(
         sequential=True,
         whole_episodes=True,
         reference_log_probs=None if reference_log_probs is None else reference_log_probs.float(),
-        episodes=_episodes(infos),
+        episodes=_episodes(first_infos, infos),
     )
 
 
-def _episodes(infos: dict[str, Any]) -> dict[str, list]:
+def _episodes(first_infos: dict[str, Any], infos: dict[str, Any]) -> dict[str, list]:
     episodes = {
+        "prompt": first_infos["prompt"].tolist(),
         "return": infos["token_rewards"].sum(dim=1).tolist(),
         "length": infos["response_length"].tolist(),
-        "score": infos["score"].tolist(),
-        "response": list(infos["response"]),
+        **{key: column.tolist() for key, column in infos.items() if is_of_episode(key)},
     }
     if "token_kl" in infos:
         episodes["kl"] = infos["token_kl"].sum(dim=1).tolist()

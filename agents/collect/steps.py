@@ -12,6 +12,7 @@ import torch
 from gymnasium.vector import AutoresetMode, VectorEnv
 from torch import Tensor
 
+from agents import environments
 from agents.collect.segments import Segments
 from agents.policies.base import Policy
 from agents.rollout import Rollout
@@ -65,6 +66,8 @@ class StepCollector:
         if self.observation is None:
             self._begin()
         state = None  # the weights may have changed since the last rollout
+        # So that a rollout depends on nothing but what is saved between two of them.
+        environments.forget_caches(self.env)
         record = _Record(self.env.num_envs, n_steps, policy)
         for t in range(n_steps):
             observation = self.observation
@@ -92,19 +95,28 @@ class StepCollector:
             else:
                 self.start = episode_end
             if self.mode == AutoresetMode.DISABLED and episode_end.any():
-                next_observation, _ = self.env.reset(options={"reset_mask": episode_end})
+                next_observation, infos = self.env.reset(options={"reset_mask": episode_end})
+            self._note_prompts(infos)
             self.observation = next_observation
             if on_step is not None and not on_step():
                 raise Stopped
         return record.finish(policy, self.observation)
 
     def _begin(self) -> None:
-        rows = self.env.num_envs
-        self.observation, _ = self.env.reset(seed=self.seed)
+        rows, seed = self.env.num_envs, self.seed
+        self.observation, infos = self.env.reset(seed=seed)
+        self.seed = None  # new episodes, after an error, are others
         self.start = np.ones(rows, dtype=bool)
         self.resetting = np.zeros(rows, dtype=bool)  # rows whose next step only resets them
         self.returns, self.kls = np.zeros(rows), np.zeros(rows)  # of the current episodes
         self.lengths = np.zeros(rows, dtype=int)
+        self.prompts = np.full(rows, "", dtype=object)
+        self._note_prompts(infos)
+
+    def _note_prompts(self, infos: dict[str, Any]) -> None:
+        """Remember the prompts of text episodes that begin."""
+        if "prompt" in infos:
+            self.prompts[infos["_prompt"]] = infos["prompt"][infos["_prompt"]]
 
     def _of_step(self, infos: dict[str, Any], key: str, ended: np.ndarray) -> np.ndarray | None:
         """A column of infos, including episodes that ended in this step; None if it is missing."""
@@ -133,9 +145,10 @@ class StepCollector:
         if self._of_step(infos, "kl", ended) is not None:
             record.note("kl", self.kls[ended])
         details = infos.get("final_info", {}) if self.mode == AutoresetMode.SAME_STEP else infos
-        for key in ("score", "response"):
-            if key in details:
-                record.note(key, details[key][ended])
+        for key in filter(is_of_episode, details):
+            record.note(key, details[key][ended])
+        if "response" in details:
+            record.note("prompt", self.prompts[ended])
         self.returns[ended], self.lengths[ended], self.kls[ended] = 0, 0, 0
 
     def _final_observation(self, next_observation: Any, infos: dict, ended: np.ndarray) -> Any:
@@ -158,6 +171,11 @@ def _with_final_rows(observation: Any, final: np.ndarray, rows: np.ndarray) -> A
     for row in np.flatnonzero(rows):
         merged[row] = final[row]
     return merged
+
+
+def is_of_episode(key: str) -> bool:
+    """Whether a column of infos is kept for each episode that ends."""
+    return key in ("response", "score", "finish_reason") or key.startswith("score/")
 
 
 class _Record:

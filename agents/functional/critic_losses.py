@@ -30,3 +30,17 @@ def clipped_squared_error(
     old_values = old_values.detach()
     near_old = old_values + (values - old_values).clamp(-clip_range, clip_range)
     return torch.maximum(squared_error(values, returns), squared_error(near_old, returns))
+
+
+def explained_variance(values: Tensor, returns: Tensor, mask: Tensor) -> Tensor:
+    """1 − Var(R − V) / Var(R) over the counted steps: 1 is perfect, 0 no better than a constant.
+
+    Zero if all returns are equal. As `explained_variance` of stable-baselines3, where R is V plus
+    the estimated advantage.
+    """
+    check_same_shape(values=values, returns=returns, mask=mask)
+    targets, errors = returns[mask], (returns - values)[mask]
+    variance = targets.var(correction=0)
+    if variance == 0:
+        return torch.zeros_like(variance)
+    return 1 - errors.var(correction=0) / variance

@@ -39,7 +39,7 @@ def test_exactly_so_many_episodes_are_sampled(n_episodes, make_agent, shaping):
         evaluate_text(make_agent("PPO"), n_episodes=0)
 
 
-def test_its_numbers_are_those_of_the_texts(make_agent, shaping):
+def test_its_numbers_are_those_of_the_texts(make_agent, shaping, tmp_path):
     """Each is worked out again from prompt and response, by plain calls of the models."""
     agent = make_agent("PPO", env={**shaping, "stop": None}, policy_kwargs={"banned_tokens": (0,)})
     result = evaluate_text(agent, n_episodes=10)
@@ -60,8 +60,14 @@ def test_its_numbers_are_those_of_the_texts(make_agent, shaping):
         assert result.recomputed_kls[i] == pytest.approx(result.kls[i], abs=1e-4)
     assert np.abs(result.kls).max() > 0.1
     summary = result.summary()
-    assert summary["score"] == result.scores.mean() and summary["kl"] == result.kls.mean()
-    assert summary["length"] == result.lengths.mean()
+    for name, values in (("score", result.scores), ("kl", result.kls), ("length", result.lengths)):
+        assert summary[name] == {
+            "mean": values.mean(),
+            "standard_error": values.std(ddof=1) / len(values) ** 0.5,
+            "count": len(values),
+        }
+    result.save(tmp_path / "episodes.jsonl")
+    assert_same(TextEvaluation.load(tmp_path / "episodes.jsonl", summary), result)
 
 
 def test_without_a_reference_there_is_no_kl(make_agent):

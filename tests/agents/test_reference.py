@@ -103,7 +103,7 @@ def test_the_return_of_an_evaluation_is_score_minus_penalty_minus_kl(make_agent,
     np.testing.assert_allclose(result.paid[~penalised], result.scores[~penalised])
     assert np.isclose(result.paid, result.scores - 0.3)[penalised].any()
     np.testing.assert_allclose(result.returns, result.paid - 0.4 * result.kls)
-    assert result.kl_coef == 0.4 and result.summary()["return"] == result.returns.mean()
+    assert result.kl_coef == 0.4 and result.summary()["return"]["mean"] == result.returns.mean()
     other = evaluate_text(agent, n_episodes=40, kl_coef=2.0)
     np.testing.assert_allclose(other.returns, result.paid - 2.0 * result.kls)
     assert evaluate_text(make_agent("PPO"), n_episodes=4).kl_coef == 0

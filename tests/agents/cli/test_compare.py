@@ -21,9 +21,9 @@ def test_compare_trains_each_and_draws(options, printed, tmp_path):
     assert (tmp_path / "comparison.png").stat().st_size > 5_000
     for name in ("ppo", "grpo"):
         runs = [tmp_path / f"{name}-{seed}" for seed in (0, 1)]
-        assert all((run / "agent.json").is_file() for run in runs)
-        summaries = [json.loads((run / "evaluation.json").read_text()) for run in runs]
-        mean = sum(summary["score"] - 0.1 * summary["kl"] for summary in summaries) / 2
+        assert all((run / "agent" / "agent.json").is_file() for run in runs)
+        summaries = [json.loads((run / "evaluation.json").read_text())["after"] for run in runs]
+        mean = sum(one["score"]["mean"] - 0.1 * one["kl"]["mean"] for one in summaries) / 2
         (row,) = [line.split() for line in text.splitlines() if line.startswith(f"{name} ")]
         assert float(row[1]) == pytest.approx(mean, rel=5e-3)
         assert summaries[0] != summaries[1]
@@ -38,14 +38,17 @@ def test_compare_trains_each_and_draws(options, printed, tmp_path):
     assert "…" not in text  # it fits into 80 columns
 
 
-def test_compare_repeats_a_run_whose_settings_have_changed(options, small, tmp_path):
+def test_compare_repeats_no_run_and_mixes_no_settings(options, small, tmp_path):
     options = [*options, "--agents", "reinforce"]
     main(options)
     evaluation = tmp_path / "reinforce-0" / "evaluation.json"
     first = evaluation.stat().st_mtime_ns
     main(options)
     assert evaluation.stat().st_mtime_ns == first
-    main([*options, "--reward", "length(5)"])
+    with pytest.raises(SystemExit) as ending:
+        main([*options, "--reward", "length(5)"])
+    assert ending.value.code == 1 and evaluation.stat().st_mtime_ns == first
+    main([*options, "--reward", "length(5)", "--overwrite"])
     assert evaluation.stat().st_mtime_ns > first
 
 

@@ -32,16 +32,17 @@ def test_again_repeats_the_table(agent, small, printed, read_table, tmp_path):
     assert re.search(r"before +after", text) and "learning_curve.png" in text
     table = read_table(text)
     assert all(len(cells) == 2 for cells in table.values())
-    summary = json.loads((tmp_path / "run" / "evaluation.json").read_text())
+    summary = json.loads((tmp_path / "run" / "evaluation.json").read_text())["after"]
     for key, digits in (("return", 3), ("score", 3), ("kl", 2), ("length", 1), ("distinct_2", 2)):
-        assert table[key][1] == pytest.approx(summary[key], abs=0.51 * 10**-digits), key
+        value = summary[key] if key == "distinct_2" else summary[key]["mean"]
+        assert table[key][1] == pytest.approx(value, abs=0.51 * 10**-digits), key
     assert table["kl"][0] == 0
     if agent != "trpo":  # whose learning rate is the critic's alone
         assert table["score"][0] != table["score"][1] and table["kl"][1] > 0
     assert table["recomputed"] == pytest.approx(table["kl"], abs=0.011)
     (command,) = re.findall(r"^again +python -m agents (.+)$", text, re.MULTILINE)
     arguments = shlex.split(command)
-    assert arguments[0] == "evaluate" and "--episodes" in arguments
+    assert arguments == ["evaluate", str(tmp_path / "run")]  # it needs no option
     again = read_table(printed(*arguments, "--device", "cpu"))
     assert again == {key: [cells[1]] for key, cells in table.items()}
     reach = read_table(text, reach=True)
@@ -91,20 +92,34 @@ def test_train_leaves_agent_logs_and_plot(small, tmp_path):
     assert progress["time/total_timesteps"].iloc[-1] >= 100
     assert {"rollout/score_mean", "rollout/kl", "train/approx_kl", "time/fps"} <= {*progress}
     assert any(file.name.startswith("events.out.tfevents") for file in tmp_path.iterdir())
-    AutoModelForCausalLM.from_pretrained(tmp_path)
-    assert len(AutoTokenizer.from_pretrained(tmp_path)) == 8
+    AutoModelForCausalLM.from_pretrained(tmp_path / "agent")
+    assert len(AutoTokenizer.from_pretrained(tmp_path / "agent")) == 8
     again = agents.algorithms.PPO.load(tmp_path, device="cpu")
     assert again.env.shaping.schedule.value == 0.1 and again.env.num_envs == 8
     assert again.num_timesteps == progress["time/total_timesteps"].iloc[-1]
 
 
-def test_a_second_run_keeps_no_reference_scores_of_the_first(small, tmp_path):
-    """`evaluate` would compare the second task with the optimum of the first."""
-    options = ["train", *small, "--output", str(tmp_path), "--n-epochs", "1"]
+def test_a_run_is_not_overwritten_unless_asked(small, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    options = ["train", *small, "--n-epochs", "1", "--total-timesteps", "8"]
+    main([*options, "--output", "one"])
+    first = (tmp_path / "one" / "settings.json").read_bytes()
+    with pytest.raises(SystemExit, match="There is a run in 'one' already"):
+        main([*options, "--output", "one"])
+    assert (tmp_path / "one" / "settings.json").read_bytes() == first
+    # What belonged to the first run is gone: `evaluate` would compare with its optimum.
+    main([*options, "--output", "one", "--overwrite", "--reference-episodes", "0"])
+    assert not (tmp_path / "one" / "reference_scores.json").is_file()
     main(options)
-    assert (tmp_path / "reference_scores.json").is_file()
-    main([*options, "--reward", "length(1)", "--reference-episodes", "0"])
-    assert not (tmp_path / "reference_scores.json").is_file()
+    main(options)
+    assert [len(list((tmp_path / "runs").glob(f"ppo-*-0{n}"))) for n in ("", "-2", "-3")] == [
+        1, 1, 0
+    ]  # fmt: skip
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes" / "thesis.tex").write_text("years of work")
+    with pytest.raises(SystemExit, match="not empty and holds no run"):
+        main([*options, "--output", "notes", "--overwrite"])
+    assert (tmp_path / "notes" / "thesis.tex").read_text() == "years of work"
 
 
 # Options
@@ -148,10 +163,12 @@ def test_an_option_that_does_not_fit_is_refused_in_one_sentence(options, sentenc
         main(["train", *small, *options, "--output", str(tmp_path)])
 
 
-def test_an_error_in_ones_own_reward_ends_in_one_sentence(small, tmp_path, monkeypatch, capsys):
+def test_an_error_in_ones_own_reward_ends_with_its_line(small, tmp_path, monkeypatch, capsys):
     (tmp_path / "broken.py").write_text("def score(prompt, response): return 1 / 0\n")
     monkeypatch.syspath_prepend(str(tmp_path))
-    with pytest.raises(SystemExit, match="broken:score"):
+    with pytest.raises(SystemExit) as ending:
         main(["train", *small, "--reward", "broken:score", "--output", str(tmp_path / "run")])
-    assert "ZeroDivisionError" in capsys.readouterr().err
+    shown = capsys.readouterr()
+    assert ending.value.code == 1 and "Traceback" not in shown.out + shown.err
+    assert "ZeroDivisionError" in shown.out and "broken.py, line 1" in shown.out
     sys.modules.pop("broken")

@@ -1,0 +1,33 @@
+"""What the user is told about an error that is none of this program."""
+
+from __future__ import annotations
+
+import traceback
+from pathlib import Path
+
+from agents import storage
+from agents.runs import Interrupted
+from textenv.rewards import RewardError
+
+# What ends a run, and leaves what it has reached on the disk.
+ENDINGS = (Interrupted, RewardError, OSError, FloatingPointError)
+
+
+def in_words(error: BaseException) -> str:
+    """One sentence; for a reward of the user's own also the line that failed."""
+    if isinstance(error, Interrupted):
+        return f"ended by {error}"
+    if isinstance(error, OSError):
+        return storage.in_words(error)
+    if isinstance(error, RewardError) and error.__cause__ is not None:
+        frames = traceback.extract_tb(error.__cause__.__traceback__)
+        last = frames[-1] if frames else None
+        if last is not None:
+            where = f"{Path(last.filename).name}, line {last.lineno}: {last.line}"
+            return f"{error}\n  {where}"
+    return str(error)
+
+
+def exit_code(error: BaseException) -> int:
+    """128 + its number for a signal, as shells expect it; else 1."""
+    return error.exit_code if isinstance(error, Interrupted) else 1

@@ -1,0 +1,74 @@
+"""``train --resume``: the options of a run that goes on are those that it began with."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import sys
+from pathlib import Path
+from typing import Any
+
+import tyro
+
+from agents.cli.options import AGENTS, Train
+from agents.runs import RunFolder
+from agents.runs.recorder import SAVE_EVERY
+from textenv.rewards import names_code
+
+
+@dataclasses.dataclass
+class Resume:
+    """Go on with a run, exactly where it ended. All other settings are those that it began with."""
+
+    resume: Path
+    """The folder of the run."""
+    total_timesteps: int | None = None
+    """Tokens to generate while learning, in all; more than before lengthens the run."""
+    reward: str | None = None
+    """The reward again, if it is "module:function": code that a file names is not imported."""
+    save_every: str = SAVE_EVERY
+    """Time or rollouts between two checkpoints: "30 s", "2 min", "20 rollouts"."""
+    show_samples: int = 0
+    """Episodes to print after each rollout."""
+    device: str = "auto"
+    """"auto" uses an accelerator if there is one."""
+
+
+def parse_resume(arguments: list[str]) -> tuple[Train, dict[str, Any]] | None:
+    """The options and hyper-parameters of the run to go on with; None without ``--resume``.
+
+    Raises:
+        SystemExit: there is no run in the folder, or its reward must be named again.
+    """
+    if not any(argument.split("=")[0] == "--resume" for argument in arguments):
+        return None
+    given = tyro.cli(Resume, args=arguments, prog="python -m agents train")
+    try:
+        settings = RunFolder(given.resume).settings()
+    except FileNotFoundError as error:
+        sys.exit(str(error))
+    if not {"options", "chosen"} <= settings.keys() or settings["options"]["agent"] not in AGENTS:
+        sys.exit(
+            f"The run in {str(given.resume)!r} was not made by this command: go on with it from "
+            "Python, with Agent.load and RunRecorder(resume=True)."
+        )
+    saved, chosen = settings["options"], settings["chosen"]
+    if names_code(saved["reward"]) and given.reward is None:
+        sys.exit(
+            f"The run in {str(given.resume)!r} has reward={saved['reward']!r}, which names code. "
+            "Code that a file names is not imported: name it yourself, with --reward."
+        )
+    if given.reward not in (None, saved["reward"]):
+        sys.exit(
+            f"--reward {given.reward} is another one than that of the run, {saved['reward']}: "
+            "begin a new run for it."
+        )
+    fields = {field.name for field in dataclasses.fields(Train)}
+    known = inspect.signature(AGENTS[saved["agent"]]).parameters
+    now = {
+        "resume": given.resume, "save_every": given.save_every, "device": given.device,
+        "show_samples": given.show_samples,
+        "total_timesteps": given.total_timesteps or saved["total_timesteps"],
+    }  # fmt: skip
+    options = Train(**{name: value for name, value in saved.items() if name in fields} | now)
+    return options, {name: value for name, value in chosen.items() if name in known}

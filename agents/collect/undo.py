@@ -1,0 +1,33 @@
+"""An error while a rollout is collected leaves the agent as it was before that rollout."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
+
+from agents import environments, snapshot
+from agents.collect.steps import StepCollector
+
+
+@contextmanager
+def undone_by_errors(collector: Any, policy: Any) -> Iterator[None]:
+    """Put generators and environment back if the block does not end, so that it can be repeated.
+
+    The weights do not change while a rollout is collected. Text environments go back to where they
+    were. Any other environment is not read before each rollout, which may take longer than the
+    rollout: after an error it begins new episodes.
+    """
+    generator, before = policy.generator.get_state(), None
+    if environments.text_environments(collector.env):
+        with suppress(snapshot.NotData):
+            before = snapshot.capture(collector)
+    try:
+        yield
+    except BaseException:
+        if before is not None:
+            policy.generator.set_state(generator)
+            snapshot.restore(collector, before)
+        elif isinstance(collector, StepCollector):
+            collector.observation = None
+        raise

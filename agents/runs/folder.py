@@ -1,0 +1,214 @@
+"""The folder of a run: what is in it, and who may write there.
+
+settings.json           every option, the task, seed, versions, commit, threads
+progress.csv, events.*  metrics of each rollout, as a table and for TensorBoard
+completions.jsonl       some episodes of each rollout: step, prompt, response, score and its parts,
+                        kl (nats), length (tokens), finish_reason
+checkpoints/newest      the agent and all that learning needs to go on exactly
+checkpoints/best        the same, of the checkpoint whose last rollout had the highest return
+agent/                  the agent at the end; from_pretrained can open a language model there
+reference_scores.json   scores of the untouched model: what can be reached
+episodes_before.jsonl, episodes_after.jsonl    the episodes of both evaluations
+evaluation.json         mean, standard error and count of each measure, before and after;
+                        written last: a run is finished when it has "after"
+learning_curve.png      the plot
+"""
+
+from __future__ import annotations
+
+import errno
+import importlib.metadata
+import json
+import platform
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from filelock import FileLock, Timeout
+
+from agents import storage
+
+CONTENT = (
+    # In the order in which they are removed: what says that a run is finished goes first.
+    "evaluation.json", "settings.json", "checkpoints", "agent", "progress.csv",
+    "completions.jsonl", "reference_scores.json", "episodes_before.jsonl", "episodes_after.jsonl",
+    "learning_curve.png",
+)  # fmt: skip
+PACKAGES = ("textenv", "torch", "transformers", "gymnasium", "stable-baselines3", "numpy")
+
+
+class RunFolder:
+    """The paths of a run's files, and the right to write them.
+
+    Args:
+        path: the folder; it need not exist.
+    """
+
+    def __init__(self, path: str | Path):
+        self.path = Path(path)
+        self.settings_file = self.path / "settings.json"
+        self.progress = self.path / "progress.csv"
+        self.completions = self.path / "completions.jsonl"
+        self.newest = self.path / "checkpoints" / "newest"
+        self.best = self.path / "checkpoints" / "best"
+        self.agent = self.path / "agent"
+        self.reference_scores = self.path / "reference_scores.json"
+        self.evaluation = self.path / "evaluation.json"
+        self.plot = self.path / "learning_curve.png"
+        self._lock: FileLock | None = None
+
+    def episodes(self, when: str) -> Path:
+        """The file with the episodes of the evaluation "before" or "after"."""
+        return self.path / f"episodes_{when}.jsonl"
+
+    # --- who may write ----------------------------------------------------------------------
+
+    @classmethod
+    def create(cls, path: str | Path, overwrite: bool = False) -> Self:
+        """A folder for a new run, locked for this process.
+
+        Args:
+            path: the folder; missing parents are made.
+            overwrite: remove a run that is there.
+
+        Raises:
+            FileExistsError: there is a run, or anything else, and it may not be removed.
+            BlockingIOError: another process is writing there.
+        """
+        run = cls(path)
+        run.path.mkdir(parents=True, exist_ok=True)
+        run.lock()
+        if run.is_run() and not overwrite:
+            run.unlock()
+            raise FileExistsError(
+                f"There is a run in {str(path)!r} already: continue it with --resume, replace it "
+                "with --overwrite, or choose another folder."
+            )
+        if not run.is_run() and any(not p.name.startswith(".") for p in run.path.iterdir()):
+            run.unlock()
+            raise FileExistsError(
+                f"The folder {str(path)!r} is not empty and holds no run: choose another one."
+            )
+        run.clear()
+        return run
+
+    @classmethod
+    def numbered(cls, path: Path) -> Self:
+        """A folder for a new run: ``path``, or ``path-2``, ``path-3``, ... if there is one."""
+        number, candidate = 1, path
+        while candidate.exists():
+            number += 1
+            candidate = path.with_name(f"{path.name}-{number}")
+        return cls.create(candidate)
+
+    def lock(self) -> None:
+        """Let no other process write here, until this one ends or calls `unlock`.
+
+        Raises:
+            BlockingIOError: another process is writing here.
+        """
+        lock = FileLock(self.path / ".lock", timeout=0)
+        try:
+            lock.acquire()
+        except Timeout:
+            raise BlockingIOError(
+                errno.EAGAIN, "Another process is writing this run", str(self.path)
+            ) from None
+        self._lock = lock
+
+    def unlock(self) -> None:
+        """Let other processes write here."""
+        if self._lock is not None:
+            self._lock.release()
+            self._lock = None
+
+    def clear(self) -> None:
+        """Remove the run, and nothing else that is in the folder."""
+        events = [path.name for path in self.path.glob("events.out.tfevents.*")]
+        for name in (*CONTENT, *events):
+            path = self.path / name
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
+
+    # --- what it says -----------------------------------------------------------------------
+
+    def is_run(self) -> bool:
+        """Whether a run has begun here."""
+        return any((self.path / name).exists() for name in CONTENT)
+
+    def settings(self) -> dict[str, Any]:
+        """The content of ``settings.json``.
+
+        Raises:
+            FileNotFoundError: there is no run in the folder.
+        """
+        settings = read_json(self.settings_file)
+        if settings is None:
+            raise FileNotFoundError(
+                f"There is no run in {str(self.path)!r}: settings.json is missing."
+            )
+        return settings
+
+    def write_settings(self, settings: dict[str, Any]) -> None:
+        """Write ``settings.json``, with what else a number may depend on."""
+        storage.write_json(self.settings_file, settings | surroundings())
+
+    def evaluations(self) -> dict[str, Any]:
+        """The content of ``evaluation.json``; empty if there is none."""
+        return read_json(self.evaluation) or {}
+
+    def unfinish(self) -> None:
+        """Forget the evaluation "after", because the run goes on."""
+        evaluations = self.evaluations()
+        if evaluations.pop("after", None) is not None:
+            storage.write_json(self.evaluation, evaluations)
+
+    @property
+    def finished(self) -> bool:
+        """Whether the run has reached its end and was evaluated."""
+        return "after" in self.evaluations()
+
+    @property
+    def has_checkpoint(self) -> bool:
+        """Whether a checkpoint can be resumed."""
+        storage.recover(self.newest.resolve())
+        return (self.newest / "agent.json").is_file()
+
+
+def read_json(path: Path) -> Any:
+    """The content of a JSON file; None if it is missing or damaged."""
+    try:
+        return json.loads(path.read_text())
+    except (FileNotFoundError, NotADirectoryError, json.JSONDecodeError):
+        return None
+
+
+def surroundings() -> dict[str, Any]:
+    """Versions, the commit of the package if there is one, threads, and the machine."""
+
+    def version(name: str) -> str | None:
+        try:
+            return importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            return None
+
+    return {
+        "versions": {"python": platform.python_version(), **{n: version(n) for n in PACKAGES}},
+        "commit": _commit(),
+        "threads": torch.get_num_threads(),
+        "machine": platform.platform(),
+    }
+
+
+def _commit() -> str | None:
+    """The commit of this package's source, with "-dirty" if files have changed since."""
+    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"]
+    try:
+        result = subprocess.run(command, capture_output=True, text=True, timeout=10)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return result.stdout.strip() or None if result.returncode == 0 else None

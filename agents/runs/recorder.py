@@ -1,0 +1,224 @@
+"""What is written and shown while an agent learns, as a callback of stable-baselines3."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.markup import escape
+from stable_baselines3.common.callbacks import BaseCallback
+
+from agents import checkpoint, environments, storage
+from agents.progress import console
+from agents.runs.folder import RunFolder
+from agents.runs.log import cut_completions, run_logger
+from agents.runs.signals import Signals
+
+SAVE_EVERY = "2 min"
+UNITS = {"s": 1.0, "sec": 1.0, "second": 1.0, "min": 60.0, "minute": 60.0, "h": 3600.0,
+         "hour": 3600.0}  # fmt: skip
+COMPLETIONS = 8  # episodes of each rollout that are written
+IN_TENSORBOARD = 3  # and of these, those that TensorBoard shows
+WITHOUT_SPREAD = 3  # rollouts in a row after which a warning says that there is nothing to learn
+
+
+class RunRecorder(BaseCallback):
+    """Writes the folder of a run while an agent learns (see `agents.runs.folder`).
+
+        agent = PPO("CausalLMPolicy", "TextGen-v0", ...)
+        agent.learn(150_000, callback=RunRecorder("runs/happy"))
+
+    and after a break, or to learn more:
+
+        agent = PPO.load("runs/happy")
+        agent.learn(50_000, reset_num_timesteps=False,
+                    callback=RunRecorder("runs/happy", resume=True))
+
+    Args:
+        folder: the folder, or a `RunFolder` that is locked already.
+        save_every: time or rollouts between two checkpoints, "2 min", "30 s", "20 rollouts"; there
+            is one at the end, too.
+        show_samples: number of episodes to print after each rollout.
+        resume: go on with the run in the folder.
+        overwrite: replace a run that is in the folder.
+        settings: what to write into ``settings.json``, beside what describes the agent.
+        signals: which signals wait for the end of an update.
+
+    Raises:
+        FileExistsError: there is a run in the folder already.
+        ValueError: ``save_every`` cannot be read.
+    """
+
+    def __init__(
+        self,
+        folder: str | Path | RunFolder,
+        save_every: str = SAVE_EVERY,
+        show_samples: int = 0,
+        resume: bool = False,
+        overwrite: bool = False,
+        settings: dict[str, Any] | None = None,
+        signals: Signals | None = None,
+    ):
+        super().__init__()
+        self.seconds, self.rollouts = parse_interval(save_every)
+        self.folder, self.show_samples, self.resume = folder, show_samples, resume
+        self.overwrite, self.settings = overwrite, dict(settings or {})
+        self.signals = signals
+        self.best_return = -np.inf
+        self.last_return = np.nan
+        self.without_spread = 0
+
+    # --- the moments of a run ---------------------------------------------------------------
+
+    def _init_callback(self) -> None:
+        agent: Any = self.model
+        self.locks = not isinstance(self.folder, RunFolder)
+        if isinstance(self.folder, RunFolder):
+            self.run = self.folder
+        elif self.resume:
+            self.run = RunFolder(self.folder)
+            self.run.lock()
+        else:
+            self.run = RunFolder.create(self.folder, self.overwrite)
+        begins = agent.num_timesteps if self.resume else 0
+        if not self.resume:
+            description = checkpoint.describe_agent(agent)
+            self.run.write_settings(description | {"device": str(agent.device)} | self.settings)
+        elif self.run.best.is_dir():
+            self.best_return = checkpoint.describe(self.run.best).get("last_return", -np.inf)
+        cut_completions(self.run.completions, begins)
+        self.completions = open(self.run.completions, "a", encoding="utf-8")
+        agent.set_logger(run_logger(self.run, begins))
+        self.is_text = bool(environments.text_environments(agent.env))
+        self.collected = agent.num_rollouts
+        self._mark_saved()
+
+    def _on_rollout_start(self) -> None:
+        if self.signals is not None:
+            # What a rollout of text has done can be undone, so a signal may interrupt it.
+            self.signals.check()
+        if self._due():
+            self.save()
+        if self.signals is not None:
+            self.signals.at_once = self.is_text
+
+    def _on_step(self) -> bool:
+        return True
+
+    def _on_rollout_end(self) -> None:
+        if self.signals is not None:
+            self.signals.at_once = False  # the update is not to be left half done
+        agent: Any = self.model
+        self.collected = agent.num_rollouts + 1
+        episodes = self.locals["rollout"].episodes
+        returns = episodes["return"]
+        if returns:
+            self.last_return = float(np.mean(returns))
+        if "response" in episodes and returns:
+            self._write_completions(episodes)
+            self._warn_without_spread(np.array(episodes["score"]), agent.group_size)
+
+    def _on_training_end(self) -> None:
+        """Save, unless an error has left an update half done."""
+        if self.model.num_rollouts == self.collected:  # type: ignore[attr-defined]
+            self.save()
+        self.completions.close()
+        self.logger.close()
+        if self.locks:
+            self.run.unlock()
+        if self.signals is not None:
+            self.signals.at_once = True
+            self.signals.check()
+
+    # --- checkpoints ------------------------------------------------------------------------
+
+    def save(self) -> None:
+        """Write the newest checkpoint, and the best one if its last rollout was the best."""
+        agent: Any = self.model
+        with self.signals.waiting() if self.signals is not None else nullcontext():
+            checkpoint.save(agent, self.run.newest, optimizer=True, last_return=self.last_return)
+            if self.last_return > self.best_return:
+                with storage.replacing(self.run.best) as new:
+                    storage.link(self.run.newest, new)
+                self.best_return = self.last_return
+            self._mark_saved()
+
+    def _mark_saved(self) -> None:
+        self.saved_at, self.saved_rollouts = time.monotonic(), self.model.num_rollouts  # type: ignore[attr-defined]
+
+    def _due(self) -> bool:
+        if self.rollouts is not None:
+            return self.model.num_rollouts - self.saved_rollouts >= self.rollouts  # type: ignore[attr-defined]
+        return time.monotonic() - self.saved_at >= self.seconds
+
+    # --- episodes ---------------------------------------------------------------------------
+
+    def _write_completions(self, episodes: dict[str, list]) -> None:
+        count = len(episodes["response"])
+        # Evenly spread, so that they are not all of one group.
+        rows = np.unique(np.linspace(0, count - 1, COMPLETIONS).astype(int)).tolist()
+        columns = [name for name in episodes if len(episodes[name]) == count]
+        chosen = [
+            {"step": self.model.num_timesteps} | {name: episodes[name][row] for name in columns}
+            for row in rows
+        ]
+        for completion in chosen:
+            self.completions.write(json.dumps(completion) + "\n")
+        self.completions.flush()
+        text = "\n\n".join(
+            f"**{one['score']:+.2f}** {one['prompt']} ▸ {one['response']}"
+            for one in chosen[:IN_TENSORBOARD]
+        )
+        self.logger.record("samples", text, exclude=("stdout", "log", "json", "csv"))
+        for one in chosen[: self.show_samples]:
+            console.print(sample_line(one["score"], one["prompt"], one["response"]), soft_wrap=True)
+
+    def _warn_without_spread(self, scores: np.ndarray, group_size: int) -> None:
+        groups = scores.reshape(-1, group_size) if len(scores) % group_size == 0 else scores[None]
+        groups = scores[None] if group_size == 1 else groups
+        spread = np.ptp(groups, axis=1).max()
+        self.without_spread = 0 if spread > 0 else self.without_spread + 1
+        if self.without_spread == WITHOUT_SPREAD:
+            what = "" if group_size == 1 else " of each group"
+            console.print(
+                f"[yellow]In {WITHOUT_SPREAD} rollouts all scores{what} were equal, so there is "
+                "nothing to learn from: look at the reward with --show-samples 5.[/]",
+                soft_wrap=True,
+            )
+
+
+def sample_line(score: float, prompt: str, response: str) -> str:
+    """An episode as a line for the console."""
+    text = f"[dim]{escape(prompt)}[/]{escape(response.replace(chr(10), '⏎'))}"
+    return f"  [dim]{score:+.2f}[/]  {text}"
+
+
+def parse_interval(text: str) -> tuple[float, int | None]:
+    """Seconds, or rollouts, between two checkpoints; the other one is infinite, or None.
+
+    Args:
+        text: a positive number and a unit: "30 s", "2 min", "1 h", "20 rollouts".
+
+    Raises:
+        ValueError: it is something else.
+    """
+    match = re.fullmatch(r"\s*([0-9.]+)\s*([a-z]+)\s*", str(text).lower())
+    try:
+        number = float(match[1]) if match else 0.0
+    except ValueError:
+        number = 0.0
+    unit = match[2] if match else ""
+    unit = unit if unit in UNITS else unit.removesuffix("s")
+    if number > 0 and unit in UNITS:
+        return number * UNITS[unit], None
+    if number >= 1 and number == int(number) and unit == "rollout":
+        return np.inf, int(number)
+    raise ValueError(
+        f"save_every={text!r} must be a time or a number of rollouts, such as '2 min', '30 s' or "
+        "'20 rollouts'."
+    )

@@ -1,0 +1,76 @@
+"""Ctrl-C, SIGTERM and a closed terminal, as an exception at a moment when nothing is half done."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any, Self
+
+NAMES = ("SIGINT", "SIGTERM", "SIGHUP")
+
+
+class Interrupted(KeyboardInterrupt):
+    """A signal ended the run.
+
+    Attributes:
+        number: of the signal; a shell expects the exit code 128 + number.
+    """
+
+    def __init__(self, number: int):
+        super().__init__(signal.Signals(number).name)
+        self.number = number
+
+    @property
+    def exit_code(self) -> int:
+        return 128 + self.number
+
+
+class Signals:
+    """A context manager in which the first signal waits until it does no harm.
+
+    A second signal raises `Interrupted` at once. A signal that the process ignores, as after
+    ``nohup``, stays ignored.
+    """
+
+    def __init__(self) -> None:
+        self.received: int | None = None
+        self.raised = False
+        self.at_once = True  # whether a signal may interrupt what is running now
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> Self:
+        if threading.current_thread() is threading.main_thread():
+            for name in NAMES:
+                number = getattr(signal, name, None)
+                if number is not None and signal.getsignal(number) is not signal.SIG_IGN:
+                    self._before[number] = signal.signal(number, self._receive)
+        return self
+
+    def __exit__(self, *exception: Any) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _receive(self, number: int, frame: FrameType | None) -> None:
+        again, self.received = self.received is not None, number
+        if self.at_once or again:
+            self.raised = True
+            raise Interrupted(number)
+
+    def check(self) -> None:
+        """Raise `Interrupted` for a signal that waits."""
+        if self.received is not None and not self.raised:
+            self.raised = True
+            raise Interrupted(self.received)
+
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """A block that the first signal does not interrupt, but ends."""
+        before, self.at_once = self.at_once, False
+        try:
+            yield
+        finally:
+            self.at_once = before
+        self.check()

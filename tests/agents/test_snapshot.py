@@ -1,0 +1,119 @@
+"""The state of any environment as data; what cannot be read is refused."""
+
+from __future__ import annotations
+
+import enum
+import json
+import random
+from collections import deque
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+from gymnasium.vector import AutoresetMode, SyncVectorEnv
+
+from agents import snapshot
+from textenv import TextGenEnv
+
+
+def through_json(state):
+    tensors: dict[str, torch.Tensor] = {}
+    return snapshot.from_json(json.loads(json.dumps(snapshot.to_json(state, tensors))), tensors)
+
+
+def text(**arguments):
+    return lambda: TextGenEnv(max_new_tokens=6, **arguments)
+
+
+ENVIRONMENTS = {
+    "CartPole": lambda: gym.make_vec("CartPole-v1", num_envs=3),
+    "sync": lambda: gym.make_vec("CartPole-v1", num_envs=3, vectorization_mode="sync"),
+    "wrapped": lambda: gym.wrappers.vector.NormalizeReward(
+        gym.wrappers.vector.NormalizeObservation(gym.make_vec("Pendulum-v1", num_envs=3))
+    ),
+    "tables": lambda: gym.make_vec("FrozenLake-v1", num_envs=2),
+    "cards": lambda: gym.make_vec("Blackjack-v1", num_envs=2),
+    "text": lambda: gym.make_vec("TextGen-v0", num_envs=4, max_new_tokens=6),
+    "groups": lambda: gym.make_vec(
+        "TextGen-v0", num_envs=4, max_new_tokens=6, group_size=2, autoreset_mode="SAME_STEP"
+    ),
+    "texts": lambda: SyncVectorEnv([text(), text()], autoreset_mode=AutoresetMode.SAME_STEP),
+}
+
+
+@pytest.mark.parametrize("name", ENVIRONMENTS)
+def test_an_environment_goes_on_where_another_was(name):
+    one, other = ENVIRONMENTS[name](), ENVIRONMENTS[name]()
+    one.action_space.seed(0)
+    actions = [one.action_space.sample() for _ in range(160)]
+    one.reset(seed=3)
+    for action in actions[:77]:
+        one.step(action)
+    state = through_json(snapshot.capture(one))
+    other.reset(seed=9)
+    snapshot.restore(other, state)
+    for action in actions[77:]:
+        ours, theirs = one.step(action), other.step(action)
+        for mine, yours in zip(ours[:4], theirs[:4], strict=True):
+            assert str(mine) == str(yours)
+            if isinstance(mine, np.ndarray):
+                np.testing.assert_array_equal(mine, yours)
+
+
+class Colour(enum.Enum):
+    RED = 1
+
+
+class Thing:
+    def __init__(self, seed):
+        self.numbers = [seed, 2.5, True, None, "text", np.float32(seed), np.int64(3)]
+        self.arrays = {"a": np.full((2, 2), seed), 3: np.array(["x", "y"]), "u": np.uint16([seed])}
+        self.sets, self.queue = {seed, 2}, deque([seed], maxlen=5)
+        self.objects = np.array([{"k": seed}, None], dtype=object)
+        self.tensor, self.chance = torch.tensor([seed]), random.Random(seed)
+        self.generator, self.torch = np.random.default_rng(seed), torch.Generator()
+        self.colour, self.function, self.itself = Colour.RED, len, self
+        self.shared = self.arrays["a"]
+        self.legacy = np.random.Generator(np.random.MT19937(seed))
+
+    def draws(self):
+        return (
+            self.chance.random(), self.generator.random(), self.legacy.random(),
+            torch.rand(1, generator=self.torch).item(),
+        )  # fmt: skip
+
+
+def test_every_kind_of_value():
+    one, other = Thing(1), Thing(7)
+    one.draws()
+    state = through_json(snapshot.capture(one))
+    draws = one.draws()
+    snapshot.restore(other, state)
+    assert other.draws() == draws
+    assert other.numbers == one.numbers and other.sets == one.sets and other.queue == one.queue
+    assert other.queue.maxlen == 5 and other.objects[0] == {"k": 1} and other.objects[1] is None
+    for key in one.arrays:
+        np.testing.assert_array_equal(other.arrays[key], one.arrays[key])
+        assert other.arrays[key].dtype == one.arrays[key].dtype
+    assert other.shared is other.arrays["a"] and torch.equal(other.tensor, one.tensor)
+
+
+def test_what_cannot_be_read_or_does_not_fit_is_refused():
+    thing = Thing(1)
+    thing.memory = memoryview(b"x")
+    with pytest.raises(snapshot.NotData, match=r"Thing\.memory is a memoryview"):
+        snapshot.capture(thing)
+    state = snapshot.capture(Thing(1))
+    other = Thing(1)
+    other.generator = "not a generator"
+    with pytest.raises(snapshot.NotData, match=r"Thing\.generator is a str"):
+        snapshot.restore(other, state)
+    # A file does not replace what is no state: methods, functions, classes.
+    state["object"]["draws"] = 3
+    with pytest.raises(snapshot.NotData, match=r"Thing\.draws is no attribute"):
+        snapshot.restore(Thing(1), state)
+    state = snapshot.capture(Thing(1))
+    state["object"]["function"] = "os:system"
+    with pytest.raises(snapshot.NotData, match=r"Thing\.function is a builtin"):
+        snapshot.restore(Thing(1), state)
