@@ -72,17 +72,18 @@ def main(options: Options) -> None:
 def run(options: Options, name: str, seed: int) -> dict[str, float]:
     """The evaluation of one run, and its seconds of learning; a finished one is read."""
     folder = options.output / f"{name}-{seed}"
-    if not (folder / "evaluation.json").is_file():
+    evaluation = folder / "evaluation.json"
+    if not evaluation.is_file() or "after" not in json.loads(evaluation.read_text()):
         command = [
             sys.executable, "-m", "agents", "train", "--seed", str(seed), "--output", str(folder),
             "--total-timesteps", str(options.total_timesteps), "--eval-episodes", "1536",
-            "--reference-episodes", "0", *VARIANTS[name],
+            "--reference-episodes", "0", "--overwrite", *VARIANTS[name],
         ]  # fmt: skip
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-    summary = json.loads((folder / "evaluation.json").read_text())
-    last = (folder / "progress.csv").read_text().splitlines()
-    column = last[0].split(",").index("time/time_elapsed")
-    return summary | {"seconds": float(last[-1].split(",")[column])}
+    after = json.loads(evaluation.read_text())["after"]
+    return {key: after[key]["mean"] for key in ("return", "score", "kl")} | {
+        "seconds": after["seconds"]
+    }
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 import tyro
 from datasets import Dataset
+from torch.optim.lr_scheduler import LambdaLR
 from transformers import TrainerCallback
 from trl import GRPOConfig, GRPOTrainer
 from vaderSentiment.vaderSentiment import SentimentIntensityAnalyzer
@@ -46,13 +47,27 @@ class Options:
 
 
 class StopAfterTokens(TrainerCallback):
-    """Ends the training at a number of generated tokens, and anneals the rate up to it."""
+    """Ends the training at a number of generated tokens."""
 
     def __init__(self, total: int):
         self.total, self.taken = total, 0
 
     def on_step_end(self, args, state, control, **kwargs):
         control.should_training_stop = self.taken >= self.total
+
+
+class AnnealedByTokens(GRPOTrainer):
+    """Its learning rate falls linearly to 0 with the tokens, not with a guessed number of steps."""
+
+    def __init__(self, count: StopAfterTokens, **keywords):
+        self.count = count
+        super().__init__(callbacks=[count], **keywords)
+
+    def create_scheduler(self, num_training_steps, optimizer=None):
+        self.lr_scheduler = LambdaLR(
+            optimizer or self.optimizer, lambda _: max(0.0, 1 - self.count.taken / self.count.total)
+        )
+        return self.lr_scheduler
 
 
 def main(options: Options) -> None:
@@ -66,18 +81,18 @@ def main(options: Options) -> None:
         return [analyzer.polarity_scores(text)["compound"] for text in completions]
 
     prompts = [{"prompt": prompt.text} for prompt in load_prompts("bundled")]
-    steps = round(options.total_timesteps / (13.5 * options.rows))  # mean length of a response
-    trainer = GRPOTrainer(
+    most = options.total_timesteps // options.rows  # steps, at one token a response
+    trainer = AnnealedByTokens(
+        count,
         model=load_model("bundled"),
         reward_funcs=sentiment,
         processing_class=tokenizer,
         train_dataset=Dataset.from_list(prompts * 50),
-        callbacks=[count],
         args=GRPOConfig(
             output_dir=tempfile.mkdtemp(), per_device_train_batch_size=options.rows,
             num_generations=8, max_completion_length=MAX_NEW_TOKENS, beta=options.beta,
-            learning_rate=options.learning_rate, lr_scheduler_type="linear",
-            adam_epsilon=options.adam_epsilon, max_steps=steps, temperature=1.0, use_cpu=True,
+            learning_rate=options.learning_rate, adam_epsilon=options.adam_epsilon,
+            max_steps=most, temperature=1.0, use_cpu=True,
             bf16=False, gradient_checkpointing=False, report_to=[], save_strategy="no",
             logging_strategy="no", disable_tqdm=True, seed=options.seed,
         ),
