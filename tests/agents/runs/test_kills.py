@@ -18,6 +18,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import transformers
 from safetensors.torch import load_file
 from torch.testing import assert_close
 
@@ -25,8 +26,17 @@ from agents import GRPO, PPO
 from agents.cli import main
 from agents.runs import RunFolder, RunRecorder
 from agents.runs.folder import read_json
+from textenv.lm.loading import hide_progress_bars
 
 pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(autouse=True)
+def without_bars():
+    """The lock of progress bars is shared with forks: a killed one would never release it."""
+    hide_progress_bars()
+    yield
+    transformers.utils.logging.enable_progress_bar()
 
 
 def in_a_process(work: Callable[[], None], log: Path) -> int:
@@ -36,7 +46,6 @@ def in_a_process(work: Callable[[], None], log: Path) -> int:
         return process
     code = 1
     try:
-        os.setpgid(0, 0)
         output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         os.dup2(output, 1)
         os.dup2(output, 2)
