@@ -18,7 +18,8 @@ import torch
 from torch import Tensor
 
 from textenv.kl import k1
-from textenv.lm.parts import check_supported, split, unwrapped
+from textenv.lm.parts import split, unwrapped
+from textenv.lm.support import check_supported
 from textenv.schedules import Schedule, resolve_schedule
 from textenv.task import TextTask
 from textenv.token_table import Origin, to_tensor

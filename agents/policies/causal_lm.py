@@ -19,8 +19,9 @@ from agents.policies.decoding import next_logits, next_tokens
 from agents.policies.distributions import TokenDistribution, to_rows
 from textenv.lm.decoder import Decoder
 from textenv.lm.loading import cast, load_model
-from textenv.lm.parts import check_supported, first_layers, split, unwrapped
+from textenv.lm.parts import first_layers, split, unwrapped
 from textenv.lm.scoring import Sampling, response_states
+from textenv.lm.support import check_supported
 from textenv.lm.vocabulary import own_tokenizer
 from textenv.shaping import ActionRecord
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from transformers.cache_utils import Cache, CacheLayerMixin
 
-from textenv.lm.parts import body_of, check_supported, split, unwrapped
+from textenv.lm.parts import body_of, split, unwrapped
 from textenv.token_table import Origin
 
 
@@ -104,14 +104,11 @@ class Decoder:
     that waits. Equal prompts (the members of a group) are prefilled once.
 
     Args:
-        model: a causal language model of transformers, plain or wrapped by PEFT.
+        model: a causal language model of transformers, plain or wrapped by PEFT, that
+            `textenv.lm.support.check_supported` accepts.
         num_rows: B, the number of rows of the table.
         max_length: L, the longest sequence that a row may hold.
         head: what to compute from the hidden states instead of logits, such as values.
-
-    Raises:
-        ValueError: the model is of a kind that the cache does not support (see
-            `textenv.lm.parts.check_supported`).
     """
 
     def __init__(
@@ -123,7 +120,6 @@ class Decoder:
     ):
         self.head: Callable[[Tensor], Tensor]
         if head is None:
-            check_supported(model, max_length)
             self.body, self.head = split(model)
         else:
             self.body, self.head = body_of(model), head

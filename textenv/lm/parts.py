@@ -16,9 +16,6 @@ from torch import Tensor, nn
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-SUPPORTED_LAYERS = {"full_attention", "sliding_attention"}
-SUPPORTED_ATTENTION = {"sdpa", "eager"}  # these accept the masks of the row cache
-
 
 def unwrapped(model: Any) -> PreTrainedModel:
     """The transformers model inside a PEFT wrapper, with adapters; any other model as it is."""
@@ -93,49 +90,3 @@ def first_layers(model: Any, count: int) -> nn.Module:
     if getattr(config, "layer_types", None):
         config.layer_types = config.layer_types[:count]
     return copied
-
-
-@torch.no_grad()
-def check_supported(model: Any, max_length: int) -> None:
-    """Raise an error for a model that the row cache or ``split`` cannot handle correctly.
-
-    Raises:
-        ValueError: the context is shorter than ``max_length``, a layer is not plain attention, a
-            sliding window is shorter than ``max_length``, the attention has no masks, or body and
-            head do not give the model's own logits.
-    """
-    model = unwrapped(model)
-    config, name = model.config.get_text_config(), type(model).__name__
-    context = getattr(config, "max_position_embeddings", None)
-    if context is not None and max_length > context:
-        raise ValueError(
-            f"Episodes may take {max_length} tokens (longest prompt + max_new_tokens), but the "
-            f"context of {name} is {context}: lower max_new_tokens or max_prompt_tokens."
-        )
-    layers = set(getattr(config, "layer_types", None) or ["full_attention"])
-    if layers - SUPPORTED_LAYERS:
-        raise ValueError(
-            f"{name} has layers of the types {sorted(layers - SUPPORTED_LAYERS)}; only models made "
-            "of attention layers are supported."
-        )
-    window = getattr(config, "sliding_window", None)
-    slides = "sliding_attention" in layers or not getattr(config, "layer_types", None)
-    if window and slides and getattr(config, "use_sliding_window", True) and window < max_length:
-        raise ValueError(
-            f"{name} attends through a sliding window of {window} tokens, shorter than an episode "
-            f"({max_length}): lower max_new_tokens or max_prompt_tokens to at most {window} in all."
-        )
-    if config._attn_implementation not in SUPPORTED_ATTENTION:
-        raise ValueError(
-            f"{name} has attn_implementation={config._attn_implementation!r}, but the row cache "
-            "needs masks of its own: load the model with 'sdpa' or 'eager'."
-        )
-    body, head = split(model)
-    probe = torch.tensor([[1, 2, 0]], device=model.device)
-    own = model(input_ids=probe, use_cache=False).logits.float()
-    ours = head(body(input_ids=probe, use_cache=False).last_hidden_state).float()
-    if not torch.allclose(own, ours, rtol=1e-2, atol=1e-2):
-        raise ValueError(
-            f"The logits of {name} are more than a linear map of its last hidden states, in a way "
-            "that textenv.lm.parts.split does not know: this architecture is not supported."
-        )

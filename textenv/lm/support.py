@@ -1,0 +1,177 @@
+"""Which models the row cache can drive: they are tried, not guessed.
+
+Kinds whose failure is known are refused by their name or their configuration. Every other model has
+to show, before it is used, that decoding from the cache gives the log-probabilities of its own
+plain forward pass: for two rows of different lengths, at the prompt and two steps later.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from textenv.lm.parts import split, unwrapped
+
+SUPPORTED_LAYERS = {"full_attention", "sliding_attention"}
+SUPPORTED_ATTENTION = {"sdpa", "eager"}  # these accept the masks of the row cache
+SHORT, STEPS = 6, 2  # tokens of the longer row, and how many of them are decoded one by one
+# The largest difference of log-probabilities, nats, between two correct ways to compute them.
+TOLERANCE = {torch.float32: 5e-3, torch.bfloat16: 0.5, torch.float16: 0.1}
+# Settings whose number is a length at which a model begins to behave in another way.
+LENGTHS = ("window", "local", "chunk", "original_max", "block_size")
+
+# The longest episode with which each model was tried.
+_tried: weakref.WeakKeyDictionary[Any, int] = weakref.WeakKeyDictionary()
+
+
+def check_supported(model: Any, max_length: int) -> None:
+    """Raise an error for a model that the row cache, or `textenv.lm.parts.split`, gets wrong.
+
+    A model is tried once for each length, since its weights do not matter here.
+
+    Args:
+        model: a causal language model of transformers, plain or wrapped by PEFT.
+        max_length: tokens of the longest episode.
+
+    Raises:
+        ValueError: the model is not supported; the message says why.
+    """
+    _check_kind(model)
+    _check_lengths(model, max_length)
+    if _tried.get(model, 0) >= max_length:
+        return
+    length = min(SHORT, max_length)
+    if any(length < number < max_length for number in _special_lengths(model)):
+        length = max_length
+    name = type(unwrapped(model)).__name__
+    try:
+        difference = _difference(model, length)
+    except Exception as error:
+        raise ValueError(
+            f"{name} cannot be driven by the row cache ({type(error).__name__}: "
+            f"{str(error).splitlines()[0] if str(error) else 'no message'}): it is not supported."
+        ) from error
+    dtype = next(model.parameters()).dtype
+    if not difference <= TOLERANCE.get(dtype, 0.5):
+        raise ValueError(
+            f"{name} is not supported: token by token from the row cache its log-probabilities "
+            f"differ by {difference:.2g} nats from those of its plain forward pass, in rows of "
+            f"{length} tokens."
+        )
+    _tried[model] = max_length
+
+
+def _check_kind(model: Any) -> None:
+    """Refuse what is known by its name or its settings.
+
+    Raises:
+        ValueError: the message names the setting.
+    """
+    name, config = type(unwrapped(model)).__name__, unwrapped(model).config
+    adapters = getattr(model, "active_peft_config", None)
+    if getattr(adapters, "is_prompt_learning", False):
+        raise ValueError(
+            f"{type(adapters).__name__} learns virtual tokens, which the row cache does not have: "
+            "use adapters in the layers, such as LoRA."
+        )
+    if getattr(config, "is_encoder_decoder", False):
+        raise ValueError(f"{name} has an encoder: use a causal language model.")
+    text = config.get_text_config()
+    if getattr(text, "alibi", False):
+        raise ValueError(
+            f"{name} has alibi=True, position biases that the row cache does not pass on: it is "
+            "not supported."
+        )
+    layers = set(getattr(text, "layer_types", None) or ["full_attention"])
+    if layers - SUPPORTED_LAYERS:
+        raise ValueError(
+            f"{name} has layers of the types {sorted(layers - SUPPORTED_LAYERS)}; only models made "
+            "of attention layers are supported."
+        )
+    if text._attn_implementation not in SUPPORTED_ATTENTION:
+        raise ValueError(
+            f"{name} has attn_implementation={text._attn_implementation!r}, but the row cache "
+            "needs masks of its own: load the model with 'sdpa' or 'eager'."
+        )
+
+
+def _check_lengths(model: Any, max_length: int) -> None:
+    """Refuse episodes that are longer than the context or a sliding window.
+
+    Raises:
+        ValueError: the message names the length.
+    """
+    config, name = unwrapped(model).config.get_text_config(), type(unwrapped(model)).__name__
+    context = getattr(config, "max_position_embeddings", None)
+    if context is not None and max_length > context:
+        raise ValueError(
+            f"Episodes may take {max_length} tokens (longest prompt + max_new_tokens), but the "
+            f"context of {name} is {context}: lower max_new_tokens or max_prompt_tokens."
+        )
+    layers = getattr(config, "layer_types", None)
+    window = getattr(config, "sliding_window", None)
+    slides = "sliding_attention" in (layers or ()) or not layers
+    if window and slides and getattr(config, "use_sliding_window", True) and window < max_length:
+        raise ValueError(
+            f"{name} attends through a sliding window of {window} tokens, shorter than an episode "
+            f"({max_length}): lower max_new_tokens or max_prompt_tokens to at most {window} in all."
+        )
+
+
+def _special_lengths(model: Any) -> Iterator[int]:
+    """Numbers in a model's settings that are lengths after which it may behave in another way."""
+
+    def walk(settings: Mapping[str, Any]) -> Iterator[int]:
+        for key, value in settings.items():
+            if isinstance(value, Mapping):
+                yield from walk(value)
+            elif isinstance(value, int) and any(part in key for part in LENGTHS):
+                yield value
+
+    return walk(unwrapped(model).config.get_text_config().to_dict())
+
+
+@torch.no_grad()
+def _difference(model: Any, length: int) -> float:
+    """The largest difference of log-probabilities, nats, between cache and plain forward passes."""
+    from textenv.lm.decoder import Decoder  # only now: it imports transformers
+
+    inner: nn.Module = unwrapped(model)
+    device, vocabulary = next(inner.parameters()).device, _vocabulary(inner)
+    generator = torch.Generator().manual_seed(0)
+    ids = torch.randint(vocabulary, (2, length), generator=generator).to(device)
+    ends = torch.tensor([length, max(1, length // 2)])
+    body, head = split(model)
+
+    def plain(row: int, end: int) -> Tensor:
+        return model(input_ids=ids[row, None, :end], use_cache=False).logits[0].float()
+
+    # As updates compute them: padded rows, body and head one after the other.
+    padded = ids.masked_fill(torch.arange(length, device=device) >= ends[:, None].to(device), 0)
+    hidden = body(input_ids=padded, use_cache=False).last_hidden_state
+    worst = max(
+        _distance(head(hidden[row, :end]).float(), plain(row, end))
+        for row, end in enumerate(ends.tolist())
+    )
+    decoder = Decoder(model, num_rows=2, max_length=length)
+    for step in range(min(STEPS, int(ends.min()) - 1), -1, -1):
+        logits, _ = decoder.next(ids, (ends - step).to(device))
+        for row, end in enumerate((ends - step).tolist()):
+            worst = max(worst, _distance(logits[row], plain(row, end)[-1]))
+    return worst
+
+
+def _vocabulary(model: Any) -> int:
+    """Token ids that both ends of a model know."""
+    ends = model.get_input_embeddings(), model.get_output_embeddings()
+    return min(end.weight.shape[0] for end in ends)
+
+
+def _distance(one: Tensor, other: Tensor) -> float:
+    difference = (one.log_softmax(-1) - other.log_softmax(-1)).abs()
+    # A token that both exclude has −∞ − (−∞), which is no difference.
+    return float(difference.masked_fill(one == other, 0).max())
