@@ -105,7 +105,7 @@ class Agent(metaclass=Construction):
         env_seed = int(fresh[2] % 2**31) if seed is None else seed
         self.collector = make_collector(self.env, env_seed)
         self.num_timesteps, self.num_rollouts, self.learning_seconds = 0, 0, 0.0
-        self.progress_remaining = 1.0
+        self.progress_remaining, self.between_rollouts = 1.0, True
         self.logger: Logger | None = None  # where `learn` writes: stdout, CSV, TensorBoard
 
     # --- what an algorithm implements -------------------------------------------------------
@@ -178,10 +178,10 @@ class Agent(metaclass=Construction):
             self.num_timesteps, self.num_rollouts, self.learning_seconds = 0, 0, 0.0
         target = self.num_timesteps + total_timesteps  # schedules run up to it, as in SB3
         callback = as_callback(callback, self)  # it may set the logger
-        name = tb_log_name or type(self).__name__
-        logger = self.logger = self.logger or make_logger(
-            self.verbose, self.tensorboard_log, name, reset_num_timesteps
-        )
+        if self.logger is None:
+            name = tb_log_name or type(self).__name__
+            self.logger = make_logger(self.verbose, self.tensorboard_log, name, reset_num_timesteps)
+        logger = self.logger
         callback.on_training_start(locals(), globals())
         bar = ProgressBar.of(progress_bar)
         try:
@@ -198,6 +198,7 @@ class Agent(metaclass=Construction):
                     callback.on_rollout_end()
                     metrics = self.update(rollout)
                     self.num_rollouts += 1
+                    self.between_rollouts = True
                     self.learning_seconds += time.perf_counter() - began
                     metrics["learning_rate"] = self.optimizer.param_groups[0]["lr"]
                     times = {
@@ -231,6 +232,7 @@ class Agent(metaclass=Construction):
             if self.policy.reduced_precision:
                 at_once = self.micro_batch_size or getattr(self, "batch_size", None)
                 evaluate_old_log_probs(self.policy, rollout, at_once)
+            self.between_rollouts = False  # until the update has ended
         environments.move_schedules(self.env, rollout.episodes.get("kl", []))
         self.num_timesteps += rollout.num_steps
         return rollout
@@ -257,8 +259,11 @@ class Agent(metaclass=Construction):
 
         Args:
             path: the folder.
-            optimizer: also write the state of the optimiser, twice the model's size, and of the
-                generators of actions and minibatches; not that of the prompts.
+            optimizer: also write what learning needs to go on exactly (`agents.continuing`); the
+                optimiser's state is twice the model's size.
+
+        Raises:
+            FileExistsError: the folder is not empty, and holds no agent.
         """
         checkpoint.save(self, Path(path), optimizer)
 
@@ -295,4 +300,4 @@ class Agent(metaclass=Construction):
         return self.env
 
     def get_vec_normalize_env(self) -> None:
-        """Called by callbacks of stable-baselines3; nothing is normalised here."""
+        """For callbacks of stable-baselines3; nothing is normalised here."""

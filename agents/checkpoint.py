@@ -2,8 +2,7 @@
 
 agent.json                   algorithm, policy, hyper-parameters, task, steps taken
 config.json, *.safetensors   the policy (from_pretrained can open a language model)
-learning.json, learning.safetensors   what learning needs to go on as if it had not been broken off:
-                             optimiser, random generators, state of the environment
+learning.json, learning.safetensors   what learning needs to go on exactly (agents.continuing)
 
 A folder is replaced as a whole, so that a reader finds the old agent or the new one. The content
 of a file is only data: no code that it names is imported, and it sets only the hyper-parameters
@@ -20,18 +19,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from safetensors.torch import load_file, save_file
 
-from agents import environments, policies, snapshot, storage
+from agents import continuing, environments, policies, storage
 from agents.construction import hyperparameter_names
 
 log = logging.getLogger(__name__)
 
-DESCRIPTION, LEARNING, TENSORS = "agent.json", "learning.json", "learning.safetensors"
+DESCRIPTION = "agent.json"
 COUNTS = ("num_timesteps", "num_rollouts", "learning_seconds")
 SUFFIXES = {".json", ".safetensors", ".txt", ".jinja", ".model"}  # of an agent's files
 # Where the agent of a run is, in its folder (see agents.runs.folder); the newest state first.
+ATTENTION = (None, "eager", "sdpa")  # the names that a file may give
+ATTEMPTS = 5  # to read a folder that is replaced meanwhile
 IN_A_RUN = ("checkpoints/newest", "agent")
 
 
@@ -41,7 +40,7 @@ def save(agent: Any, folder: Path, optimizer: bool, **notes: Any) -> None:
     with storage.replacing(folder) as new:
         agent.policy.save(new, _tokenizer(agent.env))
         if optimizer:
-            _write_learning(agent, new)
+            continuing.write(agent, new)
         description = describe_agent(agent) | notes
         description["files"] = sorted(path.name for path in new.iterdir())
         storage.write_json(new / DESCRIPTION, description)
@@ -72,36 +71,21 @@ def describe_agent(agent: Any) -> dict[str, Any]:
     }
 
 
-def _write_learning(agent: Any, folder: Path) -> None:
-    tensors = {
-        f"optimizer.{index}.{name}": value
-        for index, entry in agent.optimizer.state_dict()["state"].items()
-        for name, value in entry.items()
-    }
-    tensors["generator.policy"] = agent.policy.generator.get_state()
-    tensors["generator.minibatches"] = agent.generator.get_state()
-    try:
-        state = snapshot.to_json(snapshot.capture(agent.collector), tensors)
-    except snapshot.NotData as error:
-        log.warning(
-            "The state of the environment is not saved, so learning will go on with new episodes: "
-            "%s Environments with state_dict and load_state_dict are asked for it.", error
-        )  # fmt: skip
-        state = None
-    save_file(tensors, folder / TENSORS)
-    storage.write_json(folder / LEARNING, {"collector": state})
-
-
 def _other_files(folder: Path) -> list[Path]:
     """What is in the folder and does not belong to an agent that was saved there before.
 
     Raises:
-        FileExistsError: the folder is not empty, and holds no agent.
+        FileExistsError: the folder is not empty and holds no agent, or it is the current one.
     """
     entries = list(folder.iterdir()) if folder.is_dir() else []
+    if folder.resolve() == Path.cwd():
+        raise FileExistsError(
+            f"The folder {str(folder)!r} is the current one, and saving replaces a folder: name "
+            "another one."
+        )
     if not entries:
         return []
-    if folder.resolve() == Path.cwd() or not (folder / DESCRIPTION).is_file():
+    if not (folder / DESCRIPTION).is_file():
         raise FileExistsError(
             f"The folder {str(folder)!r} is not empty and holds no agent: save to another one."
         )
@@ -114,14 +98,11 @@ def _other_files(folder: Path) -> list[Path]:
 
 def find(folder: str | Path) -> Path:
     """The folder of an agent: the folder itself, or the newest agent in the folder of a run."""
-    folder = Path(folder)
-    storage.recover(folder.resolve())
-    if (folder / DESCRIPTION).is_file():
-        return folder
-    for place in IN_A_RUN:
-        storage.recover((folder / place).resolve())
-        if (folder / place / DESCRIPTION).is_file():
-            return folder / place
+    folder = storage.current(Path(folder))
+    for place in ("", *IN_A_RUN):
+        candidate = storage.current(folder / place)
+        if (candidate / DESCRIPTION).is_file():
+            return candidate
     return folder
 
 
@@ -142,12 +123,39 @@ def describe(folder: Path) -> dict[str, Any]:
 
 
 def load(cls: type, folder: Path, env: Any, policy: type | None, changes: dict[str, Any]) -> Any:
-    """Load the agent in ``folder`` (see `agents.Agent.load`)."""
-    folder, given = find(folder), env
+    """Load the agent in ``folder`` (see `agents.Agent.load`).
+
+    A run may replace the folder meanwhile; then the new one is loaded.
+    """
+    for _ in range(ATTEMPTS):
+        found = find(folder)
+        number = found.stat().st_ino if found.is_dir() else None
+        try:
+            agent = _load(cls, found, env, policy, dict(changes))
+        except OSError:
+            if number is None or (found.is_dir() and found.stat().st_ino == number):
+                raise
+            continue
+        if found.is_dir() and found.stat().st_ino == number:
+            return agent
+    raise OSError(f"The agent in {str(folder)!r} is replaced faster than it can be read.")
+
+
+def _load(cls: type, folder: Path, env: Any, policy: type | None, changes: dict[str, Any]) -> Any:
+    given = env
     description = describe(folder)
     _check(cls, folder, description, policy, changes)
     arguments = {"n_envs": description["n_envs"], **description["hyperparameters"], **changes}
     policy_class: Any = policies.find(description["policy"]) if policy is None else policy
+    attention = description["policy_kwargs"].get("attn_implementation")
+    if attention not in ATTENTION and "attn_implementation" not in (
+        changes.get("policy_kwargs") or {}
+    ):
+        raise ValueError(
+            f"The file agent.json in {str(folder)!r} has attn_implementation={attention!r}, which "
+            "may name code. Code that a file names is not loaded: name it yourself, "
+            "policy_kwargs={'attn_implementation': ...}."
+        )
     arguments["policy_kwargs"] = {
         **description["policy_kwargs"],
         **policy_class.kwargs_for(folder),
@@ -161,34 +169,10 @@ def load(cls: type, folder: Path, env: Any, policy: type | None, changes: dict[s
     for name in agent.persistent_state:
         setattr(agent, name, description["persistent_state"][name])
     environments.set_schedules(agent.env, description["kl_coef"])
-    if not _restore_learning(agent, folder, given is None):
+    if not continuing.restore(agent, folder, given is None):
         # New episodes, and not those of the first run again.
-        seed = np.random.SeedSequence([agent.seed or 0, agent.num_timesteps])
-        agent.collector.seed = int(seed.generate_state(1)[0] % 2**31)
+        agent.collector.seed = continuing.new_seed(agent)
     return agent
-
-
-def _restore_learning(agent: Any, folder: Path, same_task: bool) -> bool:
-    """Restore what `_write_learning` wrote; returns whether it had the environment's state."""
-    if not (folder / TENSORS).is_file():
-        return False
-    tensors = load_file(folder / TENSORS)
-    _restore(agent, tensors)
-    state = json.loads((folder / LEARNING).read_text())["collector"]
-    if state is None:
-        return False
-    try:
-        agent.env.reset(seed=0)  # so that attributes exist that only a reset sets
-        snapshot.restore(agent.collector, snapshot.from_json(state, tensors))
-    except (snapshot.NotData, ValueError, KeyError, TypeError) as error:
-        log.log(
-            logging.WARNING if same_task else logging.INFO,
-            "The environment begins new episodes, since the saved state is of another one: %s",
-            error,
-        )
-        agent.collector = type(agent.collector)(agent.env, agent.collector.seed)
-        return False
-    return True
 
 
 def _check(
@@ -242,18 +226,6 @@ def _environment(folder: Path, env: Any, task: Any, arguments: dict[str, Any]) -
     else:
         arguments["env_kwargs"] = given
     return env
-
-
-def _restore(agent: Any, tensors: dict[str, torch.Tensor]) -> None:
-    state: dict[int, dict[str, torch.Tensor]] = {}
-    for key, value in tensors.items():
-        if key.startswith("optimizer."):
-            _, index, name = key.split(".")
-            state.setdefault(int(index), {})[name] = value
-    groups = agent.optimizer.state_dict()["param_groups"]
-    agent.optimizer.load_state_dict({"state": state, "param_groups": groups})
-    agent.policy.generator.set_state(tensors["generator.policy"].cpu())
-    agent.generator.set_state(tensors["generator.minibatches"].cpu())
 
 
 def _default(cls: type, name: str) -> Any:

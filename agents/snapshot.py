@@ -27,13 +27,13 @@ State = Any  # a tree of JSON values, arrays and tensors; every container is a d
 
 CONSTANTS: tuple[type, ...] = (
     types.FunctionType, types.BuiltinFunctionType, types.MethodType, types.ModuleType, type,
-    np.ufunc, np.dtype, torch.dtype, torch.device, torch.nn.Module, gym.Space, EnvSpec, enum.Enum,
-    logging.Logger, PurePath, property, types.GenericAlias,
+    types.GenericAlias, types.MappingProxyType, np.ufunc, np.dtype, torch.dtype, torch.device,
+    gym.Space, EnvSpec, logging.Logger, PurePath, property,
 )  # fmt: skip
 OF_THE_SCREEN = ("pygame", "cv2", "matplotlib")  # modules whose objects only draw
-TENSOR_TYPES = (
-    "bool", "uint8", "int8", "int16", "int32", "int64", "float16", "float32", "float64"
-)  # fmt: skip
+OF_A_PATH = set("/\\:~")
+# Classes derived from these have contents that their attributes do not show.
+BUILT_IN = (list, tuple, deque, set, frozenset, str, bytes, int, float)
 SEQUENCES: dict[str, type] = {"list": list, "tuple": tuple, "deque": deque, "set": set}
 
 
@@ -60,11 +60,13 @@ def restore(thing: Any, state: State) -> None:
 
 
 def _is_plain(value: Any) -> bool:
-    return value is None or isinstance(value, bool | int | float | str)
+    return value is None or type(value) in (bool, int, float, str)
 
 
 def _is_constant(value: Any) -> bool:
     module = type(value).__module__.partition(".")[0]
+    if isinstance(value, torch.nn.Module):
+        return not value.training  # one that learns has a state
     return isinstance(value, CONSTANTS) or module in OF_THE_SCREEN
 
 
@@ -86,6 +88,8 @@ class _Capture:
     def of(self, value: Any, where: str) -> State:
         if isinstance(value, np.generic):
             return {"number": np.array(value)}
+        if isinstance(value, enum.Enum):
+            return {"member": value.name}
         if _is_plain(value):
             return value
         if isinstance(value, np.ndarray):
@@ -94,7 +98,7 @@ class _Capture:
                 return {"objects": nodes, "shape": list(value.shape)}
             return {"array": value.copy()}
         if isinstance(value, torch.Tensor):
-            return {"tensor": value.detach().clone()}
+            return {"tensor": value.detach().clone(memory_format=torch.contiguous_format)}
         if _is_constant(value):
             return {"constant": type(value).__name__}
         if id(value) in self.known:
@@ -118,7 +122,7 @@ class _Capture:
             if not all(_is_plain(key) for key in value):
                 raise NotData(f"{where} is a dictionary whose keys are not plain.")
             return {"dict": [[k, self.of(v, f"{where}[{k!r}]")] for k, v in value.items()]}
-        if not hasattr(value, "__dict__"):
+        if not hasattr(value, "__dict__") or isinstance(value, BUILT_IN):
             raise NotData(f"{where} is a {type(value).__name__}, whose state cannot be read.")
         attributes = {k: self.of(v, f"{where}.{k}") for k, v in vars(value).items()}
         return {"object": attributes}
@@ -139,6 +143,10 @@ class _Restore:
         ((kind, content), *more) = state.items()
         if kind in ("constant", "shared"):
             return value
+        if kind == "member":
+            if not isinstance(value, enum.Enum) or content not in type(value).__members__:
+                raise NotData(f"{where} is a {type(value).__name__}; the saved one is {content!r}.")
+            return type(value)[content]
         if kind in ("array", "tensor", "number"):
             return self.numbers(value, kind, content, where)
         if kind == "objects":
@@ -209,9 +217,14 @@ class _Restore:
         else:
             attributes = vars(value)
             for name, state in content.items():
-                if name not in attributes and hasattr(value, name):
-                    raise NotData(f"{where}.{name} is no attribute of its own.")
-                attributes[name] = self.into(attributes.get(name), state, f"{where}.{name}")
+                if name not in attributes:
+                    raise NotData(f"{where} has no attribute {name!r} of its own.")
+                before = attributes[name]
+                after = self.into(before, state, f"{where}.{name}")
+                if type(after) is str and after != before and not OF_A_PATH.isdisjoint(after):
+                    # A path or a name of code is a setting, and not a state.
+                    raise NotData(f"{where}.{name} is {before!r}; the saved one is {after!r}.")
+                attributes[name] = after
         return value
 
 
@@ -220,35 +233,41 @@ def _is_data(value: Any) -> bool:
     return _is_plain(value) or isinstance(value, data)
 
 
-# --- as JSON and tensors --------------------------------------------------------------------------
+def settings(thing: Any, state: State, at_start: State) -> dict[str, Any]:
+    """The plain attributes that have not changed since the start, by their paths.
+
+    They are settings of an environment, and not its state: `check_settings` compares them, so that
+    the state of one environment is not restored into another one.
+
+    Args:
+        thing: the object, for its name.
+        state, at_start: what `capture` has read now, and at the start.
+    """
+    found: dict[str, Any] = {}
+
+    def walk(now: State, then: State, where: str) -> None:
+        if _is_plain(now) and type(now) is type(then) and now == then:
+            found[where] = now
+        elif isinstance(now, dict) and isinstance(then, dict) and "object" in now.keys() & then:
+            for name in now["object"].keys() & then["object"]:
+                if name.startswith("_") or "seed" in name:
+                    continue  # settings are public; a seed is none
+                walk(now["object"][name], then["object"][name], f"{where}.{name}")
+        elif isinstance(now, dict) and isinstance(then, dict) and "list" in now.keys() & then:
+            for i, pair in enumerate(zip(now["list"], then["list"], strict=False)):
+                walk(*pair, f"{where}[{i}]")
+
+    walk(state, at_start, type(thing).__name__)
+    return found
 
 
-def to_json(state: State, tensors: dict[str, torch.Tensor]) -> Any:
-    """A state as JSON, in which arrays and tensors are names; they are added to ``tensors``."""
-    if isinstance(state, dict):
-        return {key: to_json(part, tensors) for key, part in state.items()}
-    if isinstance(state, list | tuple):
-        return [to_json(part, tensors) for part in state]
-    if isinstance(state, np.ndarray) and state.dtype not in TENSOR_TYPES:
-        texts = np.char.decode(state, "latin-1") if state.dtype.kind == "S" else state
-        return {"values": texts.tolist(), "dtype": str(state.dtype)}
-    if isinstance(state, np.ndarray | torch.Tensor):
-        name = f"state.{len(tensors)}"
-        tensors[name] = torch.as_tensor(np.array(state) if isinstance(state, np.ndarray) else state)
-        return {"tensor": name, "numpy": isinstance(state, np.ndarray)}
-    return state
+def check_settings(thing: Any, state: State, saved: Mapping[str, Any]) -> None:
+    """Raise an error if an object's settings are not the saved ones.
 
-
-def from_json(data: Any, tensors: Mapping[str, torch.Tensor]) -> State:
-    """The state that `to_json` wrote."""
-    if isinstance(data, list):
-        return [from_json(part, tensors) for part in data]
-    if not isinstance(data, dict):
-        return data
-    if set(data) == {"tensor", "numpy"}:
-        tensor = tensors[data["tensor"]]
-        return tensor.cpu().numpy() if data["numpy"] else tensor
-    if set(data) == {"values", "dtype"}:
-        values, dtype = np.array(data["values"]), np.dtype(data["dtype"])
-        return (np.char.encode(values, "latin-1") if dtype.kind == "S" else values).astype(dtype)
-    return {key: from_json(part, tensors) for key, part in data.items()}
+    Raises:
+        NotData: the message names the first that differs.
+    """
+    here = settings(thing, state, state)
+    for where, value in saved.items():
+        if where not in here or here[where] != value:
+            raise NotData(f"{where} is {here.get(where)!r}; the saved one is {value!r}.")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import glob
 import json
 import os
 import shutil
@@ -57,7 +58,7 @@ def replacing(path: Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.exists() and not path.is_dir():
         raise NotADirectoryError(errno.ENOTDIR, "There is a file", str(path))
-    recover(path)
+    _recover(path)
     _remove_leftovers(path)
     new = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.new-{os.getpid()}-"))
     try:
@@ -70,11 +71,18 @@ def replacing(path: Path) -> Iterator[Path]:
     _force_to_disk(path.parent, contents=False)
 
 
-def recover(path: Path) -> None:
-    """Put a folder back that a killed process had moved aside (see `_move`)."""
+def current(path: Path) -> Path:
+    """Where a reader finds a folder: at its place or, while it is replaced, beside it."""
+    aside = _aside(path)
+    return aside if aside.is_dir() and not path.exists() else path
+
+
+def _recover(path: Path) -> None:
+    """Put a folder back that a killed process had moved aside, or remove it (see `_move`)."""
     aside = _aside(path)
     if aside.is_dir() and not path.exists():
         os.rename(aside, path)
+    shutil.rmtree(aside, ignore_errors=True)
 
 
 def link(source: Path, target: Path, ignore: Any = None) -> None:
@@ -105,7 +113,7 @@ def _move(new: Path, path: Path) -> None:
     if not path.exists():
         os.rename(new, path)
     elif not _exchange(new, path):
-        # Between these two renames there is nothing at ``path``; `recover` undoes the first one.
+        # Between these two renames there is nothing at ``path``; readers call `current`.
         aside = _aside(path)
         os.rename(path, aside)
         os.rename(new, path)
@@ -132,7 +140,7 @@ def _aside(path: Path) -> Path:
 
 def _remove_leftovers(path: Path) -> None:
     """Remove what killed processes have left beside ``path``."""
-    for left in path.parent.glob(f".{path.name}.new-*"):
+    for left in path.parent.glob(f".{glob.escape(path.name)}.new-*"):
         process = left.name.rsplit("-", 2)[-2]
         if process.isdigit() and not _is_running(int(process)):
             shutil.rmtree(left, ignore_errors=True)
@@ -174,6 +182,7 @@ def in_words(error: OSError) -> str:
         return str(error)  # it was written here, for the user
     where = f" {error.filename!r}" if error.filename else ""
     advice = {
+        errno.ENOENT: "there is no such file or folder.",
         errno.ENOSPC: "the disk is full: free some space, then go on.",
         errno.EDQUOT: "your quota of the disk is used up: free some space, then go on.",
         errno.EACCES: "you may not write there: choose another folder.",
@@ -183,4 +192,5 @@ def in_words(error: OSError) -> str:
         errno.EEXIST: "there is a file where a folder should be: choose another path.",
         errno.EAGAIN: "another process is writing this run: wait for its end.",
     }.get(error.errno, f"{error.strerror}.")
-    return f"Cannot write{where}: {advice}"
+    verb = "find" if error.errno == errno.ENOENT else "write"
+    return f"Cannot {verb}{where}: {advice}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -101,7 +102,7 @@ class Starts:
             "forgotten": list(self._forgotten),
             "episodes": self._episodes.copy(),
             "prompt_index": self.prompt_index.copy(),
-            "num_prompts": len(self.prompts),
+            "prompts": self._fingerprint(),
             "seeded": self.seeded,
         }
 
@@ -109,15 +110,17 @@ class Starts:
         """Continue as the object whose `state_dict` this is.
 
         Raises:
-            ValueError: it had other numbers of groups, rows or prompts.
+            ValueError: it had another number of groups or rows, or other prompts.
         """
-        here = len(self._generators), self.num_rows, len(self.prompts)
-        there = len(state["generators"]), len(state["episodes"]), state["num_prompts"]
+        here = len(self._generators), self.num_rows
+        there = len(state["generators"]), len(state["episodes"])
         if here != there:
             raise ValueError(
-                "This environment has {} groups, {} rows and {} prompts; the state is of one with "
-                "{}, {} and {}.".format(*here, *there)
+                "This environment has {} groups and {} rows; the state is of one with {} and "
+                "{}.".format(*here, *there)
             )
+        if state["prompts"] != self._fingerprint():
+            raise ValueError("The prompts of this environment are not those of the state.")
         for generator, saved in zip(self._generators, state["generators"], strict=True):
             generator.bit_generator.state = saved
         self._drawn = [list(drawn) for drawn in state["drawn"]]
@@ -125,6 +128,13 @@ class Starts:
         self._episodes = np.array(state["episodes"], np.int64)
         self.prompt_index = np.array(state["prompt_index"], np.int64)
         self.seeded = bool(state["seeded"])
+
+    def _fingerprint(self) -> int:
+        """A number that differs for other prompts."""
+        checksum = 0
+        for prompt in self.prompts:
+            checksum = zlib.crc32(np.asarray(prompt.ids, np.int64).tobytes(), checksum + 1)
+        return checksum
 
     def draw(self, mask: np.ndarray, together: bool) -> None:
         """Draw the prompts with which the rows of ``mask`` (bool ``[B]``) begin.

@@ -27,7 +27,8 @@ def main(arguments: list[str] | None = None) -> None:
     command_module = importlib.import_module(f"agents.cli.{command}")  # now: help is fast
     try:
         command_module.main(arguments[1:])
-    except (RewardError, OSError) as error:
-        from agents.cli.errors import in_words
+    except (RewardError, OSError, KeyboardInterrupt) as error:
+        from agents.cli.errors import exit_code, in_words
 
-        sys.exit(in_words(error))
+        print(in_words(error), file=sys.stderr)
+        sys.exit(exit_code(error))

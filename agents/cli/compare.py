@@ -12,14 +12,13 @@ from typing import Any, Literal
 import tyro
 
 from agents.cli.errors import ENDINGS, exit_code, in_words
-from agents.cli.options import AGENTS, Train, run_presets
+from agents.cli.options import AGENTS, Train, run_presets, with_absolute_paths
 from agents.cli.report import print_comparison
 from agents.cli.train import draw, run, settings_of
 from agents.plots import comparison, read_progress
 from agents.progress import console
 from agents.reference import WithinReach
 from agents.runs import RunFolder, Signals
-from agents.runs.folder import read_json
 from agents.runs.recorder import SAVE_EVERY
 
 
@@ -70,33 +69,65 @@ def main(arguments: list[str]) -> None:
     Runs in the output folder that are finished are not repeated, and those that are not go on.
     """
     options = tyro.cli(Compare, args=arguments, prog="python -m agents compare")
+    with_absolute_paths(options)
     if set(options.agents) - set(AGENTS) or options.seeds < 2:
         sys.exit(f"--agents takes {', '.join(AGENTS)}; --seeds at least 2.")
+    names = [(name, seed) for seed in range(options.seeds) for name in options.agents]
+    within_reach: WithinReach | None = None  # the task is the same in all runs
+    folders: list[RunFolder] = []
+    with Signals() as signals:
+        try:
+            for name, seed in names:
+                _check_folder(options, name, seed)  # all, before the first run takes its time
+            for number, (name, seed) in enumerate(names, 1):
+                title = f"run {number} of {len(names)}"
+                folder, within_reach = _finished_run(
+                    options, name, seed, within_reach, signals, title
+                )
+                folders.append(folder)
+            _report(options, names, folders, within_reach)
+        except ENDINGS as error:
+            sys.exit(_end_early(options, error, len(folders) + 1, len(names)))
+
+
+def _report(
+    options: Compare,
+    names: list[tuple[str, int]],
+    folders: list[RunFolder],
+    within_reach: WithinReach | None,
+) -> None:
+    """Print the table and draw the plot of finished runs."""
     runs: dict[str, list] = {name: [] for name in options.agents}
     finals: dict[str, list[dict[str, float]]] = {name: [] for name in options.agents}
-    within_reach: WithinReach | None = None  # the task is the same in all runs
-    number, count = 0, options.seeds * len(options.agents)
-    with Signals() as signals:
-        for seed in range(options.seeds):
-            for name in options.agents:
-                number += 1
-                try:
-                    folder, within_reach = _finished_run(
-                        options, name, seed, within_reach, signals, f"run {number} of {count}"
-                    )
-                except ENDINGS as error:
-                    sys.exit(_end_early(error, number, count))
-                after = folder.evaluations()["after"]
-                finals[name].append(
-                    {key: after[key]["mean"] for key in ("score", "kl", "length")}
-                    | {"distinct_2": after["distinct_2"]}
-                )
-                runs[name].append(read_progress(folder.progress))
+    for (name, _), folder in zip(names, folders, strict=True):
+        after = folder.evaluations()["after"]
+        means = {key: after[key]["mean"] for key in ("score", "kl", "length")}
+        finals[name].append(means | {"distinct_2": after["distinct_2"]})
+        runs[name].append(read_progress(folder.progress))
     print_comparison(finals, within_reach)
     pairs = {name: [(final["kl"], final["score"]) for final in finals[name]] for name in finals}
     title = f"{options.model}, reward {options.reward}, {options.seeds} seeds"
     comparison(runs, pairs, within_reach, options.output / "comparison.png", title)
     console.print(f"\nplot   {options.output / 'comparison.png'}")
+
+
+def _check_folder(options: Compare, name: str, seed: int) -> None:
+    """Raise an error if a run's folder holds something that must not be mixed or replaced.
+
+    Raises:
+        FileExistsError: it holds no run, or one of other settings.
+    """
+    folder = RunFolder(options.output / f"{name}-{seed}")
+    if folder.is_run() and not options.overwrite:
+        one, hyperparameters = _settings_of_run(options, name, seed)
+        wanted = json.loads(json.dumps(settings_of(one, hyperparameters), default=str))
+        _check_same(folder, folder.settings(), wanted)
+    elif not folder.is_run() and folder.path.is_dir():
+        if any(not path.name.startswith(".") for path in folder.path.iterdir()):
+            raise FileExistsError(
+                f"The folder {str(folder.path)!r} is not empty and holds no run that can be read: "
+                "remove it, or choose another --output."
+            )
 
 
 def _finished_run(
@@ -110,12 +141,8 @@ def _finished_run(
     """The folder of a run that is finished: one of an earlier call, or made now."""
     one, hyperparameters = _settings_of_run(options, name, seed)
     folder = RunFolder(options.output / f"{name}-{seed}")
-    wanted = json.loads(json.dumps(settings_of(one, hyperparameters), default=str))
-    found = read_json(folder.settings_file)
-    if found is not None and not options.overwrite:
-        _check_same(folder, found, wanted)
-    if found is None or options.overwrite:
-        folder = RunFolder.create(folder.path, overwrite=True)
+    if options.overwrite or not folder.is_run():
+        folder = RunFolder.create(folder.path, options.overwrite)
     elif not folder.finished:
         folder.lock()
     if not folder.finished:
@@ -145,10 +172,16 @@ def _check_same(folder: RunFolder, found: dict[str, Any], wanted: dict[str, Any]
                 )
 
 
-def _end_early(error: BaseException, number: int, count: int) -> int:
+def _end_early(options: Compare, error: BaseException, number: int, count: int) -> int:
     """Say what ended the comparison, and how to go on; returns the exit code."""
-    console.print(f"\nrun {number} of {count}: {in_words(error)}", soft_wrap=True, markup=False)
-    console.print("The same command goes on: finished runs are not repeated.")
+    console.print(in_words(error), soft_wrap=True, markup=False)
+    if not isinstance(error, FileExistsError):
+        without = " without --overwrite" if options.overwrite else ""
+        console.print(
+            f"It was run {number} of {count}. The same command{without} goes on: finished runs are "
+            "not repeated.",
+            soft_wrap=True,
+        )
     return exit_code(error)
 
 

@@ -15,8 +15,8 @@ ENDINGS = (Interrupted, RewardError, OSError, FloatingPointError)
 
 def in_words(error: BaseException) -> str:
     """One sentence; for a reward of the user's own also the line that failed."""
-    if isinstance(error, Interrupted):
-        return f"ended by {error}"
+    if isinstance(error, KeyboardInterrupt):
+        return f"ended by {error if isinstance(error, Interrupted) else 'SIGINT'}"
     if isinstance(error, OSError):
         return storage.in_words(error)
     if isinstance(error, RewardError) and error.__cause__ is not None:
@@ -30,4 +30,6 @@ def in_words(error: BaseException) -> str:
 
 def exit_code(error: BaseException) -> int:
     """128 + its number for a signal, as shells expect it; else 1."""
-    return error.exit_code if isinstance(error, Interrupted) else 1
+    if isinstance(error, KeyboardInterrupt):
+        return error.exit_code if isinstance(error, Interrupted) else 130
+    return 1

@@ -129,7 +129,19 @@ def parse_train(arguments: list[str]) -> tuple[Train, dict[str, Any]]:
         args=arguments,
         prog="python -m agents train",
     )
-    return options, dataclasses.asdict(options.hyperparameters)
+    return with_absolute_paths(options), dataclasses.asdict(options.hyperparameters)
+
+
+def with_absolute_paths(options: Any) -> Any:
+    """The options, with files and folders that exist by their whole paths.
+
+    What is saved with a run then means the same in another working directory.
+    """
+    for name in ("model", "prompts", "eval_prompts", "reward"):
+        value = getattr(options, name)
+        if value not in (None, "bundled", "smollm2") and Path(value).expanduser().exists():
+            setattr(options, name, str(Path(value).expanduser().resolve()))
+    return options
 
 
 def run_presets(agent: str, model: str) -> tuple[dict[str, Any], dict[str, Any]]:

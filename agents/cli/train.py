@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from agents import checkpoint, storage
+from agents import continuing, storage
 from agents.agent import Agent
 from agents.cli.errors import ENDINGS, exit_code, in_words
 from agents.cli.options import AGENTS, Train, choose_dtype, parse_train
@@ -22,8 +22,9 @@ from agents.evaluation import TextEvaluation, evaluate_text
 from agents.plots import learning_curve, read_progress
 from agents.progress import ProgressBar, console
 from agents.reference import WithinReach, reference_scores
-from agents.runs import RunFolder, RunRecorder, Signals
+from agents.runs import Interrupted, RunFolder, RunRecorder, Signals
 from textenv.lm.loading import hide_progress_bars
+from textenv.prompts import load_prompts
 from textenv.rewards import names_code
 
 EVALUATION_SEED = 1_000_000  # different from the seeds of training
@@ -105,8 +106,10 @@ def run(
     """
     hide_progress_bars()
     settings = settings_of(options, hyperparameters)
-    if not folder.settings_file.is_file():
+    if not folder.is_run():
         folder.write_settings(settings)  # so that a run can be resumed from its first second on
+    else:
+        folder.change_settings(settings)  # it may be longer now
     agent, resumed = make_or_load(options, hyperparameters, folder)
     if agent.num_timesteps < options.total_timesteps:
         folder.unfinish()
@@ -125,7 +128,7 @@ def run(
     )
     with storage.replacing(folder.agent) as new:
         # The checkpoint that was just written, without what only learning needs.
-        of_learning = {checkpoint.LEARNING, checkpoint.TENSORS}
+        of_learning = {continuing.LEARNING, continuing.TENSORS}
         storage.link(folder.newest, new, ignore=lambda *_: of_learning)
     after = find_evaluation("after", options, agent, folder)
     return Outcome(before, after, within_reach, agent.num_timesteps, agent.learning_seconds)
@@ -153,6 +156,8 @@ def make_or_load(
             )
         else:
             agent = make_agent(options, hyperparameters)
+        if options.eval_prompts is not None:
+            load_prompts(options.eval_prompts)  # an error is better now than after the learning
     except (ValueError, FileNotFoundError, ModuleNotFoundError) as error:
         sys.exit(str(error))  # an option is not valid; the message says which
     parameters = sum(p.numel() for p in agent.policy.parameters())
@@ -221,7 +226,9 @@ def draw(options: Train, folder: RunFolder, within_reach: WithinReach | None) ->
 def end_early(options: Train, folder: RunFolder, error: BaseException) -> int:
     """Say what an interrupted run has reached, and how to go on; returns the exit code."""
     console.print(in_words(error), soft_wrap=True, markup=False)
-    with suppress(OSError, KeyError):  # as far as it goes
+    if folder.is_run():
+        console.print(f"go on  {resume_command(options, folder)}", soft_wrap=True)
+    with suppress(OSError, KeyError, Interrupted):  # as far as it goes, and as the user waits
         before = folder.evaluations()["before"]
         with open(folder.progress, newline="", encoding="utf-8") as file:
             last = list(csv.DictReader(file))[-1:]
@@ -233,8 +240,6 @@ def end_early(options: Train, folder: RunFolder, error: BaseException) -> int:
                 console.print(f"{name:6}{before[name]['mean']:+z9.3f}{value:+z14.3f}")
             reach = folder.reference_scores
             draw(options, folder, WithinReach.load(reach) if reach.is_file() else None)
-    if folder.settings_file.is_file():
-        console.print(f"go on  {resume_command(options, folder)}", soft_wrap=True)
     return exit_code(error)
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
+from types import MappingProxyType
 from typing import Any
 
 import gymnasium as gym
@@ -12,7 +14,7 @@ import torch
 from gymnasium.vector import AutoresetMode, VectorEnv
 from torch import Tensor
 
-from agents import environments
+from agents import environments, snapshot
 from agents.collect.segments import Segments
 from agents.policies.base import Policy
 from agents.rollout import Rollout
@@ -43,7 +45,12 @@ class StepCollector:
         self.mode = env.metadata.get("autoreset_mode", AutoresetMode.NEXT_STEP)
         self.seed = seed
         self.observation: Any = None
-        self.start = self.resetting = np.zeros(0, dtype=bool)
+        self.at_start: MappingProxyType | None = None  # the environment after its first reset
+        rows = env.num_envs
+        # Rows at the start of an episode, and those whose next step only resets them.
+        self.start, self.resetting = np.zeros(rows, dtype=bool), np.zeros(rows, dtype=bool)
+        self.returns, self.kls = np.zeros(rows), np.zeros(rows)  # of the current episodes
+        self.lengths, self.prompts = np.zeros(rows, dtype=int), np.full(rows, "", dtype=object)
         space = env.single_action_space
         self.bounds = (space.low, space.high) if isinstance(space, gym.spaces.Box) else None
 
@@ -103,14 +110,13 @@ class StepCollector:
         return record.finish(policy, self.observation)
 
     def _begin(self) -> None:
-        rows, seed = self.env.num_envs, self.seed
-        self.observation, infos = self.env.reset(seed=seed)
+        self.observation, infos = self.env.reset(seed=self.seed)
         self.seed = None  # new episodes, after an error, are others
-        self.start = np.ones(rows, dtype=bool)
-        self.resetting = np.zeros(rows, dtype=bool)  # rows whose next step only resets them
-        self.returns, self.kls = np.zeros(rows), np.zeros(rows)  # of the current episodes
-        self.lengths = np.zeros(rows, dtype=int)
-        self.prompts = np.full(rows, "", dtype=object)
+        if self.at_start is None:
+            with suppress(snapshot.NotData):
+                self.at_start = MappingProxyType(snapshot.capture(self.env))
+        self.start[:], self.resetting[:] = True, False
+        self.returns[:], self.kls[:], self.lengths[:] = 0, 0, 0
         self._note_prompts(infos)
 
     def _note_prompts(self, infos: dict[str, Any]) -> None:

@@ -25,9 +25,12 @@ def undone_by_errors(collector: Any, policy: Any) -> Iterator[None]:
     try:
         yield
     except BaseException:
-        if before is not None:
-            policy.generator.set_state(generator)
+        policy.generator.set_state(generator)
+        try:
+            if before is None:
+                raise snapshot.NotData("The environment was not read.")
             snapshot.restore(collector, before)
-        elif isinstance(collector, StepCollector):
-            collector.observation = None
+        except snapshot.NotData:
+            if isinstance(collector, StepCollector):
+                collector.observation = None  # new episodes
         raise

@@ -31,10 +31,11 @@ from filelock import FileLock, Timeout
 from agents import storage
 
 CONTENT = (
-    # In the order in which they are removed: what says that a run is finished goes first.
-    "evaluation.json", "settings.json", "checkpoints", "agent", "progress.csv",
-    "completions.jsonl", "reference_scores.json", "episodes_before.jsonl", "episodes_after.jsonl",
-    "learning_curve.png",
+    # In the order in which they are removed: what says that a run is finished goes first, what
+    # says that there is a run goes last.
+    "evaluation.json", "checkpoints", "agent", "progress.csv", "completions.jsonl",
+    "reference_scores.json", "episodes_before.jsonl", "episodes_after.jsonl",
+    "learning_curve.png", "settings.json",
 )  # fmt: skip
 PACKAGES = ("textenv", "torch", "transformers", "gymnasium", "stable-baselines3", "numpy")
 
@@ -126,8 +127,10 @@ class RunFolder:
 
     def clear(self) -> None:
         """Remove the run, and nothing else that is in the folder."""
+        if not self.is_run():
+            return
         events = [path.name for path in self.path.glob("events.out.tfevents.*")]
-        for name in (*CONTENT, *events):
+        for name in (*events, *CONTENT):
             path = self.path / name
             if path.is_dir() and not path.is_symlink():
                 shutil.rmtree(path)
@@ -137,8 +140,8 @@ class RunFolder:
     # --- what it says -----------------------------------------------------------------------
 
     def is_run(self) -> bool:
-        """Whether a run has begun here."""
-        return any((self.path / name).exists() for name in CONTENT)
+        """Whether a run has begun here: its settings are written first and removed last."""
+        return "versions" in (read_json(self.settings_file) or {})
 
     def settings(self) -> dict[str, Any]:
         """The content of ``settings.json``.
@@ -156,6 +159,12 @@ class RunFolder:
     def write_settings(self, settings: dict[str, Any]) -> None:
         """Write ``settings.json``, with what else a number may depend on."""
         storage.write_json(self.settings_file, settings | surroundings())
+
+    def change_settings(self, settings: dict[str, Any]) -> None:
+        """Change entries of ``settings.json``; the others stay as they were at the beginning."""
+        before = self.settings()
+        if any(before.get(name) != value for name, value in settings.items()):
+            storage.write_json(self.settings_file, before | settings)
 
     def evaluations(self) -> dict[str, Any]:
         """The content of ``evaluation.json``; empty if there is none."""
@@ -175,8 +184,7 @@ class RunFolder:
     @property
     def has_checkpoint(self) -> bool:
         """Whether a checkpoint can be resumed."""
-        storage.recover(self.newest.resolve())
-        return (self.newest / "agent.json").is_file()
+        return (storage.current(self.newest) / "agent.json").is_file()
 
 
 def read_json(path: Path) -> Any:

@@ -70,7 +70,7 @@ class RunRecorder(BaseCallback):
         self.overwrite, self.settings = overwrite, dict(settings or {})
         self.signals = signals
         self.best_return = -np.inf
-        self.last_return = np.nan
+        self.last_return: float | None = None  # of the last rollout in which an episode ended
         self.without_spread = 0
 
     # --- the moments of a run ---------------------------------------------------------------
@@ -85,18 +85,47 @@ class RunRecorder(BaseCallback):
             self.run.lock()
         else:
             self.run = RunFolder.create(self.folder, self.overwrite)
-        begins = agent.num_timesteps if self.resume else 0
-        if not self.resume:
+        try:
+            self._open(agent)
+        except BaseException:
+            self._close()
+            raise
+
+    def _open(self, agent: Any) -> None:
+        """Begin the run, or go on with the one in the folder."""
+        self.former_logger, self.completions = agent.logger, None
+        begins = 0
+        if self.resume:
+            self._check_goes_on(agent)
+            begins = agent.num_timesteps
+            if self.run.best.is_dir():
+                self.best_return = checkpoint.describe(self.run.best).get("last_return") or -np.inf
+        else:
             description = checkpoint.describe_agent(agent)
             self.run.write_settings(description | {"device": str(agent.device)} | self.settings)
-        elif self.run.best.is_dir():
-            self.best_return = checkpoint.describe(self.run.best).get("last_return", -np.inf)
         cut_completions(self.run.completions, begins)
         self.completions = open(self.run.completions, "a", encoding="utf-8")
         agent.set_logger(run_logger(self.run, begins))
         self.is_text = bool(environments.text_environments(agent.env))
-        self.collected = agent.num_rollouts
         self._mark_saved()
+
+    def _check_goes_on(self, agent: Any) -> None:
+        """Raise an error unless the agent is the one of the newest checkpoint.
+
+        Raises:
+            ValueError: it is not, or there is none.
+        """
+        if not self.run.has_checkpoint:
+            raise ValueError(f"The run in {str(self.run.path)!r} has no checkpoint to go on from.")
+        saved = checkpoint.describe(storage.current(self.run.newest))
+        here = type(agent).__name__, agent.num_timesteps
+        there = saved["algorithm"], saved["num_timesteps"]
+        if here != there:
+            raise ValueError(
+                f"The run in {str(self.run.path)!r} is one of {there[0]} at {there[1]} timesteps, "
+                f"the agent is {here[0]} at {here[1]}: load the agent from the run, and learn with "
+                "reset_num_timesteps=False."
+            )
 
     def _on_rollout_start(self) -> None:
         if self.signals is not None:
@@ -114,7 +143,6 @@ class RunRecorder(BaseCallback):
         if self.signals is not None:
             self.signals.at_once = False  # the update is not to be left half done
         agent: Any = self.model
-        self.collected = agent.num_rollouts + 1
         episodes = self.locals["rollout"].episodes
         returns = episodes["return"]
         if returns:
@@ -125,15 +153,24 @@ class RunRecorder(BaseCallback):
 
     def _on_training_end(self) -> None:
         """Save, unless an error has left an update half done."""
-        if self.model.num_rollouts == self.collected:  # type: ignore[attr-defined]
-            self.save()
-        self.completions.close()
-        self.logger.close()
+        try:
+            if self.model.between_rollouts:  # type: ignore[attr-defined]
+                self.save()
+        finally:
+            self._close()
+        self.resume = True  # the same recorder, in another `learn`, goes on
+        if self.signals is not None:
+            self.signals.check()
+
+    def _close(self) -> None:
+        if self.completions is not None:
+            self.completions.close()
+            self.logger.close()
+            self.model.set_logger(self.former_logger)
         if self.locks:
             self.run.unlock()
         if self.signals is not None:
             self.signals.at_once = True
-            self.signals.check()
 
     # --- checkpoints ------------------------------------------------------------------------
 
@@ -142,7 +179,7 @@ class RunRecorder(BaseCallback):
         agent: Any = self.model
         with self.signals.waiting() if self.signals is not None else nullcontext():
             checkpoint.save(agent, self.run.newest, optimizer=True, last_return=self.last_return)
-            if self.last_return > self.best_return:
+            if self.last_return is not None and self.last_return > self.best_return:
                 with storage.replacing(self.run.best) as new:
                     storage.link(self.run.newest, new)
                 self.best_return = self.last_return
@@ -167,9 +204,9 @@ class RunRecorder(BaseCallback):
             {"step": self.model.num_timesteps} | {name: episodes[name][row] for name in columns}
             for row in rows
         ]
-        for completion in chosen:
-            self.completions.write(json.dumps(completion) + "\n")
-        self.completions.flush()
+        file: Any = self.completions
+        file.writelines(json.dumps(completion) + "\n" for completion in chosen)
+        file.flush()
         text = "\n\n".join(
             f"**{one['score']:+.2f}** {one['prompt']} ▸ {one['response']}"
             for one in chosen[:IN_TENSORBOARD]

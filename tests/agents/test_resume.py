@@ -256,3 +256,35 @@ def test_an_environment_of_another_size_begins_anew(text_agent, tmp_path):
 def test_stopped_is_no_error(text_agent):
     with pytest.raises(Stopped):
         text_agent("PPO").collect(on_step=lambda: False)
+
+
+def test_the_parameters_of_another_environment_are_kept(tmp_path):
+    agent = PPO("MlpPolicy", "Pendulum-v1", seed=0, n_envs=2, n_steps=16, device="cpu").learn(32)
+    agent.save(tmp_path / "saved")
+    changed = PPO.load(tmp_path / "saved", env_kwargs={"g": 2.0})
+    assert [env.unwrapped.g for env in changed.env.unwrapped.envs] == [2.0, 2.0]
+    given = PPO.load(tmp_path / "saved", env=gym.make_vec("Pendulum-v1", num_envs=2, g=5.0))
+    assert [env.unwrapped.g for env in given.env.unwrapped.envs] == [5.0, 5.0]
+    given.learn(16, reset_num_timesteps=False)
+
+
+def test_an_agent_of_another_kind_of_device_begins_other_actions(tmp_path, caplog):
+    PPO("MlpPolicy", "CartPole-v1", n_envs=2, n_steps=16, device="cpu").learn(32).save(
+        tmp_path / "a"
+    )
+    file = tmp_path / "a" / "learning.json"
+    file.write_text(file.read_text().replace('"device": "cpu"', '"device": "cuda"'))
+    PPO.load(tmp_path / "a").learn(16, reset_num_timesteps=False)
+    assert "saved on cuda" in caplog.text
+
+
+def test_an_attention_that_a_file_names_may_be_code(text_agent, tmp_path):
+    text_agent("PPO").save(tmp_path / "saved")
+    file = tmp_path / "saved" / "agent.json"
+    text = file.read_text().replace(
+        '"policy_kwargs": {', '"policy_kwargs": {"attn_implementation": "me/kernel", '
+    )
+    file.write_text(text)
+    with pytest.raises(ValueError, match="'me/kernel', which may name code"):
+        PPO.load(tmp_path / "saved")
+    assert PPO.load(tmp_path / "saved", policy_kwargs={"attn_implementation": "eager"})

@@ -14,12 +14,13 @@ import torch
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
 from agents import snapshot
+from agents.continuing import from_json, to_json
 from textenv import TextGenEnv
 
 
 def through_json(state):
     tensors: dict[str, torch.Tensor] = {}
-    return snapshot.from_json(json.loads(json.dumps(snapshot.to_json(state, tensors))), tensors)
+    return from_json(json.loads(json.dumps(to_json(state, tensors))), tensors)
 
 
 def text(**arguments):
@@ -63,6 +64,7 @@ def test_an_environment_goes_on_where_another_was(name):
 
 class Colour(enum.Enum):
     RED = 1
+    BLUE = 0
 
 
 class Thing:
@@ -73,7 +75,8 @@ class Thing:
         self.objects = np.array([{"k": seed}, None], dtype=object)
         self.tensor, self.chance = torch.tensor([seed]), random.Random(seed)
         self.generator, self.torch = np.random.default_rng(seed), torch.Generator()
-        self.colour, self.function, self.itself = Colour.RED, len, self
+        self.colour, self.function, self.itself = Colour(seed % 2), len, self
+        self.slanted = torch.arange(6.0).reshape(2, 3).T + seed
         self.shared = self.arrays["a"]
         self.legacy = np.random.Generator(np.random.MT19937(seed))
 
@@ -85,7 +88,7 @@ class Thing:
 
 
 def test_every_kind_of_value():
-    one, other = Thing(1), Thing(7)
+    one, other = Thing(1), Thing(8)
     one.draws()
     state = through_json(snapshot.capture(one))
     draws = one.draws()
@@ -96,6 +99,7 @@ def test_every_kind_of_value():
     for key in one.arrays:
         np.testing.assert_array_equal(other.arrays[key], one.arrays[key])
         assert other.arrays[key].dtype == one.arrays[key].dtype
+    assert torch.equal(other.slanted, one.slanted) and other.colour is Colour.RED
     assert other.shared is other.arrays["a"] and torch.equal(other.tensor, one.tensor)
 
 
@@ -111,9 +115,47 @@ def test_what_cannot_be_read_or_does_not_fit_is_refused():
         snapshot.restore(other, state)
     # A file does not replace what is no state: methods, functions, classes.
     state["object"]["draws"] = 3
-    with pytest.raises(snapshot.NotData, match=r"Thing\.draws is no attribute"):
+    with pytest.raises(snapshot.NotData, match=r"Thing has no attribute 'draws'"):
         snapshot.restore(Thing(1), state)
     state = snapshot.capture(Thing(1))
     state["object"]["function"] = "os:system"
     with pytest.raises(snapshot.NotData, match=r"Thing\.function is a builtin"):
         snapshot.restore(Thing(1), state)
+
+
+def test_state_that_would_be_lost_in_silence_is_refused():
+    thing = Thing(1)
+    thing.state = type("Mine", (list,), {})([1])
+    with pytest.raises(snapshot.NotData, match=r"Thing\.state is a Mine"):
+        snapshot.capture(thing)
+
+
+def test_a_network_that_learns_is_state_and_any_other_is_none():
+    things = Thing(1), Thing(1)
+    for thing in things:
+        thing.curiosity, thing.judge = torch.nn.Linear(1, 1), torch.nn.Linear(1, 1).eval()
+    judge = things[1].judge.weight.item()
+    snapshot.restore(things[1], through_json(snapshot.capture(things[0])))
+    assert torch.equal(things[1].curiosity.weight, things[0].curiosity.weight)
+    assert things[1].judge.weight.item() == judge != things[0].judge.weight.item()
+
+
+def test_settings_are_what_stays_and_are_compared():
+    one, other = (gym.make_vec("Pendulum-v1", num_envs=2, g=g) for g in (10.0, 5.0))
+    one.reset(seed=1)
+    start = snapshot.capture(one)
+    one.step(one.action_space.sample())
+    settings = snapshot.settings(one, snapshot.capture(one), start)
+    assert 10.0 in settings.values()
+    other.reset(seed=0)
+    with pytest.raises(snapshot.NotData, match=r"\.g is 5\.0; the saved one is 10\.0"):
+        snapshot.check_settings(other, snapshot.capture(other), settings)
+    one.reset(seed=0)
+    snapshot.check_settings(one, snapshot.capture(one), settings)
+
+
+def test_a_path_is_a_setting_that_no_file_changes():
+    one, other = Thing(1), Thing(1)
+    one.folder, other.folder = "/etc", "/mine"
+    with pytest.raises(snapshot.NotData, match="folder is '/mine'; the saved one is '/etc'"):
+        snapshot.restore(other, snapshot.capture(one))

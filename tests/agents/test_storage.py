@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from agents import PPO, REINFORCE, checkpoint, storage
+from agents import PPO, REINFORCE, checkpoint, continuing, storage
 
 
 def names(folder):
@@ -41,11 +41,22 @@ def test_what_a_killed_process_left_is_put_back_and_removed(tmp_path):
     (tmp_path / ".place.old" / "old").write_text("old")
     (tmp_path / ".place.new-999999999-abc").mkdir()  # of a process that cannot be running
     (tmp_path / f".place.new-{os.getpid()}-abc").mkdir()
-    storage.recover(place)
-    assert names(place) == ["old"]
+    assert names(storage.current(place)) == ["old"]  # a reader moves nothing
+    assert not place.exists()
     with storage.replacing(place) as new:
         (new / "new").write_text("new")
     assert names(tmp_path) == [f".place.new-{os.getpid()}-abc", "place"]
+    assert names(place) == ["new"] and storage.current(place) == place
+
+
+def test_a_kill_between_two_renames_does_not_block_later_saves(tmp_path, monkeypatch):
+    monkeypatch.setattr(storage, "_exchange", lambda first, second: False)
+    for name in ("place", ".place.old"):  # killed before the old one was removed
+        (tmp_path / name).mkdir()
+        (tmp_path / name / name).write_text(name)
+    with storage.replacing(tmp_path / "place") as new:
+        (new / "new").write_text("new")
+    assert names(tmp_path) == ["place"] and names(tmp_path / "place") == ["new"]
 
 
 def test_a_file_is_replaced_and_keeps_its_mode(tmp_path):
@@ -91,16 +102,35 @@ def test_an_agent_does_not_take_the_place_of_something_else(on_cartpole, tmp_pat
     monkeypatch.chdir(tmp_path / "agent")
     with pytest.raises(FileExistsError):
         on_cartpole(REINFORCE).save(".")
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path / "empty")
+    with pytest.raises(FileExistsError, match="is the current one"):
+        on_cartpole(REINFORCE).save(".")
     with pytest.raises(NotADirectoryError):
         on_cartpole(REINFORCE).save(tmp_path / "thesis.tex")
-    assert names(tmp_path) == ["agent", "thesis.tex"]
+    assert names(tmp_path) == ["agent", "empty", "thesis.tex"]
+
+
+def test_a_folder_that_is_replaced_while_it_is_read(on_cartpole, tmp_path, monkeypatch):
+    on_cartpole(REINFORCE).save(tmp_path / "agent")
+    newer, describe = on_cartpole(REINFORCE), checkpoint.describe
+    newer.num_timesteps = 600
+
+    def replaced_meanwhile(folder):
+        description = describe(folder)
+        monkeypatch.setattr(checkpoint, "describe", describe)
+        newer.save(tmp_path / "agent")
+        return description
+
+    monkeypatch.setattr(checkpoint, "describe", replaced_meanwhile)
+    assert REINFORCE.load(tmp_path / "agent").num_timesteps == newer.num_timesteps
 
 
 def test_a_save_that_fails_leaves_the_old_agent(make_agent, tmp_path, monkeypatch):
     agent = make_agent("PPO").learn(20)
     agent.save(tmp_path / "agent")
     saved = {path.name: path.read_bytes() for path in (tmp_path / "agent").iterdir()}
-    monkeypatch.setattr(checkpoint, "save_file", lambda *_: (_ for _ in ()).throw(OSError("full")))
+    monkeypatch.setattr(continuing, "save_file", lambda *_: (_ for _ in ()).throw(OSError("full")))
     with pytest.raises(OSError, match="full"):
         agent.learn(20).save(tmp_path / "agent")
     assert {path.name: path.read_bytes() for path in (tmp_path / "agent").iterdir()} == saved

@@ -122,6 +122,32 @@ def test_a_run_is_not_overwritten_unless_asked(small, tmp_path, monkeypatch):
     assert (tmp_path / "notes" / "thesis.tex").read_text() == "years of work"
 
 
+def test_a_run_is_lengthened_and_moved(small, tmp_path, monkeypatch, printed):
+    """Its settings say how long it is, and its files mean the same in another working directory."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "p.txt").write_text("a b\nc\n")
+    (tmp_path / "held_out.txt").write_text("d d d\n")
+    options = ["--n-epochs", "1", "--prompts", "p.txt", "--eval-prompts", "held_out.txt"]
+    text = printed("train", *small, *options, "--output", "run")
+    assert text.count("d d d") >= 10  # both evaluations
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    run = tmp_path / "run"
+    again = printed("train", "--resume", str(run), "--total-timesteps", "200", "--device", "cpu")
+    assert "going on after" in again
+    settings = json.loads((run / "settings.json").read_text())
+    assert settings["options"]["total_timesteps"] == 200 and "versions" in settings
+    progress = pd.read_csv(run / "progress.csv")
+    assert progress["time/total_timesteps"].iloc[-1] >= 200
+    finished = printed("train", "--resume", str(run), "--device", "cpu")
+    assert "of 200 tokens" in finished
+    assert len(pd.read_csv(run / "progress.csv")) == len(progress)
+    with pytest.raises(SystemExit, match="There is no run in"):
+        main(["train", "--resume", str(tmp_path / "elsewhere")])
+    with pytest.raises(SystemExit, match="not a file"):
+        main(["train", *small, "--eval-prompts", "nofile.txt", "--output", "other"])
+
+
 # Options
 
 

@@ -95,6 +95,27 @@ def test_a_run_is_not_mixed_with_another(text_agent, tmp_path):
     text_agent().learn(50, RunRecorder(tmp_path / "run", overwrite=True))
 
 
+def test_only_the_agent_of_the_run_goes_on(text_agent, tmp_path):
+    folder = tmp_path / "run"
+    text_agent().learn(100, RunRecorder(folder))
+    first = {path.name: path.read_bytes() for path in folder.glob("*.*")}
+    again = PPO.load(folder)
+    with pytest.raises(ValueError, match="reset_num_timesteps=False"):
+        again.learn(50, RunRecorder(folder, resume=True))
+    with pytest.raises(ValueError, match="is one of PPO at"):
+        text_agent(GRPO, group_size=4).learn(50, RunRecorder(folder, resume=True))
+    with pytest.raises(ValueError, match="no checkpoint to go on from"):
+        (tmp_path / "none").mkdir()
+        again.learn(50, RunRecorder(tmp_path / "none", resume=True), reset_num_timesteps=False)
+    assert {path.name: path.read_bytes() for path in folder.glob("*.*")} == first
+    again = PPO.load(folder)
+    recorder = RunRecorder(folder, resume=True)
+    again.learn(50, recorder, reset_num_timesteps=False)
+    again.learn(50, recorder, reset_num_timesteps=False)  # the same one, once more
+    again.learn(50, reset_num_timesteps=False)  # and without one
+    assert len(pd.read_csv(folder / "progress.csv")) < again.num_rollouts
+
+
 def test_folders_are_numbered_refused_or_replaced(tmp_path):
     def write(run):
         run.write_settings({})

@@ -1,0 +1,79 @@
+"""What the folder of a run costs: the share of a run's time that writing it takes.
+
+    python tests/benchmarks/run_folder.py
+
+A default run on the bundled model, with its log, completions and checkpoints. The time within the
+recorder, the logger and the reading of the environment's state is added up, so that one run tells,
+and other processes disturb both sums alike.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import tyro
+from stable_baselines3.common.logger import Logger
+
+from agents import PPO, presets, snapshot
+from agents.runs import RunRecorder
+from textenv.lm.loading import hide_progress_bars
+
+RESULTS = Path(__file__).parent / "results" / "run_folder.md"
+
+
+@dataclass
+class Options:
+    """Measure the cost of a run's folder."""
+
+    total_timesteps: int = presets.training("bundled")["total_timesteps"]
+    """Tokens of the run."""
+    save_every: str = "2 min"
+    """As for train."""
+
+
+def main(options: Options) -> None:
+    """Run, and write the table."""
+    hide_progress_bars()
+    seconds: dict[str, float] = {}
+
+    def timed(owner, name: str, label: str) -> None:
+        function = getattr(owner, name)
+
+        def wrapper(*arguments, **keywords):
+            began = time.perf_counter()
+            try:
+                return function(*arguments, **keywords)
+            finally:
+                seconds[label] = seconds.get(label, 0.0) + time.perf_counter() - began
+
+        setattr(owner, name, wrapper)
+
+    timed(RunRecorder, "_init_callback", "opening the folder")
+    timed(RunRecorder, "_on_rollout_end", "completions")
+    timed(RunRecorder, "save", "checkpoints")
+    timed(Logger, "dump", "progress.csv and TensorBoard")
+    timed(snapshot, "capture", "reading the environment's state")
+    agent = PPO(
+        "CausalLMPolicy", "TextGen-v0", seed=0,
+        env_kwargs={"reward": "sentiment", "reference": "bundled", "kl_coef": 0.1},
+    )  # fmt: skip
+    with tempfile.TemporaryDirectory() as folder:
+        began = time.perf_counter()
+        agent.learn(options.total_timesteps, RunRecorder(Path(folder) / "run", options.save_every))
+        total = time.perf_counter() - began
+    lines = [
+        "# `python tests/benchmarks/run_folder.py " + " ".join(sys.argv[1:]) + "`", "",
+        f"{agent.num_timesteps} tokens in {total:.0f} s, {agent.num_rollouts} rollouts.", "",
+        "| | seconds | share of the run |", "|---|---|---|",
+        *(f"| {label} | {value:.2f} | {value / total:.2%} |" for label, value in seconds.items()),
+    ]  # fmt: skip
+    print("\n".join(lines))
+    RESULTS.write_text("\n".join(lines) + "\n")
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Options))
