@@ -19,10 +19,11 @@ from agents import checkpoint, environments, optimization, policies
 from agents.callbacks import as_callback
 from agents.collect import Stopped, evaluate_old_log_probs, make_collector, undone_by_errors
 from agents.construction import AUTO, Construction, find_device
-from agents.metrics import log_entry, make_logger, mean_metrics, record_all
-from agents.optimization import Schedule, make_optimizer, set_learning_rate
+from agents.metrics import log_entry, make_logger, mean_metrics, record_all, speed
+from agents.optimization import Schedule, check_finite, make_optimizer, set_learning_rate
 from agents.policies.base import Policy
 from agents.progress import ProgressBar
+from agents.ranges import check_ranges
 from agents.rollout import Batch, Rollout
 
 
@@ -174,14 +175,13 @@ class Agent(metaclass=Construction):
             reset_num_timesteps: False continues the count, as after `load`.
             progress_bar: show a bar with return, score, KL and speed; or a bar to use.
         """
+        check_ranges({"total_timesteps": total_timesteps, "log_interval": log_interval})
         if reset_num_timesteps:
             self.num_timesteps, self.num_rollouts, self.learning_seconds = 0, 0, 0.0
         target = self.num_timesteps + total_timesteps  # schedules run up to it, as in SB3
         callback = as_callback(callback, self)  # it may set the logger
-        if self.logger is None:
-            name = tb_log_name or type(self).__name__
-            self.logger = make_logger(self.verbose, self.tensorboard_log, name, reset_num_timesteps)
-        logger = self.logger
+        logger = self.logger or make_logger(self, tb_log_name, reset_num_timesteps)
+        self.logger = logger
         callback.on_training_start(locals(), globals())
         bar = ProgressBar.of(progress_bar)
         try:
@@ -197,17 +197,13 @@ class Agent(metaclass=Construction):
                     callback.update_locals(locals())
                     callback.on_rollout_end()
                     metrics = self.update(rollout)
+                    check_finite(self.policy.parameters(), self.num_rollouts + 1)
                     self.num_rollouts += 1
                     self.between_rollouts = True
                     self.learning_seconds += time.perf_counter() - began
                     metrics["learning_rate"] = self.optimizer.param_groups[0]["lr"]
-                    times = {
-                        "fps": self.num_timesteps / self.learning_seconds,
-                        "rollout_fps": rollout.num_steps / (collected - began),
-                        "iterations": self.num_rollouts, "time_elapsed": self.learning_seconds,
-                        "total_timesteps": self.num_timesteps,
-                    }  # fmt: skip
-                    record = log_entry(rollout, train=metrics, time=times)
+                    time_metrics = speed(self, rollout, collected - began)
+                    record = log_entry(rollout, train=metrics, time=time_metrics)
                     record_all(logger, record)
                     if self.num_rollouts % log_interval == 0:
                         logger.dump(self.num_timesteps)

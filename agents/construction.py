@@ -1,8 +1,9 @@
 """How an agent is made: the checks before and after the constructor of an algorithm.
 
-Before it, unknown arguments raise an error, and those that are "auto" are filled in from
-`agents.presets`. After it, every argument must be an attribute of the same name, since `Agent.save`
-reads it there: a missing one raises an error now, and not only after training.
+Before it, unknown arguments and values out of range (`agents.ranges`) raise an error, and those
+that are "auto" are filled in from `agents.presets`. After it, every argument must be an attribute
+of the same name, since `Agent.save` reads it there: a missing one raises an error now, and not only
+after training.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import Any, TypedDict
 import torch
 
 from agents import policies, presets
+from agents.ranges import check_ranges
 
 AUTO: Any = "auto"  # the default of an argument that `agents.presets` fills in
 
@@ -71,6 +73,7 @@ class Construction(type):
             value = arguments.get(name, parameter.default)
             if name in preset and isinstance(value, str) and value == AUTO:
                 arguments[name] = preset[name]
+        check_ranges({name: arguments.get(name, p.default) for name, p in parameters.items()})
         of_policy = presets.policy_kwargs(cls, policies.find(policy), model)
         if of_policy:
             arguments["policy_kwargs"] = of_policy | dict(arguments.get("policy_kwargs") or {})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from stable_baselines3.common.logger import HumanOutputFormat, KVWriter, Logger
@@ -14,18 +15,18 @@ from agents.rollout import Rollout
 NAMES = {"return": "ep_rew_mean", "length": "ep_len_mean", "score": "score_mean", "kl": "kl"}
 
 
-def make_logger(verbose: int, tensorboard_log: str | None, name: str, new_run: bool) -> Logger:
+def make_logger(agent: Any, name: str | None, new_run: bool) -> Logger:
     """A logger of stable-baselines3; without ``tensorboard_log`` it writes no file, nowhere.
 
     Args:
-        verbose: 1 prints tables.
-        tensorboard_log: folder for TensorBoard.
-        name: of the run in that folder.
+        agent: its ``verbose`` and ``tensorboard_log`` say what is written.
+        name: of the run for TensorBoard; None takes the algorithm's name.
         new_run: whether to number a new run, or to go on in the latest one.
     """
-    if tensorboard_log is not None:
-        return configure_logger(verbose, tensorboard_log, name, new_run)
-    outputs: list[KVWriter] = [HumanOutputFormat(sys.stdout)] if verbose else []
+    if agent.tensorboard_log is not None:
+        name = name or type(agent).__name__
+        return configure_logger(agent.verbose, agent.tensorboard_log, name, new_run)
+    outputs: list[KVWriter] = [HumanOutputFormat(sys.stdout)] if agent.verbose else []
     return Logger(None, outputs)
 
 
@@ -54,6 +55,23 @@ def rollout_metrics(rollout: Rollout) -> dict[str, float]:
         mean = rollout.log_prob_mismatch.sum() / rollout.mask.sum()
         means["rollout/log_prob_mismatch"] = float(mean)
     return means
+
+
+def speed(agent: Any, rollout: Rollout, seconds: float) -> dict[str, float]:
+    """Counts, and steps per second: of all learning (``fps``), and of collecting a rollout.
+
+    Args:
+        agent: has learned from the rollout.
+        rollout: the latest one.
+        seconds: how long it took to collect it.
+    """
+    return {
+        "fps": agent.num_timesteps / agent.learning_seconds,
+        "rollout_fps": rollout.num_steps / seconds,
+        "iterations": agent.num_rollouts,
+        "time_elapsed": agent.learning_seconds,
+        "total_timesteps": agent.num_timesteps,
+    }
 
 
 def mean_metrics(metrics: list[dict[str, float]]) -> dict[str, float]:

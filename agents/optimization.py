@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -126,3 +126,21 @@ def optimizer_step(
         )
     optimizer.step()
     return sums
+
+
+def check_finite(parameters: Iterable[Tensor], rollout: int) -> None:
+    """Raise an error if an update has left a parameter that is not a finite number.
+
+    Args:
+        parameters: of a policy.
+        rollout: the number of the update, for the message.
+
+    Raises:
+        FloatingPointError: a parameter is infinite or not a number.
+    """
+    norms = torch.stack(torch._foreach_norm([p.detach() for p in parameters]))
+    if not bool(torch.isfinite(norms).all()):
+        raise FloatingPointError(
+            f"The update of rollout {rollout} has left weights that are not finite numbers: lower "
+            "learning_rate, or look for extreme rewards. The last checkpoint is from before it."
+        )

@@ -1,0 +1,122 @@
+"""Which values the hyper-parameters of agents may have, in one place."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from numbers import Integral, Real
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Range:
+    """The numbers from ``low`` to ``high``.
+
+    Attributes:
+        low, high: the ends, which are allowed unless said otherwise.
+        above: ``low`` itself is not allowed.
+        below: ``high`` itself is not allowed.
+        whole: only whole numbers.
+        optional: None is allowed, too.
+        schedule: so is a function of the remaining progress.
+    """
+
+    low: float = 0.0
+    high: float = math.inf
+    above: bool = False
+    below: bool = False
+    whole: bool = False
+    optional: bool = False
+    schedule: bool = False
+
+    def __contains__(self, value: Any) -> bool:
+        if value is None:
+            return self.optional
+        if callable(value):
+            return self.schedule
+        if isinstance(value, bool) or not isinstance(value, Integral if self.whole else Real):
+            return False
+        number = float(value)
+        if not math.isfinite(number):
+            return False
+        inside = self.low < number if self.above else self.low <= number
+        return inside and (number < self.high if self.below else number <= self.high)
+
+    def __str__(self) -> str:
+        kind = "a whole number" if self.whole else "a number"
+        if math.isinf(self.high):
+            text = f"{kind} {'above' if self.above else 'of at least'} {self.low:g}"
+        else:
+            ends = "".join(
+                f", {end:g} excluded"
+                for end, is_open in ((self.low, self.above), (self.high, self.below))
+                if is_open
+            )
+            text = f"{kind} from {self.low:g} to {self.high:g}{ends}"
+        return (
+            text
+            + (", or a function" if self.schedule else "")
+            + (", or None" if self.optional else "")
+        )
+
+
+COUNT, COUNT_OR_NONE = Range(1, whole=True), Range(1, whole=True, optional=True)
+SHARE, FACTOR = Range(0, 1), Range(0)
+POSITIVE, POSITIVE_OR_NONE = Range(0, above=True), Range(0, above=True, optional=True)
+
+RANGES: dict[str, Range] = {
+    "learning_rate": Range(0, schedule=True),
+    "vf_learning_rate": Range(0, optional=True),
+    "adam_epsilon": POSITIVE,
+    "weight_decay": FACTOR,
+    "max_grad_norm": POSITIVE_OR_NONE,
+    "n_envs": COUNT,
+    "n_steps": COUNT_OR_NONE,
+    "n_epochs": COUNT,
+    "batch_size": COUNT_OR_NONE,
+    "micro_batch_size": COUNT_OR_NONE,
+    "group_size": COUNT,
+    "gamma": SHARE,
+    "gae_lambda": SHARE,
+    "baseline_momentum": Range(0, 1, optional=True),
+    "vf_coef": FACTOR,
+    "ent_coef": FACTOR,
+    "kl_loss_coef": FACTOR,
+    "kl_loss_target": POSITIVE_OR_NONE,
+    "clip_range": Range(0, above=True, optional=True, schedule=True),
+    "clip_range_high": POSITIVE_OR_NONE,
+    "clip_range_vf": POSITIVE_OR_NONE,
+    "dual_clip": Range(1, above=True, optional=True),
+    "target_kl": POSITIVE_OR_NONE,
+    "cg_damping": FACTOR,
+    "cg_max_steps": COUNT,
+    "fisher_rows": COUNT_OR_NONE,
+    "line_search_shrinking_factor": Range(0, 1, above=True, below=True),
+    "line_search_max_iter": COUNT,
+    "n_critic_updates": Range(0, whole=True),
+    "seed": Range(0, 2**32 - 1, whole=True, optional=True),
+    "verbose": Range(0, whole=True),
+    # of `Agent.learn`
+    "total_timesteps": FACTOR,
+    "log_interval": COUNT,
+}
+
+
+def check_ranges(arguments: Mapping[str, Any]) -> None:
+    """Raise an error for an argument outside its range.
+
+    Args:
+        arguments: of an agent's constructor, by their names; those without a range are not checked.
+
+    Raises:
+        ValueError: the message names the argument, its value and what is allowed.
+    """
+    for name, value in arguments.items():
+        if name in RANGES and value not in RANGES[name]:
+            raise ValueError(f"{name}={value!r} must be {RANGES[name]}.")
+    if arguments.get("dual_clip") is not None and arguments.get("clip_range", 0.2) is None:
+        raise ValueError(
+            f"dual_clip={arguments['dual_clip']!r} limits the clipped loss further, so it needs a "
+            "clip_range."
+        )
