@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
+from typing import Any
+
 from gymnasium.vector import AutoresetMode
 
 
@@ -24,3 +27,18 @@ def autoreset_mode_of(mode: AutoresetMode | str) -> AutoresetMode:
             return known
     names = ", ".join(repr(known.name) for known in AutoresetMode)
     raise ValueError(f"autoreset_mode={mode!r} is unknown: use one of {names}.")
+
+
+def checked_options(options: Mapping[str, Any] | None, known: Collection[str]) -> Mapping[str, Any]:
+    """The options of a reset.
+
+    Raises:
+        ValueError: there is an unknown one.
+    """
+    options = options or {}
+    unknown = [name for name in options if name not in known]
+    if unknown:
+        raise ValueError(
+            f"options[{unknown[0]!r}] is unknown: reset takes the options {', '.join(known)}."
+        )
+    return options

@@ -9,6 +9,7 @@ import gymnasium as gym
 import numpy as np
 from gymnasium.vector import AutoresetMode
 
+from textenv.arguments import checked_options
 from textenv.infos import first_row
 from textenv.shaping import KLShaping
 from textenv.sharing import SpecOfLiveObjects
@@ -150,7 +151,7 @@ class TextGenEnv(SpecOfLiveObjects, gym.Env):
     def reset(self, *, seed: int | None = None, options: Mapping[str, Any] | None = None):
         """Begin an episode; ``options={"prompt_index": i}`` picks the prompt."""
         super().reset(seed=seed)
-        index = (options or {}).get("prompt_index")
+        index = checked_options(options, ("prompt_index",)).get("prompt_index")
         if index is None:
             index = self.np_random.integers(len(self.prompts))
         observation, infos = self._row.reset(options={"prompt_index": np.array([index])})

@@ -9,6 +9,19 @@ from typing import Any
 import numpy as np
 
 
+class ReadOnlyData(dict):
+    """A dictionary that does not change: many episodes begin with the same prompt's row."""
+
+    def _refuse(self, *arguments: Any, **keywords: Any) -> Any:
+        raise TypeError("episode.data is read-only: change a copy, dict(episode.data).")
+
+    __setitem__ = __delitem__ = __ior__ = _refuse
+    pop = popitem = clear = update = setdefault = _refuse
+
+    def __reduce__(self) -> tuple:
+        return ReadOnlyData, (dict(self),)
+
+
 # The arrays make a field-by-field `==` ambiguous, so two episodes are equal only if they are
 # the same object.
 @dataclass(frozen=True, eq=False)
@@ -24,7 +37,7 @@ class Episode:
         response_ids: The response's tokens, int64 `[T]`, the stop token included.
         finish_reason: `"stop"` if a stop token or a stop string ended the response, `"length"`
             if the token budget ended it.
-        data: The other columns of the prompt's row, such as an answer or a label.
+        data: The other columns of the prompt's row, such as an answer or a label. Read-only.
     """
 
     prompt: str
@@ -33,3 +46,6 @@ class Episode:
     response_ids: np.ndarray
     finish_reason: str
     data: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self):
+        object.__setattr__(self, "data", ReadOnlyData(self.data))

@@ -104,6 +104,11 @@ def load_prompts(source: str | os.PathLike[str] | Iterable[Any]) -> list[Prompt 
                 f"prompts is a {type(source).__name__}, which is not a list of rows: pass one "
                 "split of a dataset, or a table's rows as mappings with a column 'prompt'."
             )
+        if isinstance(source, set | frozenset):
+            raise ValueError(
+                "prompts is a set, whose order changes from one process to the next, and with it "
+                "every seeded run: pass sorted(prompts)."
+            )
         if not isinstance(source, Iterable):
             raise ValueError(
                 f"prompts={source!r} cannot be read: pass 'bundled', a path, a list of strings or "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Sequence
 from typing import Any
 
@@ -58,8 +59,24 @@ class Renderer:
         for row, prompt in enumerate(prompts):
             response = tokens[row, len(prompt.ids) : lengths[row]]
             pieces = [self.tokenizer.decode([token]) for token in response]
-            texts.append(prompt.text + coloured(pieces, self.numbers[row, : len(pieces)]))
+            texts.append(
+                printable(prompt.text)
+                + coloured([printable(p) for p in pieces], self.numbers[row, : len(pieces)])
+            )
         return tuple(texts)
+
+
+def printable(text: str) -> str:
+    """The text with its control characters escaped, except line breaks and tabs.
+
+    They could change the terminal's title, colours, or what stands above.
+    """
+    return "".join(
+        character
+        if character in "\n\t" or unicodedata.category(character) != "Cc"
+        else f"\\x{ord(character):02x}"
+        for character in text
+    )
 
 
 def coloured(pieces: Sequence[str], numbers: Sequence[float] | np.ndarray) -> str:

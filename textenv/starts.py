@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -72,10 +72,15 @@ class Starts:
                 group gets the seed of its first row.
 
         Raises:
-            ValueError: ``seed`` is a list whose length is not B.
+            ValueError: ``seed`` is no whole number, or a list whose length is not B.
         """
-        rows = range(self.num_rows)
-        seeds = [seed + row for row in rows] if isinstance(seed, int | np.integer) else list(seed)
+        given: list[Any] = list(seed) if isinstance(seed, Iterable) else [seed]
+        for one in given:
+            if not (one is None or isinstance(one, int | np.integer)) or isinstance(one, bool):
+                raise ValueError(f"seed={seed!r} must be a whole number, or one for each row.")
+        if not isinstance(seed, Iterable):
+            given = [seed + row for row in range(self.num_rows)]
+        seeds = given
         if len(seeds) != self.num_rows:
             raise ValueError(
                 f"seed has {len(seeds)} entries for {self.num_rows} rows: give one int, or one "

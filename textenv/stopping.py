@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
 
+from textenv.lm.loading import end_tokens
 from textenv.token_table import Array, Arrays, TokenTable, to_numpy
 
 
 class StopRule:
     """Which tokens end an episode at once, and which strings end it when the text contains them.
 
-    The tokenizer's end-of-sequence token always stops. There may be several stop tokens, and one of
-    them may equal the padding token: only tokens that were chosen as actions are checked.
+    The end-of-sequence tokens of tokenizer and model always stop (`end_tokens`). There may be
+    several stop tokens, and one of them may equal the padding token: only tokens that were chosen
+    as actions are checked.
 
     Args:
         tokenizer: a tokenizer of transformers.
@@ -34,16 +36,23 @@ class StopRule:
     ):
         self.tokenizer, self.min_new_tokens = tokenizer, min_new_tokens
         vocabulary = len(tokenizer)
-        tokens = set() if tokenizer.eos_token_id is None else {tokenizer.eos_token_id}
+        tokens = {token for token in end_tokens(tokenizer) if 0 <= token < vocabulary}
         strings: list[str] = []
         special = set(tokenizer.all_special_tokens)
-        for entry in [stop] if isinstance(stop, str | int) else stop or ():
+        several: Any = () if stop is None else stop
+        if isinstance(stop, str | bytes) or not isinstance(several, Iterable):
+            several = [stop]
+        for entry in several:
             if isinstance(entry, str) and entry in special:
                 tokens.add(tokenizer.convert_tokens_to_ids(entry))
             elif isinstance(entry, str) and entry:
                 strings.append(entry)
-            elif isinstance(entry, int) and 0 <= entry < vocabulary:
-                tokens.add(entry)
+            elif (
+                isinstance(entry, int | np.integer)
+                and not isinstance(entry, bool)
+                and 0 <= entry < vocabulary
+            ):
+                tokens.add(int(entry))
             else:
                 raise ValueError(
                     f"stop contains {entry!r}: give strings that are not empty, or token ids "

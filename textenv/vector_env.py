@@ -17,7 +17,7 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
 from textenv import infos as columns
-from textenv.arguments import autoreset_mode_of, require
+from textenv.arguments import autoreset_mode_of, checked_options, require
 from textenv.lm.vocabulary import check_same_tokenizer
 from textenv.rendering import Renderer
 from textenv.scoring import make_scoring
@@ -188,7 +188,7 @@ class TextGenVectorEnv(SpecOfLiveObjects, VectorEnv):
             options: ``"reset_mask"``, bool ``[B]``: the rows to reset, the others continue;
                 ``"prompt_index"``, int ``[B]``: the prompts to begin with, instead of random ones.
         """
-        options = options or {}
+        options = checked_options(options, ("reset_mask", "prompt_index"))
         may_be_some = self._has_reset and self.scoring == "step"
         mask = self._starts.checked_mask(options.get("reset_mask"), may_be_some)
         if not self._starts.seeded:

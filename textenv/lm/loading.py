@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import importlib.util
 import io
+import json
 import os
 from contextlib import nullcontext, redirect_stderr
 from pathlib import Path
@@ -98,6 +99,26 @@ def load_tokenizer(source: str | os.PathLike[str] | PreTrainedTokenizerBase):
         raise missing
     setattr(tokenizer, LOADED_FROM, os.fspath(source))
     return tokenizer
+
+
+def end_tokens(tokenizer: Any) -> list[int]:
+    """The ids that end a sequence: the tokenizer's, and those of its model's generation config.
+
+    Chat models often end their turn with another token than the tokenizer's end of sequence. The
+    config is read beside the tokenizer, from what is on this machine.
+    """
+    tokens = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
+    source = getattr(tokenizer, LOADED_FROM, None) or getattr(tokenizer, "name_or_path", None)
+    file = Path(source).expanduser() / "generation_config.json" if source else None
+    if file is not None and not file.is_file() and str(source).count("/") == 1:
+        from huggingface_hub import try_to_load_from_cache
+
+        cached = try_to_load_from_cache(str(source), "generation_config.json")
+        file = Path(cached) if isinstance(cached, str) else None
+    if file is not None and file.is_file():
+        ends = json.loads(file.read_text(encoding="utf-8")).get("eos_token_id")
+        tokens += ends if isinstance(ends, list) else [] if ends is None else [ends]
+    return sorted(set(tokens))
 
 
 def load_model(
