@@ -15,6 +15,7 @@ from textenv.rewards.check import (
     Reward,
     RewardError,
     score_episodes,
+    score_in_parts,
 )
 from textenv.rewards.limits import score_within_limits
 from textenv.rewards.names import NAMES
@@ -28,5 +29,6 @@ __all__ = [
     "names_code",
     "resolve_reward",
     "score_episodes",
+    "score_in_parts",
     "score_within_limits",
 ]
