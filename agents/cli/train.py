@@ -64,6 +64,8 @@ def main(arguments: list[str]) -> None:
             console.print(f"again  {evaluate_command(options, folder)}", soft_wrap=True)
         except ENDINGS as error:
             sys.exit(end_early(options, folder, error))
+        finally:
+            folder.unlock()
 
 
 def open_folder(options: Train) -> RunFolder:

@@ -120,6 +120,8 @@ PLAIN = {
     "reference_dtype": "bfloat16",
     "kl_coef": {"target": 3.0, "horizon": 500, "initial": 0.1},
     "no_stop_penalty": 0.5,
+    "reward_timeout": 9.0,
+    "reward_retries": 2,
 }
 
 
@@ -143,6 +145,8 @@ def test_a_schedule_is_data_and_live_objects_are_named(make_small, make_model, t
         "reference_dtype": "float32",
         "kl_coef": {"target": 3, "horizon": 10_000, "initial": 0.1},
         "no_stop_penalty": 0.0,
+        "reward_timeout": None,
+        "reward_retries": 0,
     }
     assert sorted(live) == ["reference", "reward", "tokenizer"]
     assert env.task.arguments["tokenizer"] is tokenizer
