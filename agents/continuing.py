@@ -27,6 +27,7 @@ TENSOR_TYPES = (
 
 
 def write(agent: Any, folder: Path) -> None:
+    """Write what `restore` reads; an environment that cannot be read is left out, and logged."""
     tensors = {
         f"optimizer.{index}.{name}": value
         for index, entry in agent.optimizer.state_dict()["state"].items()

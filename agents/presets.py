@@ -61,6 +61,7 @@ TRPO_TEXT: dict[str, Any] = {
 
 # What KL is wasted on: the noise of the last steps stays in the weights unless they anneal to 0,
 # and with its usual epsilon Adam takes full steps along parameters whose gradient is only noise.
+# (PPO, 80,000 tokens, 5 seeds: annealing saves half a nat, but no return: 0.388 and 0.389.)
 CALM: dict[str, Any] = {
     "lr_schedule": "linear", "adam_epsilon": 1e-3, "n_envs": 256, "vf_coef": 0.5,
 }  # fmt: skip

@@ -108,11 +108,11 @@ def run(
     """
     hide_progress_bars()
     settings = settings_of(options, hyperparameters)
-    if not folder.is_run():
-        folder.write_settings(settings)  # so that a run can be resumed from its first second on
-    else:
+    agent, resumed = make_or_load(options, hyperparameters, folder)  # or an option is refused
+    if folder.is_run():
         folder.change_settings(settings)  # it may be longer now
-    agent, resumed = make_or_load(options, hyperparameters, folder)
+    else:
+        folder.write_settings(settings)
     if agent.num_timesteps < options.total_timesteps:
         folder.unfinish()
     within_reach = find_reach(options, agent, folder, within_reach)

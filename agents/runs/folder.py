@@ -97,12 +97,14 @@ class RunFolder:
 
     @classmethod
     def numbered(cls, path: Path) -> Self:
-        """A folder for a new run: ``path``, or ``path-2``, ``path-3``, ... if there is one."""
+        """A folder for a new run: ``path``, or ``path-2``, ``path-3``, ... if that is in use."""
         number, candidate = 1, path
-        while candidate.exists():
-            number += 1
-            candidate = path.with_name(f"{path.name}-{number}")
-        return cls.create(candidate)
+        while True:
+            try:
+                return cls.create(candidate)
+            except (FileExistsError, BlockingIOError):
+                number += 1
+                candidate = path.with_name(f"{path.name}-{number}")
 
     def lock(self) -> None:
         """Let no other process write here, until this one ends or calls `unlock`.

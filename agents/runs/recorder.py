@@ -99,7 +99,8 @@ class RunRecorder(BaseCallback):
             self._check_goes_on(agent)
             begins = agent.num_timesteps
             if self.run.best.is_dir():
-                self.best_return = checkpoint.describe(self.run.best).get("last_return") or -np.inf
+                best = checkpoint.describe(self.run.best).get("last_return")
+                self.best_return = -np.inf if best is None else best  # 0 is a return, too
         else:
             description = checkpoint.describe_agent(agent)
             self.run.write_settings(description | {"device": str(agent.device)} | self.settings)
@@ -129,11 +130,11 @@ class RunRecorder(BaseCallback):
 
     def _on_rollout_start(self) -> None:
         if self.signals is not None:
-            # What a rollout of text has done can be undone, so a signal may interrupt it.
             self.signals.check()
         if self._due():
             self.save()
         if self.signals is not None:
+            # What a rollout of text has done can be undone, so a signal may interrupt it.
             self.signals.at_once = self.is_text
 
     def _on_step(self) -> bool:

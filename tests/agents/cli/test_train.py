@@ -184,9 +184,15 @@ def test_an_unknown_command_is_refused_with_the_known_ones(capsys):
         (["--agent", "rloo", "--group-size", "3"], "multiple of group_size=3"),
     ],
 )
-def test_an_option_that_does_not_fit_is_refused_in_one_sentence(options, sentence, small, tmp_path):
-    with pytest.raises(SystemExit, match=sentence):
-        main(["train", *small, *options, "--output", str(tmp_path)])
+def test_an_option_that_does_not_fit_is_refused_in_one_sentence(
+    options, sentence, small, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    for _ in range(2):  # a refused run takes no number
+        with pytest.raises(SystemExit, match=sentence):
+            main(["train", *small, *options])
+    (folder,) = (tmp_path / "runs").iterdir()
+    assert [path.name for path in folder.iterdir() if path.name != ".lock"] == []
 
 
 def test_an_error_in_ones_own_reward_ends_with_its_line(small, tmp_path, monkeypatch, capsys):
