@@ -60,6 +60,7 @@ class Agent(metaclass=Construction):
 
     persistent_state: ClassVar[tuple[str, ...]] = ()  # attributes that updates change; saved
     policy_needs: ClassVar[dict[str, Any]] = {}  # arguments for a language model's policy
+    compares_groups: ClassVar[bool] = False  # whether a group_size of 1 makes no sense
 
     def __init__(
         self,

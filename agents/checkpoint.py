@@ -14,18 +14,27 @@ from __future__ import annotations
 import inspect
 import json
 import logging
-import numbers
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+from safetensors import SafetensorError
 
 from agents import continuing, environments, policies, storage
 from agents.construction import hyperparameter_names
+from textenv.lm.sources import first_line
+from textenv.sharing import is_data, plain
 
 log = logging.getLogger(__name__)
 
 DESCRIPTION = "agent.json"
+CONTENT = {  # of agent.json, with the types of its values
+    "algorithm": str, "policy": str, "policy_kwargs": dict, "hyperparameters": dict,
+    "functions": list, "n_envs": int, "persistent_state": dict, "kl_coef": int | float | None,
+    "task": dict | None, "num_timesteps": int,
+}  # fmt: skip
+DAMAGE = (SafetensorError, ValueError, KeyError, TypeError, AttributeError, RuntimeError)
 COUNTS = ("num_timesteps", "num_rollouts", "learning_seconds")
 SUFFIXES = {".json", ".safetensors", ".txt", ".jinja", ".model"}  # of an agent's files
 # Where the agent of a run is, in its folder (see agents.runs.folder); the newest state first.
@@ -61,7 +70,12 @@ def describe_agent(agent: Any) -> dict[str, Any]:
         "functions": [
             name
             for name, value in hyperparameters.items()
-            if callable(value) and value is not _default(type(agent), name)
+            if name not in _data(hyperparameters) and value is not _default(type(agent), name)
+        ],
+        "live": [
+            name
+            for name in agent.policy_kwargs
+            if name not in {**_data(agent.policy_kwargs), **agent.policy.kwargs_for(Path())}
         ],
         **{name: getattr(agent, name) for name in COUNTS},
         "persistent_state": {name: getattr(agent, name) for name in agent.persistent_state},
@@ -116,10 +130,28 @@ def describe(folder: Path) -> dict[str, Any]:
     file = folder / DESCRIPTION
     if not file.is_file():
         raise FileNotFoundError(f"There is no agent in {str(folder)!r}: agent.json is missing.")
+    with _reading(file):
+        description = json.loads(file.read_text(encoding="utf-8"))
+        for name, kind in CONTENT.items():
+            if not isinstance(description[name], kind):
+                raise TypeError(f"{name} is {description[name]!r}")
+        return description
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """Turn what damaged content leads to into one sentence.
+
+    Raises:
+        ValueError: it names the file or folder.
+    """
     try:
-        return json.loads(file.read_text())
-    except json.JSONDecodeError as error:
-        raise ValueError(f"The file {str(file)!r} is damaged: {error}.") from error
+        yield
+    except DAMAGE as error:
+        raise ValueError(
+            f"{str(path)!r} is damaged, or was not written by this library ({first_line(error)}): "
+            "save the agent again, or load another checkpoint."
+        ) from error
 
 
 def load(cls: type, folder: Path, env: Any, policy: type | None, changes: dict[str, Any]) -> Any:
@@ -163,13 +195,17 @@ def _load(cls: type, folder: Path, env: Any, policy: type | None, changes: dict[
     }
     env = _environment(folder, env, description["task"], arguments)
     agent = cls(policy_class, env, **arguments)
-    agent.policy.load(folder)
+    with _reading(folder):
+        agent.policy.load(folder)
     for name in COUNTS:
         setattr(agent, name, description.get(name, 0))
-    for name in agent.persistent_state:
-        setattr(agent, name, description["persistent_state"][name])
+    with _reading(folder / DESCRIPTION):
+        for name in agent.persistent_state:
+            setattr(agent, name, description["persistent_state"][name])
     environments.set_schedules(agent.env, description["kl_coef"])
-    if not continuing.restore(agent, folder, given is None):
+    with _reading(folder):
+        has_environment = continuing.restore(agent, folder, given is None)
+    if not has_environment:
         # New episodes, and not those of the first run again.
         agent.collector.seed = continuing.new_seed(agent)
     return agent
@@ -193,6 +229,13 @@ def _check(
         raise ValueError(
             f"The policy of the agent in {where!r} is a custom class, "
             f"{description['policy']}: name it, {name}.load(path, policy={description['policy']})."
+        )
+    given = changes.get("policy_kwargs") or {}
+    live = [name for name in description.get("live", ()) if name not in given]
+    if live:
+        raise ValueError(
+            f"{', '.join(live)} of the policy in {where!r} are live objects, which are not saved: "
+            f"give them again, {name}.load(path, policy_kwargs={{{live[0]!r}: ...}})."
         )
     missing = [name for name in description["functions"] if name not in changes]
     if missing:
@@ -238,15 +281,6 @@ def _tokenizer(env: Any) -> Any:
     return found[0].tokenizer if found else None
 
 
-def _data(values: dict[str, Any]) -> dict[str, Any]:
+def _data(values: Mapping[str, Any]) -> dict[str, Any]:
     """The entries that JSON can hold; live models and functions are left out."""
-
-    def plain(value: Any) -> bool:
-        if isinstance(value, list | tuple):
-            return all(map(plain, value))
-        return value is None or isinstance(value, str | bool | numbers.Real)
-
-    def python(value: Any) -> Any:
-        return value.item() if isinstance(value, np.generic) else value
-
-    return {name: python(value) for name, value in values.items() if plain(value)}
+    return {name: plain(value) for name, value in values.items() if is_data(plain(value))}

@@ -8,7 +8,6 @@ after training.
 
 from __future__ import annotations
 
-import difflib
 import inspect
 from collections.abc import Mapping
 from typing import Any, TypedDict
@@ -17,6 +16,8 @@ import torch
 
 from agents import policies, presets
 from agents.ranges import check_ranges
+from textenv.arguments import unknown_argument
+from textenv.lm.sources import first_line
 
 AUTO: Any = "auto"  # the default of an argument that `agents.presets` fills in
 
@@ -29,10 +30,26 @@ ONE_STEP = (
 
 
 def find_device(device: str | torch.device) -> torch.device:
-    """The device; "auto" is an accelerator if there is one."""
+    """The device; "auto" is an accelerator if there is one.
+
+    Raises:
+        ValueError: PyTorch does not know it, or cannot use it here.
+    """
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.device(device)
+    try:
+        found = torch.device(device)
+    except (RuntimeError, TypeError) as error:
+        raise ValueError(
+            f"device={device!r} is unknown: use 'auto', 'cpu', 'cuda', 'cuda:1', 'mps', ..."
+        ) from error
+    try:
+        torch.empty(0, device=found)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise ValueError(
+            f"device={device!r} cannot be used here ({first_line(error)}): use 'auto' or 'cpu'."
+        ) from error
+    return found
 
 
 class Options(TypedDict, total=False):
@@ -65,7 +82,9 @@ class Construction(type):
         parameters = _parameters(cls)
         unknown = [name for name in arguments if name not in parameters]
         if unknown:
-            raise TypeError(_unknown(cls.__name__, unknown[0], parameters))
+            if unknown[0] in ("batch_size", "n_epochs"):
+                raise TypeError(unknown_argument(cls.__name__, unknown[0], ()) + ONE_STEP)
+            raise TypeError(unknown_argument(cls.__name__, unknown[0], parameters))
         sequential = getattr(policies.find(policy), "sequential", False)
         model = (arguments.get("policy_kwargs") or {}).get("model")
         preset = presets.hyperparameters(cls, sequential, model)
@@ -73,7 +92,13 @@ class Construction(type):
             value = arguments.get(name, parameter.default)
             if name in preset and isinstance(value, str) and value == AUTO:
                 arguments[name] = preset[name]
-        check_ranges({name: arguments.get(name, p.default) for name, p in parameters.items()})
+        complete = {name: arguments.get(name, p.default) for name, p in parameters.items()}
+        check_ranges(complete)
+        if getattr(cls, "compares_groups", False) and complete["group_size"] < 2:
+            raise ValueError(
+                f"group_size={complete['group_size']} must be at least 2: {cls.__name__} compares "
+                "the answers to a prompt."
+            )
         of_policy = presets.policy_kwargs(cls, policies.find(policy), model)
         if of_policy:
             arguments["policy_kwargs"] = of_policy | dict(arguments.get("policy_kwargs") or {})
@@ -108,11 +133,3 @@ def _parameters(cls: Any) -> dict[str, inspect.Parameter]:
                 break
     named = [value for value in parameters.values() if value.kind is not value.VAR_KEYWORD]
     return {value.name: value for value in sorted(named, key=lambda value: value.kind)}
-
-
-def _unknown(cls: str, name: str, known: Mapping[str, Any]) -> str:
-    near = difflib.get_close_matches(name, known)
-    hint = f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
-    if name in ("batch_size", "n_epochs"):
-        hint = ONE_STEP
-    return f"{cls} has no argument {name!r}.{hint}"

@@ -93,6 +93,11 @@ def _restore_generators(agent: Any, tensors: dict[str, torch.Tensor], device: st
         if key.startswith("optimizer."):
             _, index, name = key.split(".")
             state.setdefault(int(index), {})[name] = value
+    learning = [p for group in agent.optimizer.param_groups for p in group["params"]]
+    for number, entry in state.items():
+        for name, value in entry.items():
+            if value.ndim and value.shape != learning[number].shape:
+                raise ValueError(f"optimizer.{number}.{name} has the shape {list(value.shape)}")
     groups = agent.optimizer.state_dict()["param_groups"]
     agent.optimizer.load_state_dict({"state": state, "param_groups": groups})
     if device == agent.policy.generator.device.type:

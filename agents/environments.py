@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import logging
 from collections.abc import Mapping
@@ -12,10 +13,11 @@ import torch
 from gymnasium.envs.registration import VectorizeMode
 from gymnasium.vector import AutoresetMode, VectorEnv
 
+from agents.env_checks import check_arguments, check_environment
 from textenv.env import TextGenEnv
 from textenv.rewards import names_code
 from textenv.schedules import FixedKL, Schedule
-from textenv.sharing import is_data
+from textenv.sharing import is_data, plain
 from textenv.vector_env import TextGenVectorEnv
 
 log = logging.getLogger(__name__)
@@ -46,9 +48,12 @@ def for_agent(
     Raises:
         ValueError: its group size is not the agent's, or the agent cannot use it.
     """
+    check_environment(env)
     if isinstance(env, str):
         keywords = dict(env_kwargs or {})
-        if is_native_text(imported(env)):
+        native = native_text_class(imported(env))
+        if native is not None:
+            check_arguments(native, keywords)
             of_policy: Any = getattr(policy_class, "env_kwargs", lambda _: {})
             registered = gym.spec(imported(env)).kwargs
             for name, value in of_policy(policy_kwargs).items():
@@ -75,16 +80,19 @@ def make(
     """
     env_id = imported(env_id)
     keywords = dict(env_kwargs)
-    if is_native_text(env_id):
+    if native_text_class(env_id) is not None:
         fast = {
             "autoreset_mode": AutoresetMode.DISABLED, "scoring": "batch", "array": "torch",
             "copy": False, "device": str(device), "group_size": group_size,
         }  # fmt: skip
         return gym.make_vec(env_id, num_envs=n_envs, **{**fast, **keywords})
-    if gym.spec(env_id).vector_entry_point is None:
+    spec = gym.spec(env_id)
+    if "max_episode_steps" in keywords:  # `gymnasium.make` takes it, but `make_vec` does not
+        spec = dataclasses.replace(spec, max_episode_steps=keywords.pop("max_episode_steps"))
+    if spec.vector_entry_point is None:
         # NEXT_STEP, the default, would use one step for each reset.
         keywords.setdefault("vector_kwargs", {"autoreset_mode": AutoresetMode.SAME_STEP})
-    return gym.make_vec(env_id, num_envs=n_envs, **keywords)
+    return gym.make_vec(spec, num_envs=n_envs, **keywords)
 
 
 def prepare(env: gym.Env | VectorEnv, device: torch.device) -> VectorEnv:
@@ -140,12 +148,14 @@ def imported(env_id: str) -> str:
     return env_id
 
 
-def is_native_text(env_id: str) -> bool:
-    """Whether an id, also one that a user registered, makes a `TextGenVectorEnv`."""
+def native_text_class(env_id: str) -> type[TextGenVectorEnv] | None:
+    """The class of an id, also one that a user registered, that makes a `TextGenVectorEnv`."""
     entry_point: Any = gym.spec(env_id).vector_entry_point
     if isinstance(entry_point, str):
         entry_point = gym.envs.registration.load_env_creator(entry_point)
-    return isinstance(entry_point, type) and issubclass(entry_point, TextGenVectorEnv)
+    if isinstance(entry_point, type) and issubclass(entry_point, TextGenVectorEnv):
+        return entry_point
+    return None
 
 
 # --- binding and schedules ----------------------------------------------------------------------
@@ -245,7 +255,10 @@ def describe(env: VectorEnv) -> dict[str, Any] | None:
     kwargs = {name: value for name, value in spec.kwargs.items() if name not in OF_MAKE_VEC}
     if "vectorization_mode" in kwargs:
         kwargs["vectorization_mode"] = VectorizeMode(kwargs["vectorization_mode"]).value
-    data = {name: value for name, value in kwargs.items() if is_data(value)}
+    registered = gym.registry.get(spec.id)
+    if registered is None or spec.max_episode_steps != registered.max_episode_steps:
+        kwargs["max_episode_steps"] = spec.max_episode_steps
+    data = {name: plain(value) for name, value in kwargs.items() if is_data(plain(value))}
     return {"id": spec.id, "kwargs": data, "live": sorted(set(kwargs) - set(data))}
 
 

@@ -53,7 +53,7 @@ class Range:
                 for end, is_open in ((self.low, self.above), (self.high, self.below))
                 if is_open
             )
-            text = f"{kind} from {self.low:g} to {self.high:g}{ends}"
+            text = f"{kind} from {self.low:g} to {self.high:.10g}{ends}"
         return (
             text
             + (", or a function" if self.schedule else "")

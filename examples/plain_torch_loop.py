@@ -15,7 +15,8 @@ from transformers import AutoModelForCausalLM
 
 from agents import REINFORCE
 from agents.plots import save_figure
-from textenv.lm.loading import BUNDLED, hide_progress_bars
+from textenv.lm.loading import hide_progress_bars
+from textenv.lm.sources import BUNDLED
 
 
 def train(model, updates: int, num_envs: int, num_steps: int = 24) -> list[float]:

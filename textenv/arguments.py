@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Collection, Mapping
 from typing import Any
 
@@ -42,3 +43,10 @@ def checked_options(options: Mapping[str, Any] | None, known: Collection[str]) -
             f"options[{unknown[0]!r}] is unknown: reset takes the options {', '.join(known)}."
         )
     return options
+
+
+def unknown_argument(owner: str, name: str, known: Collection[str]) -> str:
+    """The sentence about an argument that ``owner`` does not have, with the nearest ones."""
+    near = difflib.get_close_matches(name, known)
+    hint = f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
+    return f"{owner} has no argument {name!r}.{hint}"

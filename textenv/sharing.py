@@ -8,7 +8,12 @@ a copy of the holder refers to the same object.
 from __future__ import annotations
 
 import copy
+import os
+from collections.abc import Mapping
 from typing import Any
+
+import numpy as np
+import torch
 
 
 class Shared:
@@ -41,8 +46,27 @@ def is_data(value: Any) -> bool:
     if isinstance(value, list | tuple):
         return all(map(is_data, value))
     if isinstance(value, dict):
-        return all(map(is_data, [*value, *value.values()]))
+        return all(isinstance(key, str) for key in value) and all(map(is_data, value.values()))
     return value is None or isinstance(value, str | int | float | bool)
+
+
+def plain(value: Any) -> Any:
+    """Data in another form, such as an array, a set or a path, as plain data; else as it is."""
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, np.ndarray | torch.Tensor):
+        return value.tolist()
+    if isinstance(value, torch.device):
+        return str(value)
+    if isinstance(value, set | frozenset):
+        return sorted(map(plain, value), key=repr)
+    if isinstance(value, list | tuple | range):
+        return [plain(entry) for entry in value]
+    if isinstance(value, Mapping):
+        return {plain(key): plain(entry) for key, entry in value.items()}
+    return value
 
 
 # The arguments that may be live objects; the environments take them out of their holders.

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from textenv.lm.loading import end_tokens
+from textenv.lm.vocabulary import vocabulary_size
 from textenv.token_table import Array, Arrays, TokenTable, to_numpy
 
 
@@ -35,7 +36,7 @@ class StopRule:
         min_new_tokens: int = 0,
     ):
         self.tokenizer, self.min_new_tokens = tokenizer, min_new_tokens
-        vocabulary = len(tokenizer)
+        vocabulary = vocabulary_size(tokenizer)
         tokens = {token for token in end_tokens(tokenizer) if 0 <= token < vocabulary}
         strings: list[str] = []
         special = set(tokenizer.all_special_tokens)
@@ -75,15 +76,17 @@ class StopRule:
         # A token adds at least one byte, and a character has at most four.
         self.tail = 4 * max(map(len, strings), default=0)
 
-    def text_ends(self, tokens: Sequence[int]) -> bool:
+    def text_ends(self, tokens: Sequence[int], before: Sequence[int] = ()) -> bool:
         """Whether the last of these response tokens completes a stop string.
 
         Args:
-            tokens: the response so far, at least its last ``self.tail`` tokens.
+            tokens: the response so far, or its last ``self.tail`` tokens.
+            before: the token before these. SentencePiece tokenizers drop the space of the first
+                token that they decode, so it is decoded with them, and its text cut off.
         """
-        tail = list(tokens[-self.tail :]) if self.tail else []
-        text, before = self.tokenizer.decode(tail), self.tokenizer.decode(tail[:-1])
-        return any(text.count(string) > before.count(string) for string in self.strings)
+        decode, begin = self.tokenizer.decode, len(self.tokenizer.decode(list(before)))
+        text, shorter = (decode([*before, *part])[begin:] for part in (tokens, tokens[:-1]))
+        return any(text.count(string) > shorter.count(string) for string in self.strings)
 
     def stops(self, actions: Array, table: TokenTable) -> Array:
         """Which rows stop with the tokens ``actions`` ``[B]`` just appended; ``[B]`` bool.
@@ -108,7 +111,9 @@ class StopRule:
             tokens, lengths = to_numpy(table.tokens), to_numpy(table.lengths)
             begins = np.maximum(to_numpy(table.prompt_lengths), lengths - self.tail)
             for row in candidates:
-                completed[row] = self.text_ends(tokens[row, begins[row] : lengths[row]].tolist())
+                begin, row_tokens = begins[row], tokens[row, : lengths[row]].tolist()
+                before = row_tokens[max(begin - 1, 0) : begin]
+                completed[row] = self.text_ends(row_tokens[begin:], before)
         return completed
 
     def without_stop_string(self, text: str) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,11 +10,11 @@ import numpy as np
 import torch
 
 from textenv.lm.loading import load_model, load_tokenizer
-from textenv.lm.vocabulary import check_same_tokenizer
+from textenv.lm.vocabulary import check_same_tokenizer, vocabulary_size
 from textenv.prompts import encode_prompts, load_prompts
 from textenv.rewards import resolve_reward
 from textenv.schedules import AdaptiveKL
-from textenv.sharing import is_data, unwrap_shared
+from textenv.sharing import is_data, plain, unwrap_shared
 from textenv.stopping import StopRule
 
 
@@ -67,7 +66,7 @@ class TextTask:
         self.reward = resolve_reward(given["reward"], device)
         self.stop = StopRule(self.tokenizer, given["stop"], min_new_tokens)
 
-        vocabulary = len(self.tokenizer)
+        vocabulary = vocabulary_size(self.tokenizer)
         self.max_length = max(len(prompt.ids) for prompt in self.prompts) + max_new_tokens
         observation_space = gym.spaces.Dict(
             input_ids=gym.spaces.Box(0, vocabulary - 1, (self.max_length,), np.int64),
@@ -129,10 +128,7 @@ class TextTask:
         for name, value in self.arguments.items():
             if type(value) is AdaptiveKL:  # a subclass may do something else
                 value = value.as_data()
-            elif isinstance(value, os.PathLike):
-                value = os.fspath(value)
-            elif isinstance(value, np.generic):
-                value = value.item()
+            value = plain(value)
             if is_data(value):
                 data[name] = value
             else:

@@ -42,6 +42,8 @@ class GRPO(Agent):
         reduction: one number from the losses per step, as in `agents.functional.reductions`.
     """
 
+    compares_groups = True
+
     def __init__(
         self,
         policy: Any,

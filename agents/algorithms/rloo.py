@@ -28,6 +28,8 @@ class RLOO(Agent):
         group_size: G, the number of consecutive rows that begin with the same prompt.
     """
 
+    compares_groups = True
+
     def __init__(
         self,
         policy: Any,

@@ -11,8 +11,8 @@ from typing import Any, Literal
 
 import tyro
 
-from agents.cli.errors import ENDINGS, exit_code, in_words
-from agents.cli.options import AGENTS, Train, run_presets, with_absolute_paths
+from agents.cli.errors import ENDINGS, checking_options, exit_code, in_words
+from agents.cli.options import AGENTS, Train, check_options, run_presets, with_absolute_paths
 from agents.cli.report import print_comparison
 from agents.cli.train import draw, run, settings_of
 from agents.plots import comparison, read_progress
@@ -69,9 +69,10 @@ def main(arguments: list[str]) -> None:
     Runs in the output folder that are finished are not repeated, and those that are not go on.
     """
     options = tyro.cli(Compare, args=arguments, prog="python -m agents compare")
-    with_absolute_paths(options)
-    if set(options.agents) - set(AGENTS) or options.seeds < 2:
-        sys.exit(f"--agents takes {', '.join(AGENTS)}; --seeds at least 2.")
+    with checking_options():
+        check_options(with_absolute_paths(options))
+        if not options.agents:
+            raise ValueError(f"--agents must name some of {', '.join(AGENTS)}.")
     names = [(name, seed) for seed in range(options.seeds) for name in options.agents]
     within_reach: WithinReach | None = None  # the task is the same in all runs
     folders: list[RunFolder] = []
@@ -145,13 +146,15 @@ def _finished_run(
         folder = RunFolder.create(folder.path, options.overwrite)
     elif not folder.finished:
         folder.lock()
-    if not folder.finished:
-        console.print(f"\n[bold]{title}[/]")
-        within_reach = run(one, hyperparameters, folder, within_reach, signals).within_reach
-        draw(one, folder, within_reach)
-    elif within_reach is None and folder.reference_scores.is_file():
-        within_reach = WithinReach.load(folder.reference_scores)
-    folder.unlock()
+    try:
+        if not folder.finished:
+            console.print(f"\n[bold]{title}[/]")
+            within_reach = run(one, hyperparameters, folder, within_reach, signals).within_reach
+            draw(one, folder, within_reach)
+        elif within_reach is None and folder.reference_scores.is_file():
+            within_reach = WithinReach.load(folder.reference_scores)
+    finally:
+        folder.unlock()
     return folder, within_reach
 
 

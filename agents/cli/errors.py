@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from agents import storage
@@ -11,6 +14,22 @@ from textenv.rewards import RewardError
 
 # What ends a run, and leaves what it has reached on the disk.
 ENDINGS = (Interrupted, RewardError, OSError, FloatingPointError)
+
+# What a wrong option leads to, before anything is learned or measured.
+REFUSALS = (ValueError, TypeError, OSError, ModuleNotFoundError)
+
+
+@contextmanager
+def checking_options() -> Iterator[None]:
+    """Within it options are read and used for the first time: an error is one of the user.
+
+    Raises:
+        SystemExit: with the sentence of the error, instead of a traceback.
+    """
+    try:
+        yield
+    except REFUSALS as error:
+        sys.exit(in_words(error))
 
 
 def in_words(error: BaseException) -> str:

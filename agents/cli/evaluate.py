@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -10,7 +9,8 @@ import tyro
 
 from agents import algorithms, checkpoint
 from agents.agent import Agent
-from agents.cli.options import Train
+from agents.cli.errors import checking_options
+from agents.cli.options import Train, check_options
 from agents.cli.report import print_evaluations
 from agents.cli.train import EVALUATION_SEED, measure_reach
 from agents.evaluation import evaluate_text
@@ -57,40 +57,58 @@ def main(arguments: list[str]) -> None:
     """Sample from a saved agent and print its scores."""
     options = tyro.cli(Evaluate, args=arguments, prog="python -m agents evaluate")
     hide_progress_bars()
-    of_run = (read_json(RunFolder(options.path).settings_file) or {}).get("options", {})
-    names = ("reward", "reference", "max_new_tokens")
-    given = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
-    if options.stop:
-        given["stop"] = options.stop
-    prompts = options.prompts or of_run.get("eval_prompts")
+    with checking_options():
+        check_options(options)
+        of_run = (read_json(RunFolder(options.path).settings_file) or {}).get("options", {})
+        agent, same_task = load_agent(options, of_run.get("eval_prompts"))
     kl_coef = of_run.get("kl_coef") if options.kl_coef is None else options.kl_coef
-    try:
-        path = checkpoint.find(options.path)
-        saved = checkpoint.describe(path)
-        name, task = saved["algorithm"], (saved["task"] or {}).get("kwargs", {})
-        if name not in algorithms.__all__:
-            raise ValueError(
-                f"The algorithm of the agent in {str(options.path)!r} is a custom class, "
-                f"{name}: evaluate it from Python, with agents.evaluation.evaluate_text."
-            )
-        agent = getattr(algorithms, name).load(path, env_kwargs=given, device=options.device)
-        episodes = of_run.get("eval_episodes", Train.eval_episodes)
-        episodes = episodes if options.episodes is None else options.episodes
-        result = evaluate_text(agent, None, episodes, options.seed, kl_coef, prompts)
-        same_task = options.prompts is None and all(
-            task.get(name) == value for name, value in given.items()
-        )
-        within_reach = find_reach(agent, options, result.kl_coef, same_task, prompts)
-    except (ValueError, FileNotFoundError, ModuleNotFoundError) as error:
-        sys.exit(str(error))
+    episodes = options.episodes or of_run.get("eval_episodes", Train.eval_episodes)
+    result = evaluate_text(agent, None, episodes, options.seed, kl_coef)
+    within_reach = find_reach(agent, options, result.kl_coef, same_task)
     print_evaluations({"agent": result}, within_reach)
 
 
+def load_agent(options: Evaluate, eval_prompts: str | None) -> tuple[Agent, bool]:
+    """The agent in the task of its evaluation, and whether this is the task of its run.
+
+    Args:
+        eval_prompts: those of the run's evaluations; None for those of its learning.
+
+    Raises:
+        FileNotFoundError: there is no agent in the folder.
+        ValueError: an option does not fit it, or its algorithm is a custom class.
+    """
+    path = checkpoint.find(options.path)
+    saved = checkpoint.describe(path)
+    name = saved["algorithm"]
+    if name not in algorithms.__all__:
+        raise ValueError(
+            f"The algorithm of the agent in {str(options.path)!r} is a custom class, {name}: "
+            "evaluate it from Python, with agents.evaluation.evaluate_text."
+        )
+    if saved["policy"] != "CausalLMPolicy":
+        raise ValueError(
+            f"The agent in {str(options.path)!r} generates no text (its policy is "
+            f"{saved['policy']}): evaluate it from Python, with agents.evaluate_returns."
+        )
+    given = {
+        name: getattr(options, name)
+        for name in ("reward", "reference", "max_new_tokens", "stop", "prompts")
+        if getattr(options, name) not in (None, [])
+    }
+    task = (saved["task"] or {}).get("kwargs", {})
+    same_task = all(task.get(name) == value for name, value in given.items())
+    if eval_prompts is not None:
+        given.setdefault("prompts", eval_prompts)
+    agent = getattr(algorithms, name).load(path, env_kwargs=given, device=options.device)
+    return agent, same_task
+
+
 def find_reach(
-    agent: Agent, options: Evaluate, kl_coef: float, same_task: bool, prompts: str | None
+    agent: Agent, options: Evaluate, kl_coef: float, same_task: bool
 ) -> WithinReach | None:
     """The optimum and best-of-n: from the samples of the training run, or from new ones."""
     file = RunFolder(options.path).reference_scores
     if same_task and kl_coef > 0 and file.is_file() and options.reference_episodes > 0:
         return WithinReach(WithinReach.load(file).scores, kl_coef)
-    return measure_reach(agent, kl_coef, options.reference_episodes, prompts)
+    return measure_reach(agent, kl_coef, options.reference_episodes, None)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import re
-import sys
 import types
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,8 +16,9 @@ import tyro
 
 from agents import algorithms, presets
 from agents.agent import Agent
-from agents.construction import AUTO
-from agents.runs.recorder import SAVE_EVERY
+from agents.construction import AUTO, find_device
+from agents.ranges import COUNT, FACTOR, Range
+from agents.runs.recorder import SAVE_EVERY, parse_interval
 
 
 def kebab_case(name: str) -> str:
@@ -34,6 +34,17 @@ NOT_OFFERED = {
     "n_envs", "env_kwargs", "policy_kwargs", "tensorboard_log", "verbose", "seed", "device",
     "n_steps", "advantage_fn", "reduction",
 }  # fmt: skip
+
+RANGES = {
+    "total_timesteps": COUNT,
+    "seeds": Range(2, whole=True),
+    "eval_episodes": COUNT,
+    "episodes": COUNT,
+    "reference_episodes": Range(0, whole=True),
+    "show_samples": Range(0, whole=True),
+    "max_new_tokens": COUNT,
+    "kl_coef": FACTOR,
+}
 
 
 @dataclass
@@ -102,10 +113,13 @@ def parse_train(arguments: list[str]) -> tuple[Train, dict[str, Any]]:
     """The options of a run and the hyper-parameters of its algorithm.
 
     Their defaults are the presets of the chosen algorithm and model.
+
+    Raises:
+        ValueError: there is no such algorithm.
     """
     name = _chosen(arguments, "--agent", Train.agent)
     if name not in AGENTS:
-        sys.exit(f"--agent {name} is unknown: use one of {', '.join(AGENTS)}.")
+        raise ValueError(f"--agent {name} is unknown: use one of {', '.join(AGENTS)}.")
     preset, hyperparameters = run_presets(name, _chosen(arguments, "--model", Train.model))
     fields = _hyperparameter_fields(AGENTS[name], hyperparameters)
     group = dataclasses.make_dataclass(AGENTS[name].__name__, fields)
@@ -130,6 +144,24 @@ def parse_train(arguments: list[str]) -> tuple[Train, dict[str, Any]]:
         prog="python -m agents train",
     )
     return with_absolute_paths(options), dataclasses.asdict(options.hyperparameters)
+
+
+def check_options(options: Any) -> None:
+    """Raise an error for an option of any command that is out of its range.
+
+    Raises:
+        ValueError: the message names the option, its value and what is allowed.
+    """
+    for name, allowed in RANGES.items():
+        value = getattr(options, name, None)
+        if value is not None and value not in allowed:
+            raise ValueError(f"--{name.replace('_', '-')} {value} must be {allowed}.")
+    for name in getattr(options, "agents", [getattr(options, "agent", "ppo")]):
+        if name not in AGENTS:
+            raise ValueError(f"--agent {name} is unknown: use one of {', '.join(AGENTS)}.")
+    if hasattr(options, "save_every"):
+        parse_interval(options.save_every)
+    find_device(options.device)
 
 
 def with_absolute_paths(options: Any) -> Any:
@@ -159,10 +191,19 @@ def run_presets(agent: str, model: str) -> tuple[dict[str, Any], dict[str, Any]]
     )
 
 
-def choose_dtype(name: str, device: str, model: str) -> str:
-    """ "auto" is bfloat16 if the hardware is fast with it and the model is not tiny."""
-    if name != "auto":
-        return name
+def choose_dtype(name: str, device: str, model: str, needed: str | None = None) -> str:
+    """ "auto" is bfloat16 if the hardware is fast with it and the model is not tiny.
+
+    Args:
+        needed: the only precision in which the algorithm works; None if any will do.
+
+    Raises:
+        ValueError: another one is asked for.
+    """
+    if needed is not None and name not in ("auto", needed):
+        raise ValueError(f"--dtype {name} does not suit this algorithm, which needs {needed}.")
+    if needed is not None or name != "auto":
+        return needed or name
     quick = (
         torch.cuda.is_bf16_supported()
         if device.startswith("cuda")
@@ -183,8 +224,8 @@ def _hyperparameter_fields(cls: type[Agent], preset: dict[str, Any]) -> list[tup
     for name, parameter in inspect.signature(cls).parameters.items():
         if parameter.kind is not parameter.KEYWORD_ONLY or name in NOT_OFFERED:
             continue
-        if name == "group_size" and "group_size" not in inspect.signature(cls.__init__).parameters:
-            continue  # only where the algorithm has groups
+        if name == "group_size" and not cls.compares_groups:
+            continue
         default = preset[name] if parameter.default is AUTO else preset.get(name, parameter.default)
         help_text = tyro.conf.arg(help=_capitalised(help_of.get(name, "")))
         fields.append((name, Annotated[_plain(hints[name]), help_text], field(default=default)))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -38,28 +37,26 @@ def parse_resume(arguments: list[str]) -> tuple[Train, dict[str, Any]] | None:
     """The options and hyper-parameters of the run to go on with; None without ``--resume``.
 
     Raises:
-        SystemExit: there is no run in the folder, or its reward must be named again.
+        FileNotFoundError: there is no run in the folder.
+        ValueError: it cannot be gone on with here, or its reward must be named again.
     """
     if not any(argument.split("=")[0] == "--resume" for argument in arguments):
         return None
     given = tyro.cli(Resume, args=arguments, prog="python -m agents train")
-    try:
-        settings = RunFolder(given.resume).settings()
-    except FileNotFoundError as error:
-        sys.exit(str(error))
+    settings = RunFolder(given.resume).settings()
     if not {"options", "chosen"} <= settings.keys() or settings["options"]["agent"] not in AGENTS:
-        sys.exit(
+        raise ValueError(
             f"The run in {str(given.resume)!r} was not made by this command: go on with it from "
             "Python, with Agent.load and RunRecorder(resume=True)."
         )
     saved, chosen = settings["options"], settings["chosen"]
     if names_code(saved["reward"]) and given.reward is None:
-        sys.exit(
+        raise ValueError(
             f"The run in {str(given.resume)!r} has reward={saved['reward']!r}, which names code. "
             "Code that a file names is not imported: name it yourself, with --reward."
         )
     if given.reward not in (None, saved["reward"]):
-        sys.exit(
+        raise ValueError(
             f"--reward {given.reward} is another one than that of the run, {saved['reward']}: "
             "begin a new run for it."
         )

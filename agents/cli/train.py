@@ -13,8 +13,8 @@ from typing import Any
 
 from agents import continuing, storage
 from agents.agent import Agent
-from agents.cli.errors import ENDINGS, exit_code, in_words
-from agents.cli.options import AGENTS, Train, choose_dtype, parse_train
+from agents.cli.errors import ENDINGS, checking_options, exit_code, in_words
+from agents.cli.options import AGENTS, Train, check_options, choose_dtype, parse_train
 from agents.cli.report import print_evaluations
 from agents.cli.resuming import parse_resume
 from agents.construction import find_device
@@ -47,8 +47,10 @@ class Outcome:
 
 def main(arguments: list[str]) -> None:
     """Fine-tune, and print what changed."""
-    options, hyperparameters = parse_resume(arguments) or parse_train(arguments)
-    folder = open_folder(options)
+    with checking_options():
+        options, hyperparameters = parse_resume(arguments) or parse_train(arguments)
+        check_options(options)
+        folder = open_folder(options)
     with Signals() as signals:
         try:
             outcome = run(options, hyperparameters, folder, signals=signals)
@@ -72,21 +74,18 @@ def open_folder(options: Train) -> RunFolder:
     """The folder of a new run, or of the one to go on with; locked.
 
     Raises:
-        SystemExit: it cannot be used; the message says why.
+        OSError: it cannot be used; the message says why.
     """
     default = Path("runs") / "-".join(
         (options.agent, Path(options.model).name.removesuffix(".gguf"), str(options.seed))
     )
-    try:
-        if options.resume is not None:
-            folder = RunFolder(options.resume)
-            folder.lock()
-            return folder
-        if options.output is None and not options.overwrite:
-            return RunFolder.numbered(default)
-        return RunFolder.create(options.output or default, options.overwrite)
-    except OSError as error:
-        sys.exit(in_words(error))
+    if options.resume is not None:
+        folder = RunFolder(options.resume)
+        folder.lock()
+        return folder
+    if options.output is None and not options.overwrite:
+        return RunFolder.numbered(default)
+    return RunFolder.create(options.output or default, options.overwrite)
 
 
 def run(
@@ -150,7 +149,7 @@ def make_or_load(
     """The agent of a run: a new one, or the one of its newest checkpoint, and which it is."""
     console.print(f"[dim]loading {options.model}[/]")
     resumed = folder.has_checkpoint
-    try:
+    with checking_options():
         if resumed:
             given = {"reward": options.reward} if names_code(options.reward) else {}
             agent: Agent = AGENTS[options.agent].load(
@@ -160,8 +159,6 @@ def make_or_load(
             agent = make_agent(options, hyperparameters)
         if options.eval_prompts is not None:
             load_prompts(options.eval_prompts)  # an error is better now than after the learning
-    except (ValueError, FileNotFoundError, ModuleNotFoundError) as error:
-        sys.exit(str(error))  # an option is not valid; the message says which
     parameters = sum(p.numel() for p in agent.policy.parameters())
     console.print(
         f"[bold]{type(agent).__name__}[/] on {options.model} ({parameters / 1e6:.1f} M parameters, "
@@ -250,7 +247,7 @@ def make_agent(options: Train, hyperparameters: dict[str, Any]) -> Agent:
     device = str(find_device(options.device))
     algorithm = AGENTS[options.agent]
     needs = algorithm.policy_needs
-    dtype = needs.get("dtype") or choose_dtype(options.dtype, device, options.model)
+    dtype = choose_dtype(options.dtype, device, options.model, needs.get("dtype"))
     policy_kwargs = {"model": options.model, "temperature": options.temperature, "dtype": dtype}
     if options.critic_layers is not None:
         policy_kwargs["critic_layers"] = options.critic_layers

@@ -14,8 +14,10 @@ from gymnasium.vector import VectorEnv
 from agents.policies.base import Policy, check_policy
 from agents.policies.causal_lm import CausalLMPolicy
 from agents.policies.mlp import MlpPolicy
+from textenv.arguments import unknown_argument
 
 __all__ = ["CausalLMPolicy", "MlpPolicy", "Policy"]
+OF_THE_AGENT = ("observation_space", "action_space", "device", "seed")  # what it passes itself
 NAMES: dict[str, Any] = {"CausalLMPolicy": CausalLMPolicy, "MlpPolicy": MlpPolicy}
 
 
@@ -53,12 +55,20 @@ def make(
         device: the device of the policy.
 
     Raises:
-        TypeError: it does not implement the contract of `agents.policies.base.Policy`.
+        TypeError: it has no such argument, or does not implement the contract of
+            `agents.policies.base.Policy`.
     """
+    takes = inspect.signature(cls).parameters
+    if not any(each.kind is each.VAR_KEYWORD for each in takes.values()):
+        known = [name for name in takes if name not in OF_THE_AGENT]
+        for name in policy_kwargs:
+            if name not in takes:
+                sentence = unknown_argument(cls.__name__, name, known)
+                raise TypeError(f"policy_kwargs: {sentence} It has {', '.join(known)}.")
     keywords = {"device": device, **policy_kwargs}
     if getattr(cls, "sequential", False):
         keywords = {**needs, **keywords}
-    if seed is not None and "seed" in inspect.signature(cls).parameters:
+    if seed is not None and "seed" in takes:
         keywords.setdefault("seed", seed)
     policy = cls(env.single_observation_space, env.single_action_space, **keywords)
     check_policy(policy)

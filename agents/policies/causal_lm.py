@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from agents.policies.base import Evaluation, Policy
+from agents.policies.checks import check_live, checked_tokens
 from agents.policies.decoding import next_logits, next_tokens
 from agents.policies.distributions import TokenDistribution, to_rows
 from textenv.lm.decoder import Decoder
@@ -72,7 +73,7 @@ class CausalLMPolicy(nn.Module, Policy):
             raise ValueError(f"dtype={dtype!r} is unknown: use one of {', '.join(DTYPES)}.")
         if not (
             isinstance(observation_space, gym.spaces.Dict)
-            and "input_ids" in observation_space.spaces
+            and {"input_ids", "attention_mask"} <= observation_space.spaces.keys()
         ):
             raise ValueError(
                 "CausalLMPolicy reads the observations of TextGen-v0 (a Dict with input_ids and "
@@ -80,25 +81,20 @@ class CausalLMPolicy(nn.Module, Policy):
             )
         self.model = load_model(model, device=device, attn_implementation=attn_implementation)
         self.model.eval()  # dropout stays off, in rollout and in update
-        _check_live(self.model, attn_implementation)
+        check_live(self.model, attn_implementation)
         self.body, self.head = split(self.model)
         vocabulary = int(gym.spaces.flatdim(action_space))
-        columns = unwrapped(self.model).get_output_embeddings().weight.shape[0]
-        if columns < vocabulary:
+        outputs = unwrapped(self.model).get_output_embeddings().weight
+        if len(outputs) < vocabulary:
             raise ValueError(
                 f"The environment's tokenizer has {vocabulary} tokens, but the model only "
-                f"{columns}: give the environment the tokenizer of this model."
+                f"{len(outputs)}: give the environment the tokenizer of this model."
             )
-        wrong = [token for token in banned_tokens if not 0 <= token < vocabulary]
-        if wrong:
-            raise ValueError(
-                f"banned_tokens contains {wrong[0]}, but the vocabulary has the ids 0 to "
-                f"{vocabulary - 1}."
-            )
+        banned = checked_tokens(banned_tokens, vocabulary)
         check_supported(self.model, gym.spaces.flatdim(observation_space["input_ids"]))
-        self.sampling = Sampling(temperature, tuple(banned_tokens), vocabulary)
+        self.sampling = Sampling(temperature, banned, vocabulary)
         self.dtype, self.device = DTYPES[dtype], torch.device(device)
-        size = unwrapped(self.model).config.get_text_config().hidden_size
+        size = outputs.shape[1]  # of the hidden states: some bodies end in a projection
         # Random weights are not needed here, and would change the global random state.
         self.value_head = nn.utils.skip_init(nn.Linear, size, 1, device=device)
         nn.init.zeros_(self.value_head.weight)  # a critic that starts at zero adds no noise
@@ -281,20 +277,3 @@ class Caches(NamedTuple):
 
     policy: Decoder
     critic: Decoder | None
-
-
-def _check_live(model: nn.Module, attn_implementation: str | None) -> None:
-    """Raise an error for a live model that cannot learn, or does not fit the arguments."""
-    learning = {p.dtype for p in model.parameters() if p.requires_grad}
-    if learning - {torch.float32}:
-        raise ValueError(
-            f"The weights that learn are {', '.join(map(str, learning))}; small steps would vanish "
-            "in their rounding: load the model with dtype=torch.float32 (the policy's "
-            "dtype='bfloat16' then lets it act in bfloat16)."
-        )
-    loaded = unwrapped(model).config._attn_implementation
-    if attn_implementation not in (None, loaded):
-        raise ValueError(
-            f"The live model was loaded with attn_implementation={loaded!r}, not "
-            f"{attn_implementation!r}: load it with the one you want."
-        )

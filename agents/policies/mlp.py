@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -14,6 +14,7 @@ from torch.distributions import Categorical, Distribution, Independent, Normal
 
 from agents.policies.base import Evaluation, Policy
 from agents.policies.distributions import TorchDistribution, draw
+from agents.ranges import COUNT as LAYER_SIZE
 
 
 class MlpPolicy(nn.Module, Policy):
@@ -46,21 +47,15 @@ class MlpPolicy(nn.Module, Policy):
         device: str | torch.device = "cpu",
     ):
         super().__init__()
-        if not isinstance(observation_space, gym.spaces.Box | gym.spaces.Discrete):
-            raise ValueError(
-                f"MlpPolicy reads Box and Discrete observations, not {observation_space}: wrap the "
-                "environment in gymnasium.wrappers.FlattenObservation."
-            )
-        if isinstance(action_space, gym.spaces.Discrete) and action_space.start != 0:
-            raise ValueError(f"MlpPolicy counts actions from 0, but this is {action_space}.")
+        _check_spaces(observation_space, action_space)
+        _check_sizes(net_arch)
         self.observation_space, self.device = observation_space, torch.device(device)
         self.action_shape: tuple[int, ...]
         if isinstance(action_space, gym.spaces.Discrete):
             outputs, self.action_shape = int(action_space.n), ()
-        elif isinstance(action_space, gym.spaces.Box):
-            outputs, self.action_shape = int(np.prod(action_space.shape)), action_space.shape
         else:
-            raise ValueError(f"MlpPolicy knows Discrete and Box actions, not {action_space}.")
+            self.action_shape = tuple(action_space.shape or ())
+            outputs = int(np.prod(self.action_shape))
         self.discrete = isinstance(action_space, gym.spaces.Discrete)
         size = gym.spaces.flatdim(observation_space)
         with torch.random.fork_rng(devices=[]):  # the global random state does not change
@@ -89,7 +84,7 @@ class MlpPolicy(nn.Module, Policy):
         if isinstance(self.observation_space, gym.spaces.Discrete):
             index = tensor.long() - int(self.observation_space.start)
             return nn.functional.one_hot(index, int(self.observation_space.n)).float()
-        return tensor.float().flatten(start_dim=1)
+        return tensor.float().reshape(len(tensor), -1)  # a Box may be a single number
 
     def distribution(self, features: Tensor) -> Distribution:
         """π(·|s) for features ``[..., F]``."""
@@ -140,7 +135,7 @@ class MlpPolicy(nn.Module, Policy):
         # selecting the others, and the reductions ignore them.
         features = self.features(observations.flatten(end_dim=1)).unflatten(0, mask.shape)
         distribution = TorchDistribution(self.distribution(features))
-        flat = actions if self.discrete else actions.flatten(start_dim=2)
+        flat = actions if self.discrete else actions.reshape(*mask.shape, -1)
         log_probs, entropies = distribution.log_probs(flat, entropy)
         return Evaluation(log_probs, self.critic(features)[..., 0], entropies, distribution)
 
@@ -158,3 +153,46 @@ def _mlp(sizes: Sequence[int], last_gain: float) -> nn.Sequential:
         nn.init.zeros_(linear.bias)
         layers += [linear] if last else [linear, nn.Tanh()]
     return nn.Sequential(*layers)
+
+
+def _check_spaces(observations: gym.Space, actions: gym.Space) -> None:
+    """Raise an error for spaces that these networks do not suit.
+
+    Raises:
+        ValueError: the message says which space, and what to do.
+    """
+    if not isinstance(observations, gym.spaces.Box | gym.spaces.Discrete):
+        raise ValueError(
+            f"MlpPolicy reads Box and Discrete observations, not {observations}: wrap the "
+            "environment in gymnasium.wrappers.FlattenObservation."
+        )
+    if isinstance(observations, gym.spaces.Box) and len(observations.shape) > 2:
+        raise ValueError(
+            f"MlpPolicy reads vectors, but the observations {observations} look like images: pass "
+            "a policy class of your own with a convolutional network (see agents.policies.base), "
+            "or wrap the environment in gymnasium.wrappers.FlattenObservation."
+        )
+    if isinstance(actions, gym.spaces.Discrete) and actions.start != 0:
+        raise ValueError(f"MlpPolicy counts actions from 0, but this is {actions}.")
+    if not isinstance(actions, gym.spaces.Box | gym.spaces.Discrete):
+        raise ValueError(f"MlpPolicy knows Discrete and Box actions, not {actions}.")
+    if isinstance(actions, gym.spaces.Box) and not np.issubdtype(actions.dtype, np.floating):
+        raise ValueError(
+            f"MlpPolicy draws real numbers, but the actions {actions} are whole ones: wrap the "
+            "environment in gymnasium.wrappers.TransformAction, with a Discrete space."
+        )
+
+
+def _check_sizes(net_arch: Any) -> None:
+    """Raise an error for anything but sizes of layers.
+
+    Raises:
+        ValueError: the message shows what is meant.
+    """
+    sizes = () if isinstance(net_arch, Mapping | str) else net_arch
+    whole = isinstance(sizes, Iterable) and all(size in LAYER_SIZE for size in sizes)
+    if not whole or sizes is not net_arch:
+        raise ValueError(
+            f"net_arch={net_arch!r} must be the sizes of the hidden layers, of both networks, such "
+            "as (64, 64)."
+        )

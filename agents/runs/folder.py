@@ -22,6 +22,7 @@ import json
 import platform
 import shutil
 import subprocess
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Self
 
@@ -37,6 +38,7 @@ CONTENT = (
     "reference_scores.json", "episodes_before.jsonl", "episodes_after.jsonl",
     "learning_curve.png", "settings.json",
 )  # fmt: skip
+LOCK = ".lock"
 PACKAGES = ("textenv", "torch", "transformers", "gymnasium", "stable-baselines3", "numpy")
 
 
@@ -59,6 +61,9 @@ class RunFolder:
         self.evaluation = self.path / "evaluation.json"
         self.plot = self.path / "learning_curve.png"
         self._lock: FileLock | None = None
+        self._made: list[
+            Path
+        ] = []  # the folders that did not exist, from the inside to the outside
 
     def episodes(self, when: str) -> Path:
         """The file with the episodes of the evaluation "before" or "after"."""
@@ -79,6 +84,7 @@ class RunFolder:
             BlockingIOError: another process is writing there.
         """
         run = cls(path)
+        run._made = [folder for folder in (run.path, *run.path.parents) if not folder.exists()]
         run.path.mkdir(parents=True, exist_ok=True)
         run.lock()
         if run.is_run() and not overwrite:
@@ -112,7 +118,7 @@ class RunFolder:
         Raises:
             BlockingIOError: another process is writing here.
         """
-        lock = FileLock(self.path / ".lock", timeout=0)
+        lock = FileLock(self.path / LOCK, timeout=0)
         try:
             lock.acquire()
         except Timeout:
@@ -122,10 +128,16 @@ class RunFolder:
         self._lock = lock
 
     def unlock(self) -> None:
-        """Let other processes write here."""
-        if self._lock is not None:
-            self._lock.release()
-            self._lock = None
+        """Let other processes write here. What was made for a run that never began is removed."""
+        if self._lock is None:
+            return
+        if [path.name for path in self.path.iterdir()] == [LOCK]:
+            (self.path / LOCK).unlink()
+            with suppress(OSError):  # until one holds something else
+                for folder in self._made:
+                    folder.rmdir()
+        self._lock.release()
+        self._lock = None
 
     def clear(self) -> None:
         """Remove the run, and nothing else that is in the folder."""

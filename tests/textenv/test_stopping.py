@@ -81,9 +81,26 @@ def test_a_stop_string_ending_in_a_space_is_found_where_pieces_are_joined(reward
     arguments = {"tokenizer": tokenizer, "prompts": ["there"], "reward": reward}
     steps = write(TextGenEnv(**arguments, stop="hi "), [2, 3])
     assert ends(steps) == [False, True]
+    # A stop string with the space before the first word of the response, and only with it.
+    *_, info = write(TextGenEnv(**arguments, stop=" you"), [4])[-1]
+    assert (info["response"], info["finish_reason"]) == ("", "stop")
+    assert ends(write(TextGenEnv(**arguments, stop="there you"), [4, 3])) == [False, False]
     # Alone, this kind of tokenizer would drop the space before the first token of a response.
     *_, info = write(TextGenEnv(**arguments, max_new_tokens=2), [4, 3])[-1]
     assert info["response"] == " you there"
+
+
+def test_ids_may_have_gaps(reward, write, ends):
+    """The largest id counts, and not the number of tokens."""
+    backend = Tokenizer(models.WordLevel({"<end>": 0, "hi": 2, "there": 9}, unk_token="<end>"))
+    backend.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<end>")
+    assert len(tokenizer) == 3
+    env = TextGenEnv(tokenizer=tokenizer, prompts=["hi"], reward=reward, max_new_tokens=4, stop=[9])
+    assert env.action_space.n == 10 == env.observation_space["input_ids"].high.max() + 1
+    steps = write(env, [5, 2, 9])  # 5 is no token, and no text
+    assert ends(steps) == [False, False, True]
+    assert steps[-1][-1]["response"].split() == ["hi", "there"]
 
 
 def test_min_new_tokens_puts_off_every_kind_of_stop(make_env, ids, write, ends):

@@ -139,6 +139,9 @@ def test_reconfiguring_asks_for_a_reset(make_envs):
 
 
 def test_gymnasiums_statistics_agree_with_the_episodes(mode, make_envs, random_actions):
+    release = tuple(map(int, gym.__version__.split(".")[:2]))
+    if mode == AutoresetMode.SAME_STEP and release < (1, 4):
+        pytest.skip("Gymnasium's wrapper reports returns of 0 in this mode before release 1.4")
     env = RecordEpisodeStatistics(make_envs(autoreset_mode=mode, no_stop_penalty=0.25))
     env.reset(seed=0)
     episodes = 0

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 import torch
 from transformers import AutoModelForSequenceClassification
 
-from textenv.lm.loading import load_tokenizer
+from textenv.lm.loading import UNREADABLE, load_tokenizer
+from textenv.lm.sources import find, first_line
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -30,15 +31,16 @@ def load_classifier(
         ValueError: If there is no such model, or it has no weights for a classification head.
     """
     try:
+        name, _ = find(source)
         # Only safetensors weights and no remote code: no downloaded code is executed.
         model, loading = AutoModelForSequenceClassification.from_pretrained(
-            source, output_loading_info=True, use_safetensors=True, trust_remote_code=False
+            name, output_loading_info=True, use_safetensors=True, trust_remote_code=False
         )
         tokenizer = load_tokenizer(source)
-    except (OSError, ValueError) as error:
+    except UNREADABLE as error:
         raise ValueError(
-            f"reward={source!r} cannot be loaded as a sequence-classification model ({error}): "
-            "check the folder or the hub id."
+            f"reward={source!r} cannot be loaded as a sequence-classification model "
+            f"({first_line(error)}): check the folder or the hub id."
         ) from error
     # transformers sets missing weights to random numbers, and the scores would look valid.
     if loading["missing_keys"]:

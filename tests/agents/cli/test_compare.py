@@ -53,7 +53,7 @@ def test_compare_repeats_no_run_and_mixes_no_settings(options, small, tmp_path):
 
 
 def test_agents_and_seeds_that_do_not_fit_are_refused(options):
-    with pytest.raises(SystemExit, match="--agents takes grpo, ppo"):
+    with pytest.raises(SystemExit, match="--agent dqn is unknown: use one of grpo, ppo"):
         main([*options, "--agents", "dqn"])
-    with pytest.raises(SystemExit, match="--seeds at least 2"):
+    with pytest.raises(SystemExit, match="--seeds 1 must be a whole number of at least 2"):
         main([*options, "--agents", "ppo", "--seeds", "1"])

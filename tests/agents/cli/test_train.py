@@ -188,11 +188,14 @@ def test_an_option_that_does_not_fit_is_refused_in_one_sentence(
     options, sentence, small, tmp_path, monkeypatch
 ):
     monkeypatch.chdir(tmp_path)
-    for _ in range(2):  # a refused run takes no number
+    with pytest.raises(SystemExit, match=sentence):
+        main(["train", *small, *options])
+    assert not (tmp_path / "runs").exists()  # what was made for the run is removed
+    for output in ("mine", "mine/a/b"):  # but not what was there before
+        (tmp_path / "mine").mkdir(exist_ok=True)
         with pytest.raises(SystemExit, match=sentence):
-            main(["train", *small, *options])
-    (folder,) = (tmp_path / "runs").iterdir()
-    assert [path.name for path in folder.iterdir() if path.name != ".lock"] == []
+            main(["train", *small, *options, "--output", output])
+        assert (tmp_path / "mine").is_dir() and not list((tmp_path / "mine").iterdir())
 
 
 def test_an_error_in_ones_own_reward_ends_with_its_line(small, tmp_path, monkeypatch, capsys):

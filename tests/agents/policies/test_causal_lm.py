@@ -157,7 +157,7 @@ def test_a_model_may_have_more_columns_than_the_tokenizer(
 @pytest.mark.parametrize(
     ("kwargs", "message"),
     [
-        ({"banned_tokens": (8,)}, "banned_tokens contains 8"),
+        ({"banned_tokens": (8,)}, "banned_tokens=.8. must be ids"),
         ({"temperature": 0.0}, "temperature=0.0 must be above 0"),
         ({"dtype": "int8"}, "dtype='int8' is unknown"),
     ],

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from textenv.lm import load_model, load_tokenizer
-from textenv.lm.loading import BUNDLED, locate
+from textenv.lm.sources import BUNDLED, locate
 
 
 @pytest.fixture

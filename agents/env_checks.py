@@ -1,0 +1,74 @@
+"""What an agent can learn in: each other object that is handed to it gets one sentence."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import gymnasium as gym
+from gymnasium.envs.registration import EnvSpec
+from gymnasium.vector import VectorEnv
+
+from textenv.arguments import unknown_argument
+
+# Wrappers of Gymnasium whose environments speak in the arrays of another library.
+OTHER_ARRAYS = ("ArrayConversion", "NumpyToTorch", "JaxToNumpy", "JaxToTorch")
+
+
+def check_environment(env: Any) -> None:
+    """Raise an error for what is no environment of Gymnasium, or not in NumPy's arrays.
+
+    Raises:
+        TypeError: the message says what to pass instead.
+        ValueError: the environment is wrapped so that it returns other arrays.
+    """
+    fix = "pass the id of an environment, a gymnasium.Env, or a gymnasium.vector.VectorEnv"
+    if isinstance(env, EnvSpec):
+        raise TypeError(f"env is a specification: pass its id, {env.id!r}, or gym.make(spec).")
+    if inspect.isclass(env):
+        raise TypeError(f"env is the class {env.__name__}: pass an object of it, or its id.")
+    if not isinstance(env, str | gym.Env | VectorEnv):
+        kind = type(env).__name__
+        if hasattr(env, "step_async"):  # a vector environment of stable-baselines3
+            fix = (
+                "pass its environments as gymnasium.vector.SyncVectorEnv([make_env, ...]), or the "
+                "id of the environment and n_envs"
+            )
+            kind += " of stable-baselines3"
+        raise TypeError(f"env is a {kind}, which is no environment of Gymnasium: {fix}.")
+    for layer in _layers(env):
+        if any(cls.__name__ in OTHER_ARRAYS for cls in type(layer).__mro__):
+            raise ValueError(
+                f"env is wrapped in {type(layer).__name__}, so that it returns the arrays of "
+                "another library: pass it without this wrapper; agents convert NumPy's themselves."
+            )
+
+
+def check_arguments(cls: type, env_kwargs: Mapping[str, Any]) -> None:
+    """Raise an error for an argument that a text environment, made by an agent, does not take.
+
+    Args:
+        cls: the class of the vector environment.
+        env_kwargs: arguments, of the class or of `gymnasium.make_vec`.
+
+    Raises:
+        TypeError: the message names the nearest one.
+    """
+    if "max_episode_steps" in env_kwargs:
+        raise TypeError(
+            f"max_episode_steps={env_kwargs['max_episode_steps']!r}: the length of an episode of "
+            "text is limited by max_new_tokens."
+        )
+    known = inspect.signature(cls).parameters
+    takes_all = any(each.kind is each.VAR_KEYWORD for each in known.values())
+    for name in env_kwargs:
+        if not takes_all and name not in {*known, *inspect.signature(gym.make_vec).parameters}:
+            raise TypeError(unknown_argument(cls.__name__, name, list(known)))
+
+
+def _layers(env: Any) -> Iterator[Any]:
+    """A wrapped environment from the outside to the inside."""
+    while isinstance(env, gym.Env | VectorEnv):
+        yield env
+        env = vars(env).get("env")
