@@ -23,7 +23,7 @@ from safetensors import SafetensorError
 
 from agents import continuing, environments, policies, storage
 from agents.construction import hyperparameter_names
-from textenv.lm.sources import first_line
+from textenv.arguments import first_line
 from textenv.sharing import is_data, plain
 
 log = logging.getLogger(__name__)

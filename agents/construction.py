@@ -16,8 +16,7 @@ import torch
 
 from agents import policies, presets
 from agents.ranges import check_ranges
-from textenv.arguments import unknown_argument
-from textenv.lm.sources import first_line
+from textenv.arguments import checked_device, unknown_argument
 
 AUTO: Any = "auto"  # the default of an argument that `agents.presets` fills in
 
@@ -37,19 +36,7 @@ def find_device(device: str | torch.device) -> torch.device:
     """
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        found = torch.device(device)
-    except (RuntimeError, TypeError) as error:
-        raise ValueError(
-            f"device={device!r} is unknown: use 'auto', 'cpu', 'cuda', 'cuda:1', 'mps', ..."
-        ) from error
-    try:
-        torch.empty(0, device=found)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise ValueError(
-            f"device={device!r} cannot be used here ({first_line(error)}): use 'auto' or 'cpu'."
-        ) from error
-    return found
+    return checked_device(device)
 
 
 class Options(TypedDict, total=False):

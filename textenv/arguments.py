@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import difflib
+import textwrap
 from collections.abc import Collection, Mapping
 from typing import Any
 
+import torch
 from gymnasium.vector import AutoresetMode
 
 
@@ -28,6 +30,39 @@ def autoreset_mode_of(mode: AutoresetMode | str) -> AutoresetMode:
             return known
     names = ", ".join(repr(known.name) for known in AutoresetMode)
     raise ValueError(f"autoreset_mode={mode!r} is unknown: use one of {names}.")
+
+
+def checked_device(device: str | torch.device) -> torch.device:
+    """The device.
+
+    Raises:
+        ValueError: PyTorch does not know it, or cannot use it here.
+    """
+    try:
+        found = torch.device(device)
+    except (RuntimeError, TypeError) as error:
+        raise ValueError(
+            f"device={device!r} is unknown: use 'cpu', 'cuda', 'cuda:1', 'mps', ... (agents also "
+            "take 'auto')."
+        ) from error
+    try:
+        torch.empty(0, device=found)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise ValueError(
+            f"device={device!r} cannot be used here ({first_line(error)}): use 'cpu' (agents also "
+            "take 'auto')."
+        ) from error
+    return found
+
+
+LONGEST = 160  # characters of another library's message inside one of ours
+
+
+def first_line(error: BaseException) -> str:
+    """The kind of an error and the first line of its message, or the beginning of that."""
+    lines = str(error).strip().splitlines()
+    begin = textwrap.shorten(lines[0], LONGEST, placeholder=" ...") if lines else "no message"
+    return f"{type(error).__name__}: {begin}"
 
 
 def checked_options(options: Mapping[str, Any] | None, known: Collection[str]) -> Mapping[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -41,7 +41,7 @@ class StopRule:
         strings: list[str] = []
         special = set(tokenizer.all_special_tokens)
         several: Any = () if stop is None else stop
-        if isinstance(stop, str | bytes) or not isinstance(several, Iterable):
+        if isinstance(stop, str | bytes | Mapping) or not isinstance(several, Iterable):
             several = [stop]
         for entry in several:
             if isinstance(entry, str) and entry in special:

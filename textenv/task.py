@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,13 +10,24 @@ import gymnasium as gym
 import numpy as np
 import torch
 
+from textenv.arguments import checked_device
 from textenv.lm.loading import load_model, load_tokenizer
 from textenv.lm.vocabulary import check_same_tokenizer, vocabulary_size
 from textenv.prompts import encode_prompts, load_prompts
+from textenv.ranges import COUNT, COUNT_OR_NONE, POSITIVE_OR_NONE, Range, check_numbers
 from textenv.rewards import resolve_reward
 from textenv.schedules import AdaptiveKL
 from textenv.sharing import is_data, plain, unwrap_shared
 from textenv.stopping import StopRule
+
+RANGES = {
+    "max_new_tokens": COUNT,
+    "min_new_tokens": Range(0, whole=True),
+    "max_prompt_tokens": COUNT_OR_NONE,
+    "no_stop_penalty": Range(-math.inf),
+    "reward_timeout": POSITIVE_OR_NONE,  # seconds
+    "reward_retries": Range(0, whole=True),
+}
 
 
 class TextTask:
@@ -54,7 +66,7 @@ class TextTask:
         device: str | torch.device,
     ):
         given = {name: unwrap_shared(value) for name, value in locals().items() if name != "self"}
-        self.device = given.pop("device")
+        self.device = checked_device(given.pop("device"))
         self.arguments: dict[str, Any] = given
         self._check_numbers()
         self.max_new_tokens, self.no_stop_penalty = max_new_tokens, no_stop_penalty
@@ -82,20 +94,12 @@ class TextTask:
 
     def _check_numbers(self) -> None:
         given = self.arguments
+        check_numbers(given, RANGES)
         longest, least = given["max_new_tokens"], given["min_new_tokens"]
-        if longest < 1:
-            raise ValueError(f"max_new_tokens={longest} must be at least 1.")
-        if not 0 <= least <= longest:
+        if least > longest:
             raise ValueError(
                 f"min_new_tokens={least} must be between 0 and max_new_tokens={longest}."
             )
-        if not np.isfinite(given["no_stop_penalty"]):
-            raise ValueError(f"no_stop_penalty={given['no_stop_penalty']} must be a number.")
-        timeout, retries = given["reward_timeout"], given["reward_retries"]
-        if timeout is not None and not timeout > 0:
-            raise ValueError(f"reward_timeout={timeout!r} must be seconds above 0, or None.")
-        if retries < 0 or retries != int(retries):
-            raise ValueError(f"reward_retries={retries!r} must be a whole number of at least 0.")
         if given["reference_dtype"] not in ("float32", "bfloat16", "float16"):
             raise ValueError(
                 f"reference_dtype={given['reference_dtype']!r} is unknown: use 'float32', "

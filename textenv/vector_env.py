@@ -19,6 +19,7 @@ from gymnasium.vector.utils import batch_space
 from textenv import infos as columns
 from textenv.arguments import autoreset_mode_of, checked_options, require
 from textenv.lm.vocabulary import check_same_tokenizer
+from textenv.ranges import COUNT, check_numbers
 from textenv.rendering import Renderer
 from textenv.scoring import make_scoring
 from textenv.shaping import KLShaping
@@ -26,6 +27,8 @@ from textenv.sharing import SpecOfLiveObjects
 from textenv.starts import Starts
 from textenv.task import TextTask
 from textenv.token_table import Arrays, TokenTable, to_numpy
+
+RANGES = {"num_envs": COUNT, "group_size": COUNT}
 
 
 class TextGenVectorEnv(SpecOfLiveObjects, VectorEnv):
@@ -92,10 +95,9 @@ class TextGenVectorEnv(SpecOfLiveObjects, VectorEnv):
         device: str | torch.device = "cpu",
         copy: bool = True,
     ):
-        require(
-            num_envs >= 1 and group_size >= 1 and num_envs % group_size == 0,
-            f"num_envs={num_envs} must be a multiple of group_size={group_size}, both at least 1.",
-        )
+        check_numbers({"num_envs": num_envs, "group_size": group_size}, RANGES)
+        multiple = f"num_envs={num_envs} must be a multiple of group_size={group_size}."
+        require(num_envs % group_size == 0, multiple)
         self.num_envs, self.group_size = num_envs, group_size
         self.task = task = TextTask(
             tokenizer=tokenizer, prompts=prompts, reward=reward, max_new_tokens=max_new_tokens,
@@ -107,6 +109,7 @@ class TextGenVectorEnv(SpecOfLiveObjects, VectorEnv):
         self.tokenizer, self.prompts = task.tokenizer, task.prompts
         self.max_length, self.max_new_tokens = task.max_length, task.max_new_tokens
         # Any other mode (SB3 passes "rgb_array" to every environment) means no rendering.
+        # Others do no harm: stable-baselines3's make_vec_env asks for "rgb_array" by itself.
         self.render_mode = render_mode if render_mode in self.metadata["render_modes"] else None
         self.single_observation_space, self.single_action_space = task.spaces
         self.observation_space, self.action_space = (batch_space(s, num_envs) for s in task.spaces)

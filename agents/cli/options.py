@@ -17,8 +17,8 @@ import tyro
 from agents import algorithms, presets
 from agents.agent import Agent
 from agents.construction import AUTO, find_device
-from agents.ranges import COUNT, FACTOR, Range
 from agents.runs.recorder import SAVE_EVERY, parse_interval
+from textenv.ranges import COUNT, FACTOR, Range
 
 
 def kebab_case(name: str) -> str:

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from agents.ranges import Range
 from textenv.lm.parts import unwrapped
+from textenv.ranges import Range
 from textenv.sharing import plain
 
 

@@ -14,7 +14,7 @@ from torch.distributions import Categorical, Distribution, Independent, Normal
 
 from agents.policies.base import Evaluation, Policy
 from agents.policies.distributions import TorchDistribution, draw
-from agents.ranges import COUNT as LAYER_SIZE
+from textenv.ranges import COUNT as LAYER_SIZE
 
 
 class MlpPolicy(nn.Module, Policy):

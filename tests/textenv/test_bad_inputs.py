@@ -28,6 +28,19 @@ ARGUMENTS = [
     ("prompts", [3]), ("prompts", {"prompt": ["a"]}), ("prompts", "nofile.txt"),
     ("prompts", [{"question": "a"}]), ("prompts", [{"prompt": [{"role": "user"}]}]),
     ("max_prompt_tokens", 0), ("reward", "sentimint"), ("reward", "length("),
+    ("max_new_tokens", "5"), ("max_new_tokens", 2.5), ("max_new_tokens", True),
+    ("max_new_tokens", NAN), ("max_new_tokens", None), ("min_new_tokens", "1"),
+    ("min_new_tokens", 1.5), ("min_new_tokens", None), ("max_prompt_tokens", "5"),
+    ("max_prompt_tokens", -1), ("max_prompt_tokens", 1.5), ("max_prompt_tokens", True),
+    ("no_stop_penalty", "x"), ("no_stop_penalty", None), ("no_stop_penalty", True),
+    ("reward_timeout", "5"), ("reward_timeout", True), ("reward_retries", "1"),
+    ("reward_retries", None), ("reward_retries", True), ("stop", {"a": 1}), ("reward", None),
+    ("reward", 3), ("reward", []), ("reward", {}), ("reward", {"sentiment": "x"}),
+    ("reward", {"sentiment": NAN}), ("reward", [("sentiment",)]), ("reward", lambda: 1),
+    ("reward", lambda a, b, c: 1), ("reward", int), ("tokenizer", 5), ("tokenizer", None),
+    ("prompts", None), ("prompts", ""), ("prompts", [None]), ("prompts", b"ab"),
+    ("prompts", [b"x"]), ("prompts", np.array([1, 2])), ("prompts", 5.0), ("kl_coef", True),
+    ("kl_coef", None), ("kl_coef", [1]),
 ]  # fmt: skip
 
 
@@ -37,6 +50,45 @@ def test_an_argument_is_refused_by_its_name(name, value):
         TextGenEnv(**{name: value})
     message = str(error.value)
     assert name.split("_")[0] in message and "\n" not in message and len(message) < 400
+
+
+OF_VECTORS = [
+    ("num_envs", 0), ("num_envs", -1), ("num_envs", 1.5), ("num_envs", "2"), ("num_envs", True),
+    ("group_size", 0), ("group_size", -1), ("group_size", 1.5), ("group_size", "2"),
+    ("scoring", "fast"), ("scoring", None), ("array", "jax"), ("device", "gpu"),
+    ("device", 3), ("autoreset_mode", "x"), ("autoreset_mode", None),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "value"), OF_VECTORS, ids=str)
+def test_an_argument_of_a_vector_is_refused_by_its_name(name, value):
+    with pytest.raises(ValueError, match=f"{name}={value!r} (must|is unknown)") as error:
+        textenv.TextGenVectorEnv(**{"num_envs": 2, name: value})
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("action", ["a", 1.5, -1, 10**6, None, [1], [1, 2], True, NAN], ids=str)
+def test_an_action_is_one_token(action):
+    env = TextGenEnv(max_new_tokens=2)
+    before = env.reset(seed=0)[0]["input_ids"].tolist()
+    with pytest.raises(ValueError, match=r"actions? ?(=|contain)"):
+        env.step(action)
+    observation, *_ = env.step(5)  # the wrong one took no place
+    length = np.count_nonzero(before)
+    assert observation["input_ids"].tolist()[: length + 1] == [*before[:length], 5]
+    assert observation["attention_mask"].sum() == length + 1
+
+
+ACTIONS = ["ab", [1.0, 2.0], [1], [1, 2, 3], None, [True, False], [NAN, 1], [[1], [2]], [0, -1]]
+
+
+@pytest.mark.parametrize("actions", ACTIONS, ids=str)
+def test_actions_are_one_token_for_each_row(actions):
+    envs = gym.make_vec("TextGen-v0", num_envs=2, max_new_tokens=2)
+    before = envs.reset(seed=0)[0]["attention_mask"].sum()
+    with pytest.raises(ValueError, match=r"actions (have|contain)"):
+        envs.step(actions)
+    assert envs.step(np.array([5, 5]))[0]["attention_mask"].sum() == before + 2
 
 
 OPTIONS = [

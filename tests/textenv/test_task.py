@@ -65,9 +65,9 @@ def test_a_reference_that_does_not_exist_is_refused(make_small):
 
 
 def test_budgets_that_leave_no_room_are_refused(refuses):
-    refuses(r"max_new_tokens=0 must be at least 1", max_new_tokens=0)
+    refuses(r"max_new_tokens=0 must be a whole number of at least 1", max_new_tokens=0)
     refuses(r"min_new_tokens=4 must be between 0 and max_new_tokens=3", min_new_tokens=4)
-    refuses(r"min_new_tokens=-1 must be between 0 and", min_new_tokens=-1)
+    refuses(r"min_new_tokens=-1 must be a whole number of at least 0", min_new_tokens=-1)
 
 
 @pytest.mark.parametrize("penalty", [float("nan"), float("inf")])

@@ -167,11 +167,9 @@ def test_gymnasiums_statistics_of_batch_scoring_are_the_returns(make_envs, batch
 
 
 def test_rows_that_do_not_divide_into_groups_are_refused(make_small):
-    with pytest.raises(
-        ValueError, match=r"num_envs=4 must be a multiple of group_size=3, both at least 1"
-    ):
+    with pytest.raises(ValueError, match=r"num_envs=4 must be a multiple of group_size=3"):
         make_small(4, group_size=3)
-    with pytest.raises(ValueError, match=r"num_envs=0 must be a multiple"):
+    with pytest.raises(ValueError, match=r"num_envs=0 must be a whole number of at least 1"):
         make_small(0)
 
 

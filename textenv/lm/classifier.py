@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 import torch
 from transformers import AutoModelForSequenceClassification
 
+from textenv.arguments import first_line
 from textenv.lm.loading import UNREADABLE, load_tokenizer
-from textenv.lm.sources import find, first_line
+from textenv.lm.sources import find
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase

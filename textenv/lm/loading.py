@@ -14,8 +14,9 @@ import torch
 from safetensors import SafetensorError
 from torch import nn
 
+from textenv.arguments import first_line
 from textenv.lm.parts import unwrapped
-from textenv.lm.sources import find, first_line
+from textenv.lm.sources import find
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -37,8 +38,11 @@ def load_tokenizer(source: str | os.PathLike[str] | PreTrainedTokenizerBase):
 
     Raises:
         ValueError: there is no tokenizer with the model.
+        TypeError: a live object is no tokenizer.
     """
     if not isinstance(source, str | os.PathLike):
+        if not hasattr(source, "get_vocab"):
+            raise TypeError(f"tokenizer={source!r} is no tokenizer of transformers, and no source.")
         return source
     from transformers import AutoTokenizer
 
@@ -103,6 +107,8 @@ def load_model(
         ValueError: its files are damaged, incomplete, or those of another kind of model.
     """
     if not isinstance(source, str | os.PathLike):
+        if not isinstance(source, nn.Module):
+            raise TypeError(f"{source!r} is no model of transformers, and no source of one.")
         live: Any = source
         return live.to(device) if device is not None else live
     from transformers import AutoModelForCausalLM

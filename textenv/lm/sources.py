@@ -15,11 +15,11 @@ from __future__ import annotations
 import difflib
 import importlib.util
 import os
-import textwrap
 from pathlib import Path
 
+from textenv.arguments import first_line
+
 BUNDLED = Path(__file__).parent / "bundled"
-LONGEST = 160  # characters of another library's message inside one of ours
 PATIENCE = 10  # seconds for the first answer of the hub
 
 
@@ -96,13 +96,6 @@ def _check_hub(name: str) -> None:
                 else "check its id and the connection; 'bundled' and 'smollm2' need none."
             )
         ) from error
-
-
-def first_line(error: BaseException) -> str:
-    """The kind of an error and the first line of its message, or the beginning of that."""
-    lines = str(error).strip().splitlines()
-    begin = textwrap.shorten(lines[0], LONGEST, placeholder=" ...") if lines else "no message"
-    return f"{type(error).__name__}: {begin}"
 
 
 def _smollm2_file() -> Path:

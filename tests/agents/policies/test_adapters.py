@@ -5,9 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 import transformers
+from safetensors.torch import load_file, save_file
 from torch.testing import assert_close
 
 from agents import PPO, REINFORCE
+from textenv.lm import load_model
 
 peft = pytest.importorskip("peft")
 
@@ -66,3 +68,19 @@ def test_adapters_are_saved_and_go_on_learning(make_text_envs, make_model, next_
     assert all("lora_" in name or "value_head" in name for name in trainable[1])
     assert len(trainable[0]) == len(trainable[1]) == 2 * 2 + 2
     again.update(again.collect())
+
+
+def test_adapters_whose_file_lacks_weights_are_refused(make_model, tmp_path):
+    make_model().save_pretrained(tmp_path / "base")
+    base = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "base")
+    config = peft.LoraConfig(r=2, target_modules=["q_proj"], task_type="CAUSAL_LM")
+    peft.get_peft_model(base, config).save_pretrained(tmp_path / "adapters")
+    load_model(tmp_path / "adapters")
+    file = tmp_path / "adapters" / "adapter_model.safetensors"
+    tensors = load_file(file)
+    del tensors[next(iter(tensors))]
+    save_file(tensors, file, metadata={"format": "pt"})
+    with pytest.raises(
+        ValueError, match=r"is incomplete: its files do not hold the weights '.*lora"
+    ):
+        load_model(tmp_path / "adapters")
