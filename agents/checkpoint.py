@@ -204,7 +204,8 @@ def _load(cls: type, folder: Path, env: Any, policy: type | None, changes: dict[
             setattr(agent, name, description["persistent_state"][name])
     environments.set_schedules(agent.env, description["kl_coef"])
     with _reading(folder):
-        has_environment = continuing.restore(agent, folder, given is None)
+        same_task = given is None and not {"env_kwargs", "n_envs"} & changes.keys()
+        has_environment = continuing.restore(agent, folder, same_task)
     if not has_environment:
         # New episodes, and not those of the first run again.
         agent.collector.seed = continuing.new_seed(agent)

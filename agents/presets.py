@@ -134,6 +134,15 @@ def training(model: Any) -> dict[str, Any]:
     return chosen
 
 
+def reward_model(model: Any) -> dict[str, Any]:
+    """The settings of a reward model's training that depend on the language model.
+
+    The bundled model, 1,500 pairs by sentiment with temperature 0.3, share of the perfect judge's
+    accuracy on 500 others: 0.83 after two epochs at 3e-4, 0.89 at 1e-3.
+    """
+    return {"learning_rate": 1e-3 if is_small(model) else 2e-5}
+
+
 def is_small(model: Any) -> bool:
     """Whether a model has fewer than `SMALL_MODEL` parameters, as far as known before loading."""
     if model is None or model == "bundled":

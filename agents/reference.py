@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 
 from agents import environments, storage
-from agents.collect import collect_episodes
 from agents.evaluation import own_environment
 from agents.policies.reference import ReferencePolicy
+from agents.sampling import sample_on
 from textenv.optimum import BestOf, Optimum, best_of_n_curve, optimum
 
 MIN_PER_PROMPT = 32  # of many prompts, only some are sampled, but these often enough
@@ -100,12 +100,6 @@ def reference_scores(
         some = max(1, n_episodes // MIN_PER_PROMPT)
         chosen = np.sort(np.random.default_rng(seed).choice(count, some, replace=False))
     per_prompt = max(1, n_episodes // len(chosen))
-    prompt_index = np.tile(chosen, per_prompt)
-    scores: list[float] = []
-    while len(scores) < len(prompt_index):
-        # The last batch repeats some prompts; what is beyond the plan is dropped below.
-        index = np.resize(prompt_index[len(scores) :], own.num_envs)
-        rollout = collect_episodes(own, policy, options={"prompt_index": index})
-        scores += rollout.episodes["return"]
-    table = np.array(scores[: len(prompt_index)]).reshape(per_prompt, len(chosen))
+    returns = sample_on(own, policy, np.tile(chosen, per_prompt)).returns
+    table = np.array(returns).reshape(per_prompt, len(chosen))
     return list(table.T)

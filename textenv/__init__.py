@@ -1,6 +1,7 @@
 """Token generation as a Gymnasium environment.
 
-``import textenv`` registers ``TextGen-v0``, for ``gym.make`` and ``gym.make_vec``, and
+``import textenv`` registers ``TextGen-v0``, for ``gym.make`` and ``gym.make_vec``; tasks with
+prompts, a reward and a token budget of their own, such as ``Haiku-v0`` (`textenv.tasks`); and
 ``Parabola-v0``, a black-box function of one number.
 """
 
@@ -13,15 +14,18 @@ from textenv.rewards import RewardError
 from textenv.schedules import AdaptiveKL
 from textenv.shaping import ActionRecord
 from textenv.sharing import Shared
+from textenv.tasks import TASKS, TaskSpec, register_tasks
 from textenv.vector_env import TextGenVectorEnv
 
 __all__ = [
+    "TASKS",
     "ActionRecord",
     "AdaptiveKL",
     "Episode",
     "ParabolaEnv",
     "RewardError",
     "Shared",
+    "TaskSpec",
     "TextGenEnv",
     "TextGenVectorEnv",
 ]
@@ -32,3 +36,4 @@ gym.register(
     vector_entry_point="textenv.vector_env:TextGenVectorEnv",
 )
 gym.register(id="Parabola-v0", entry_point="textenv.parabola:ParabolaEnv")
+register_tasks()

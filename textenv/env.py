@@ -54,9 +54,11 @@ class TextGenEnv(SpecOfLiveObjects, gym.Env):
 
     Args:
         tokenizer: "bundled", "smollm2", a folder, a hub id, or a transformers tokenizer.
-        prompts: "bundled", a text file, a JSON-lines file, a list, or a dataset
-            (`textenv.prompts.load_prompts`). Columns other than ``prompt`` are passed to the
-            reward in ``episode.data``.
+        prompts: "bundled", a file (.txt, .jsonl, .csv or .parquet), a list, or a dataset, of texts
+            or of conversations (`textenv.prompts.load_prompts`). The other columns are passed to
+            the reward in ``episode.data``. The tokenizer's chat template renders a conversation,
+            whose messages are in ``episode.data["prompt"]``; a last message of the assistant is
+            continued.
         reward: a name, ``"module:function"``, a classifier, any function, or a weighted sum
             (`textenv.rewards.resolve_reward`).
         max_new_tokens: the token budget of a response.
@@ -64,6 +66,8 @@ class TextGenEnv(SpecOfLiveObjects, gym.Env):
         stop: further stop tokens (ids) and stop strings; the tokenizer's end-of-sequence token
             always stops.
         max_prompt_tokens: the longest prompt allowed; a longer one is an error.
+        chat: whether a prompt that is a plain text becomes one message of the user, rendered by
+            the tokenizer's chat template.
         reference: the model that the policy should stay close to.
         reference_dtype: "float32", "bfloat16" or "float16", for a reference that is loaded here.
         kl_coef: β, a number, a schedule such as `textenv.AdaptiveKL`, or a mapping of its arguments
@@ -94,6 +98,7 @@ class TextGenEnv(SpecOfLiveObjects, gym.Env):
         min_new_tokens: int = 0,
         stop: Sequence[str | int] | str | int | None = None,
         max_prompt_tokens: int | None = None,
+        chat: bool = False,
         reference: Any = None,
         reference_dtype: str = "float32",
         kl_coef: Any = 0.0,
@@ -113,6 +118,7 @@ class TextGenEnv(SpecOfLiveObjects, gym.Env):
             min_new_tokens=min_new_tokens,
             stop=stop,
             max_prompt_tokens=max_prompt_tokens,
+            chat=chat,
             reference=reference,
             reference_dtype=reference_dtype,
             kl_coef=kl_coef,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,7 +10,11 @@ from typing import Any
 
 import numpy as np
 
+from textenv.chat import checked_messages, render_conversations
+from textenv.prompt_files import read_rows
+
 BUNDLED_PROMPTS = Path(__file__).parent / "lm" / "bundled" / "prompts.txt"
+BATCH = 1000  # prompts that are tokenised at once; more are not faster, but take more memory
 
 
 @dataclass(frozen=True)
@@ -32,7 +35,10 @@ class Prompt:
 
 @dataclass(frozen=True, eq=False)
 class EncodedPrompt:
-    """A prompt as the environment uses it: rendered, and as token ids, int64 `[P]`, P > 0."""
+    """A prompt as the environment uses it: rendered, and as token ids, int64 `[P]`, P > 0.
+
+    The `data` of a conversation also has its messages, as the column `"prompt"`.
+    """
 
     text: str
     ids: np.ndarray
@@ -40,37 +46,78 @@ class EncodedPrompt:
 
 
 def encode_prompts(
-    prompts: Sequence[Prompt | EncodedPrompt], tokenizer: Any, max_prompt_tokens: int | None = None
+    prompts: Sequence[Prompt | EncodedPrompt],
+    tokenizer: Any,
+    max_prompt_tokens: int | None = None,
+    chat: bool = False,
 ) -> list[EncodedPrompt]:
     """Tokenise prompts, conversations with the tokenizer's chat template; keep encoded prompts.
 
+    Args:
+        prompts: The prompts, in the order of the result.
+        tokenizer: A tokenizer of transformers.
+        max_prompt_tokens: The longest prompt allowed; None allows any length.
+        chat: Whether a plain text becomes the user's message of a conversation.
+
     Raises:
-        ValueError: If a prompt has no token, or more than `max_prompt_tokens`.
+        ValueError: If a prompt has no token, or more than `max_prompt_tokens`, or is a
+            conversation that the tokenizer's chat template cannot render.
     """
-    encoded = []
-    for number, prompt in enumerate(prompts):
-        if isinstance(prompt, EncodedPrompt):
-            encoded.append(prompt)
-            continue
-        text = prompt.text
-        if prompt.messages is not None:
-            # The template writes the special tokens itself.
-            text = tokenizer.apply_chat_template(
-                list(prompt.messages), add_generation_prompt=True, tokenize=False
-            )
-        ids = tokenizer(text, add_special_tokens=prompt.messages is None)["input_ids"]
-        if not ids:
-            raise ValueError(
-                f"prompts[{number}] is {text!r}, which has no token: this tokenizer has no "
-                "beginning-of-sequence token, so a prompt must have some text."
-            )
-        if max_prompt_tokens is not None and len(ids) > max_prompt_tokens:
-            raise ValueError(
-                f"prompts[{number}] has {len(ids)} tokens, more than max_prompt_tokens="
-                f"{max_prompt_tokens}: shorten it ({text[:60]!r}...) or raise the limit."
-            )
-        encoded.append(EncodedPrompt(text, np.array(ids, dtype=np.int64), prompt.data))
+    encoded: list[EncodedPrompt] = []
+    for begin in range(0, len(prompts), BATCH):
+        batch = dict(enumerate(prompts[begin : begin + BATCH], begin))
+        raw = {i: prompt for i, prompt in batch.items() if isinstance(prompt, Prompt)}
+        done = {i: prompt for i, prompt in batch.items() if isinstance(prompt, EncodedPrompt)}
+        done |= _encode_batch(raw, tokenizer, max_prompt_tokens, chat)
+        encoded += [done[number] for number in batch]
     return encoded
+
+
+def _encode_batch(
+    prompts: Mapping[int, Prompt], tokenizer: Any, max_prompt_tokens: int | None, chat: bool
+) -> dict[int, EncodedPrompt]:
+    conversations: dict[int, Sequence[Mapping[str, Any]]] = {}
+    plain: dict[int, str] = {}
+    for number, prompt in prompts.items():
+        if prompt.messages:
+            conversations[number] = prompt.messages
+        elif chat:
+            conversations[number] = [{"role": "user", "content": prompt.text}]
+        else:
+            plain[number] = prompt.text
+    rendered = render_conversations(conversations, tokenizer)
+    # The template writes the special tokens itself.
+    ids = _tokenise(plain, tokenizer, True) | _tokenise(rendered, tokenizer, False)
+    texts = plain | rendered
+    encoded = {}
+    for number, prompt in prompts.items():
+        _check_length(number, texts[number], len(ids[number]), max_prompt_tokens)
+        data = prompt.data
+        if number in conversations:
+            data = {**data, "prompt": list(conversations[number])}
+        array = np.array(ids[number], dtype=np.int64)
+        encoded[number] = EncodedPrompt(texts[number], array, data)
+    return encoded
+
+
+def _tokenise(texts: Mapping[int, str], tokenizer: Any, special: bool) -> dict[int, list[int]]:
+    if not texts:
+        return {}
+    ids = tokenizer(list(texts.values()), add_special_tokens=special)["input_ids"]
+    return dict(zip(texts, ids, strict=True))
+
+
+def _check_length(number: int, text: str, length: int, limit: int | None) -> None:
+    if length == 0:
+        raise ValueError(
+            f"prompts[{number}] is {text!r}, which has no token: this tokenizer has no "
+            "beginning-of-sequence token, so a prompt must have some text."
+        )
+    if limit is not None and length > limit:
+        raise ValueError(
+            f"prompts[{number}] has {length} tokens, more than max_prompt_tokens="
+            f"{limit}: shorten it ({text[:60]!r}...) or raise the limit."
+        )
 
 
 def load_prompts(source: str | os.PathLike[str] | Iterable[Any]) -> list[Prompt | EncodedPrompt]:
@@ -80,87 +127,52 @@ def load_prompts(source: str | os.PathLike[str] | Iterable[Any]) -> list[Prompt 
         source: One of
 
             - `"bundled"`: the prompts that come with the bundled model;
-            - a path to a UTF-8 text file, one prompt per line, blank lines skipped;
-            - a path to a `.jsonl` file, one row per line, blank lines skipped;
-            - an iterable of strings, rows or `Prompt`s; a `datasets.Dataset` is one.
+            - a path to a UTF-8 text file, `.txt` or without an ending, one prompt per line, blank
+              lines skipped;
+            - a path to a `.jsonl` or `.json` file, one row per line, blank lines skipped;
+            - a path to a `.csv` or `.parquet` file; a cell of CSV holds messages as JSON;
+            - an iterable of strings, conversations, rows or `Prompt`s; a `datasets.Dataset` is one.
 
-            A row is a mapping with a column `"prompt"`: a text, or a list of
-            `{"role": ..., "content": ...}` messages. The other columns become `Prompt.data`.
+            A conversation is a list of `{"role": ..., "content": ...}` messages. A row is a
+            mapping with a column `"prompt"`, a text or a conversation, or else a column
+            `"messages"`, a conversation. The other columns become `Prompt.data`.
 
     Returns:
         At least one prompt.
 
     Raises:
         ValueError: If the file does not exist, has no prompt, or a row is not a prompt.
+        ModuleNotFoundError: If the package that reads the file is not installed.
     """
     if isinstance(source, (str, os.PathLike)):
-        path = BUNDLED_PROMPTS if source == "bundled" else Path(source)
-        prompts = _read_jsonl(path) if path.suffix == ".jsonl" else _read_text(path)
+        rows = read_rows(BUNDLED_PROMPTS if source == "bundled" else Path(source))
         name = f"prompts={str(source)!r}"
     else:
-        # Iterating over these yields the names of columns or splits, which would look like prompts.
-        if isinstance(source, Mapping) or hasattr(source, "iterrows"):
-            raise ValueError(
-                f"prompts is a {type(source).__name__}, which is not a list of rows: pass one "
-                "split of a dataset, or a table's rows as mappings with a column 'prompt'."
-            )
-        if isinstance(source, set | frozenset):
-            raise ValueError(
-                "prompts is a set, whose order changes from one process to the next, and with it "
-                "every seeded run: pass sorted(prompts)."
-            )
-        if not isinstance(source, Iterable):
-            raise ValueError(
-                f"prompts={source!r} cannot be read: pass 'bundled', a path, a list of strings or "
-                "a dataset with a column 'prompt'."
-            )
-        prompts = [_prompt_from_row(row, f"prompts[{i}]") for i, row in enumerate(source)]
+        rows = [(f"prompts[{i}]", row) for i, row in enumerate(_checked_iterable(source))]
         name = "prompts"
-    if not prompts:
+    if not rows:
         raise ValueError(f"{name} is empty: give at least one prompt.")
-    return prompts
+    return [_prompt_from_row(row, where) for where, row in rows]
 
 
-def _read_text(path: Path) -> list[Prompt | EncodedPrompt]:
-    # Spaces at the ends of a line are kept: they change how a prompt is tokenised.
-    return [Prompt(line) for _, line in _numbered_lines(path)]
-
-
-def _read_jsonl(path: Path) -> list[Prompt | EncodedPrompt]:
-    prompts: list[Prompt | EncodedPrompt] = []
-    for number, line in _numbered_lines(path):
-        where = f"prompts={str(path)!r}, line {number},"
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise ValueError(
-                f"{where} is not JSON ({error}): write one object per line, "
-                'such as {"prompt": "..."}.'
-            ) from error
-        if not isinstance(row, Mapping):
-            raise ValueError(
-                f"{where} is {row!r}, which is not an object: write one object per line, "
-                'such as {"prompt": "..."}.'
-            )
-        prompts.append(_prompt_from_row(row, where))
-    return prompts
-
-
-def _numbered_lines(path: Path) -> list[tuple[int, str]]:
-    """The lines that are not blank, without their line ends, numbered from 1."""
-    if not path.is_file():
+def _checked_iterable(source: Any) -> Iterable[Any]:
+    # Iterating over these yields the names of columns or splits, which would look like prompts.
+    if isinstance(source, Mapping) or hasattr(source, "iterrows"):
         raise ValueError(
-            f"prompts={str(path)!r} is not a file: check the path, "
-            "or pass a list of strings to give the prompts themselves."
+            f"prompts is a {type(source).__name__}, which is not a list of rows: pass one "
+            "split of a dataset, or a table's rows as mappings with a column 'prompt'."
         )
-    try:
-        text = path.read_text(encoding="utf-8-sig")  # "-sig" drops the byte order mark of Windows
-    except UnicodeDecodeError as error:
+    if isinstance(source, set | frozenset):
         raise ValueError(
-            f"prompts={str(path)!r} is not UTF-8 text ({error}): save it as UTF-8."
-        ) from error
-    # Not `splitlines`, which also breaks at form feeds and at Unicode separators.
-    return [(i, line) for i, line in enumerate(text.split("\n"), start=1) if line.strip()]
+            "prompts is a set, whose order changes from one process to the next, and with it "
+            "every seeded run: pass sorted(prompts)."
+        )
+    if not isinstance(source, Iterable):
+        raise ValueError(
+            f"prompts={source!r} cannot be read: pass 'bundled', a path, a list of strings or "
+            "a dataset with a column 'prompt'."
+        )
+    return source
 
 
 def _prompt_from_row(row: Any, where: str) -> Prompt | EncodedPrompt:
@@ -168,32 +180,22 @@ def _prompt_from_row(row: Any, where: str) -> Prompt | EncodedPrompt:
         return row
     if isinstance(row, str):
         return Prompt(row)
+    if isinstance(row, list | tuple):
+        return Prompt("", {}, checked_messages(row, where))
     if not isinstance(row, Mapping):
         raise ValueError(
             f"{where} is {row!r}, a {type(row).__name__}: "
             "give a string, or a mapping with a column 'prompt'."
         )
-    if "prompt" not in row:
-        raise ValueError(
-            f"{where} has no column 'prompt', only {sorted(map(str, row))}: "
-            "rename the column that holds the prompt."
-        )
-    prompt = row["prompt"]
-    data = {column: value for column, value in row.items() if column != "prompt"}
-    if isinstance(prompt, str):
-        return Prompt(prompt, data)
-    return Prompt("", data, _checked_messages(prompt, where))
-
-
-def _checked_messages(messages: Any, where: str) -> tuple[Mapping[str, Any], ...]:
-    def is_message(message: Any) -> bool:
-        return isinstance(message, Mapping) and all(
-            isinstance(message.get(key), str) for key in ("role", "content")
-        )
-
-    if isinstance(messages, (list, tuple)) and messages and all(map(is_message, messages)):
-        return tuple(dict(message) for message in messages)
-    raise ValueError(
-        f"{where} has the prompt {messages!r}: give a string, or a list of messages, "
-        "each with the strings 'role' and 'content'."
-    )
+    # A data set of rows of both kinds has None in the column that a row does not use.
+    by_messages = row.get("prompt") is None and row.get("messages") is not None
+    column = "messages" if by_messages else "prompt"
+    if column not in row:
+        fix = "rename the column that holds the prompt."
+        if {"role", "content"} <= row.keys():
+            fix = "this is one message, so put the list of messages into a list of prompts."
+        raise ValueError(f"{where} has no column 'prompt', only {sorted(map(str, row))}: {fix}")
+    data = {name: value for name, value in row.items() if name not in ("prompt", column)}
+    if isinstance(row[column], str) and column == "prompt":
+        return Prompt(row[column], data)
+    return Prompt("", data, checked_messages(row[column], where, column))

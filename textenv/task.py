@@ -57,6 +57,7 @@ class TextTask:
         min_new_tokens: int,
         stop: Sequence[str | int] | str | int | None,
         max_prompt_tokens: int | None,
+        chat: bool,
         reference: Any,
         reference_dtype: str,
         kl_coef: Any,
@@ -68,12 +69,12 @@ class TextTask:
         given = {name: unwrap_shared(value) for name, value in locals().items() if name != "self"}
         self.device = checked_device(given.pop("device"))
         self.arguments: dict[str, Any] = given
-        self._check_numbers()
+        self._check_arguments()
         self.max_new_tokens, self.no_stop_penalty = max_new_tokens, no_stop_penalty
         self.reward_timeout, self.reward_retries = reward_timeout, reward_retries
         self.tokenizer = load_tokenizer(given["tokenizer"])
         self.prompts = encode_prompts(
-            load_prompts(given["prompts"]), self.tokenizer, max_prompt_tokens
+            load_prompts(given["prompts"]), self.tokenizer, max_prompt_tokens, chat
         )
         self.reward = resolve_reward(given["reward"], device)
         self.stop = StopRule(self.tokenizer, given["stop"], min_new_tokens)
@@ -92,7 +93,7 @@ class TextTask:
             self.reference = load_model(given["reference"], dtype=dtype, device=device)
             check_same_tokenizer(self.tokenizer, self.reference, "The reference")
 
-    def _check_numbers(self) -> None:
+    def _check_arguments(self) -> None:
         given = self.arguments
         check_numbers(given, RANGES)
         longest, least = given["max_new_tokens"], given["min_new_tokens"]
@@ -100,6 +101,8 @@ class TextTask:
             raise ValueError(
                 f"min_new_tokens={least} must be between 0 and max_new_tokens={longest}."
             )
+        if not isinstance(given["chat"], bool):
+            raise ValueError(f"chat={given['chat']!r} must be True or False.")
         if given["reference_dtype"] not in ("float32", "bfloat16", "float16"):
             raise ValueError(
                 f"reference_dtype={given['reference_dtype']!r} is unknown: use 'float32', "

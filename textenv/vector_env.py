@@ -81,6 +81,7 @@ class TextGenVectorEnv(SpecOfLiveObjects, VectorEnv):
         min_new_tokens: int = 0,
         stop: Sequence[str | int] | str | int | None = None,
         max_prompt_tokens: int | None = None,
+        chat: bool = False,
         reference: Any = None,
         reference_dtype: str = "float32",
         kl_coef: Any = 0.0,
@@ -104,7 +105,7 @@ class TextGenVectorEnv(SpecOfLiveObjects, VectorEnv):
             min_new_tokens=min_new_tokens, stop=stop, max_prompt_tokens=max_prompt_tokens,
             reference=reference, reference_dtype=reference_dtype, kl_coef=kl_coef,
             no_stop_penalty=no_stop_penalty, reward_timeout=reward_timeout,
-            reward_retries=reward_retries, device=device,
+            reward_retries=reward_retries, chat=chat, device=device,
         )  # fmt: skip
         self.tokenizer, self.prompts = task.tokenizer, task.prompts
         self.max_length, self.max_new_tokens = task.max_length, task.max_new_tokens

@@ -3,6 +3,9 @@
 - train: fine-tune a language model on a reward, and show what changed
 - evaluate: sample from a saved agent
 - compare: train several algorithms on several seeds, and say which differ
+- preferences: sample pairs of responses, and label which is better
+- reward-model: train a reward model on preferences
+- duel: which of two or more agents writes better texts, by any reward as the judge
 """
 
 from __future__ import annotations
@@ -12,7 +15,8 @@ import sys
 
 from textenv.rewards import RewardError
 
-COMMANDS = ("train", "evaluate", "compare")  # a module of this package for each
+# A module of this package for each.
+COMMANDS = ("train", "evaluate", "compare", "preferences", "reward-model", "duel")
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -24,7 +28,8 @@ def main(arguments: list[str] | None = None) -> None:
         return
     if command not in COMMANDS:
         sys.exit(f"{command} is unknown: use {', '.join(COMMANDS[:-1])} or {COMMANDS[-1]}.")
-    command_module = importlib.import_module(f"agents.cli.{command}")  # now: help is fast
+    module = command.replace("-", "_")
+    command_module = importlib.import_module(f"agents.cli.{module}")  # now: help is fast
     try:
         command_module.main(arguments[1:])
     except (RewardError, OSError, KeyboardInterrupt) as error:

@@ -36,6 +36,8 @@ class Compare:
     """As for train."""
     prompts: str = "bundled"
     """As for train."""
+    chat: bool = False
+    """As for train."""
     total_timesteps: int | None = None
     """Tokens of each run; by default as for train."""
     kl_coef: float | None = None
@@ -70,7 +72,7 @@ def main(arguments: list[str]) -> None:
     """
     options = tyro.cli(Compare, args=arguments, prog="python -m agents compare")
     with checking_options():
-        check_options(with_absolute_paths(options))
+        check_options(with_absolute_paths(options), options.agents)
         if not options.agents:
             raise ValueError(f"--agents must name some of {', '.join(AGENTS)}.")
     names = [(name, seed) for seed in range(options.seeds) for name in options.agents]

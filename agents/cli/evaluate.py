@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import tyro
 
-from agents import algorithms, checkpoint
+from agents import checkpoint
 from agents.agent import Agent
+from agents.cli.candidates import load_saved
 from agents.cli.errors import checking_options
 from agents.cli.options import Train, check_options
 from agents.cli.report import print_evaluations
+from agents.cli.tasks import evaluation_prompts
 from agents.cli.train import EVALUATION_SEED, measure_reach
 from agents.evaluation import evaluate_text
 from agents.reference import WithinReach
@@ -60,7 +63,8 @@ def main(arguments: list[str]) -> None:
     with checking_options():
         check_options(options)
         of_run = (read_json(RunFolder(options.path).settings_file) or {}).get("options", {})
-        agent, same_task = load_agent(options, of_run.get("eval_prompts"))
+        prompts = evaluation_prompts(of_run.get("eval_prompts"), of_run.get("env", ""))
+        agent, same_task = load_agent(options, prompts)
     kl_coef = of_run.get("kl_coef") if options.kl_coef is None else options.kl_coef
     episodes = options.episodes or of_run.get("eval_episodes", Train.eval_episodes)
     result = evaluate_text(agent, None, episodes, options.seed, kl_coef)
@@ -68,7 +72,7 @@ def main(arguments: list[str]) -> None:
     print_evaluations({"agent": result}, within_reach)
 
 
-def load_agent(options: Evaluate, eval_prompts: str | None) -> tuple[Agent, bool]:
+def load_agent(options: Evaluate, eval_prompts: Any) -> tuple[Agent, bool]:
     """The agent in the task of its evaluation, and whether this is the task of its run.
 
     Args:
@@ -79,29 +83,16 @@ def load_agent(options: Evaluate, eval_prompts: str | None) -> tuple[Agent, bool
         ValueError: an option does not fit it, or its algorithm is a custom class.
     """
     path = checkpoint.find(options.path)
-    saved = checkpoint.describe(path)
-    name = saved["algorithm"]
-    if name not in algorithms.__all__:
-        raise ValueError(
-            f"The algorithm of the agent in {str(options.path)!r} is a custom class, {name}: "
-            "evaluate it from Python, with agents.evaluation.evaluate_text."
-        )
-    if saved["policy"] != "CausalLMPolicy":
-        raise ValueError(
-            f"The agent in {str(options.path)!r} generates no text (its policy is "
-            f"{saved['policy']}): evaluate it from Python, with agents.evaluate_returns."
-        )
     given = {
         name: getattr(options, name)
         for name in ("reward", "reference", "max_new_tokens", "stop", "prompts")
         if getattr(options, name) not in (None, [])
     }
-    task = (saved["task"] or {}).get("kwargs", {})
+    task = (checkpoint.describe(path)["task"] or {}).get("kwargs", {})
     same_task = all(task.get(name) == value for name, value in given.items())
     if eval_prompts is not None:
         given.setdefault("prompts", eval_prompts)
-    agent = getattr(algorithms, name).load(path, env_kwargs=given, device=options.device)
-    return agent, same_task
+    return load_saved(path, given, options.device), same_task
 
 
 def find_reach(

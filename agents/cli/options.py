@@ -6,6 +6,7 @@ import dataclasses
 import inspect
 import re
 import types
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -16,6 +17,7 @@ import tyro
 
 from agents import algorithms, presets
 from agents.agent import Agent
+from agents.cli.tasks import defaults_of
 from agents.construction import AUTO, find_device
 from agents.runs.recorder import SAVE_EVERY, parse_interval
 from textenv.ranges import COUNT, FACTOR, Range
@@ -40,6 +42,7 @@ RANGES = {
     "seeds": Range(2, whole=True),
     "eval_episodes": COUNT,
     "episodes": COUNT,
+    "pairs": COUNT,
     "reference_episodes": Range(0, whole=True),
     "show_samples": Range(0, whole=True),
     "max_new_tokens": COUNT,
@@ -56,6 +59,9 @@ class Train:
     options."""
     model: str = "bundled"
     """"bundled", "smollm2", a folder, a .gguf file or a hub id. The reference is a copy of it."""
+    env: str = "TextGen-v0"
+    """The task: TextGen-v0 with the options below, or Haiku-v0, DigitSum-v0, ..., or
+    "module:Id-v0" of your own, whose prompts, reward and budget are then their defaults."""
     reward: str = "sentiment"
     """A name ("sentiment", "haiku", "length(20)", "keyword(love)"), "module:function", or a
     sequence-classification model."""
@@ -64,7 +70,10 @@ class Train:
     reward_retries: int = 0
     """How often a reward that raises an error is asked again, before the run ends."""
     prompts: str = "bundled"
-    """"bundled", a text file with one prompt per line, or a JSON-lines file."""
+    """"bundled", a text file with one prompt per line, or a .jsonl, .csv or .parquet file with a
+    column "prompt" (texts) or "messages" (conversations)."""
+    chat: bool = False
+    """Make each prompt that is a plain text a message of the user, in the model's chat template."""
     total_timesteps: int = 60_000
     """Tokens to generate while learning."""
     kl_coef: float = 0.05
@@ -112,15 +121,16 @@ class Train:
 def parse_train(arguments: list[str]) -> tuple[Train, dict[str, Any]]:
     """The options of a run and the hyper-parameters of its algorithm.
 
-    Their defaults are the presets of the chosen algorithm and model.
+    Their defaults are the presets of the chosen algorithm and model, and those of the task.
 
     Raises:
-        ValueError: there is no such algorithm.
+        ValueError: there is no such algorithm or task.
     """
     name = _chosen(arguments, "--agent", Train.agent)
     if name not in AGENTS:
         raise ValueError(f"--agent {name} is unknown: use one of {', '.join(AGENTS)}.")
     preset, hyperparameters = run_presets(name, _chosen(arguments, "--model", Train.model))
+    preset |= defaults_of(_chosen(arguments, "--env", Train.env))
     fields = _hyperparameter_fields(AGENTS[name], hyperparameters)
     group = dataclasses.make_dataclass(AGENTS[name].__name__, fields)
     group.__doc__ = f"Hyper-parameters of {AGENTS[name].__name__}."
@@ -146,8 +156,12 @@ def parse_train(arguments: list[str]) -> tuple[Train, dict[str, Any]]:
     return with_absolute_paths(options), dataclasses.asdict(options.hyperparameters)
 
 
-def check_options(options: Any) -> None:
+def check_options(options: Any, agents: Sequence[str] = ()) -> None:
     """Raise an error for an option of any command that is out of its range.
+
+    Args:
+        options: of any command.
+        agents: names of algorithms.
 
     Raises:
         ValueError: the message names the option, its value and what is allowed.
@@ -156,7 +170,7 @@ def check_options(options: Any) -> None:
         value = getattr(options, name, None)
         if value is not None and value not in allowed:
             raise ValueError(f"--{name.replace('_', '-')} {value} must be {allowed}.")
-    for name in getattr(options, "agents", [getattr(options, "agent", "ppo")]):
+    for name in agents:
         if name not in AGENTS:
             raise ValueError(f"--agent {name} is unknown: use one of {', '.join(AGENTS)}.")
     if hasattr(options, "save_every"):

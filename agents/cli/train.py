@@ -17,6 +17,7 @@ from agents.cli.errors import ENDINGS, checking_options, exit_code, in_words
 from agents.cli.options import AGENTS, Train, check_options, choose_dtype, parse_train
 from agents.cli.report import print_evaluations
 from agents.cli.resuming import parse_resume
+from agents.cli.tasks import OF_TASK, evaluation_prompts
 from agents.construction import find_device
 from agents.evaluation import TextEvaluation, evaluate_text
 from agents.plots import learning_curve, read_progress
@@ -49,7 +50,7 @@ def main(arguments: list[str]) -> None:
     """Fine-tune, and print what changed."""
     with checking_options():
         options, hyperparameters = parse_resume(arguments) or parse_train(arguments)
-        check_options(options)
+        check_options(options, [options.agent])
         folder = open_folder(options)
     with Signals() as signals:
         try:
@@ -158,7 +159,7 @@ def make_or_load(
         else:
             agent = make_agent(options, hyperparameters)
         if options.eval_prompts is not None:
-            load_prompts(options.eval_prompts)  # an error is better now than after the learning
+            load_prompts(evaluation_prompts(options.eval_prompts, options.env))  # errors come early
     parameters = sum(p.numel() for p in agent.policy.parameters())
     console.print(
         f"[bold]{type(agent).__name__}[/] on {options.model} ({parameters / 1e6:.1f} M parameters, "
@@ -179,7 +180,10 @@ def find_reach(
         return WithinReach.load(folder.reference_scores)
     if known is None:
         known = measure_reach(
-            agent, options.kl_coef, options.reference_episodes, options.eval_prompts
+            agent,
+            options.kl_coef,
+            options.reference_episodes,
+            evaluation_prompts(options.eval_prompts, options.env),
         )
     if known is not None:
         known.save(folder.reference_scores)
@@ -187,7 +191,7 @@ def find_reach(
 
 
 def measure_reach(
-    agent: Agent, kl_coef: float, n_episodes: int, prompts: str | None
+    agent: Agent, kl_coef: float, n_episodes: int, prompts: Any
 ) -> WithinReach | None:
     """The optimum and best-of-n of the agent's task; None if KL costs nothing."""
     if kl_coef <= 0 or n_episodes <= 0:
@@ -204,8 +208,9 @@ def find_evaluation(when: str, options: Train, agent: Agent, folder: RunFolder) 
     if when in summaries and summaries[when]["timesteps"] == timesteps:
         return TextEvaluation.load(folder.episodes(when), summaries[when])
     console.print(f"[dim]evaluating {options.eval_episodes} episodes, {when}[/]")
+    prompts = evaluation_prompts(options.eval_prompts, options.env)
     evaluation = evaluate_text(
-        agent, n_episodes=options.eval_episodes, seed=EVALUATION_SEED, prompts=options.eval_prompts
+        agent, n_episodes=options.eval_episodes, seed=EVALUATION_SEED, prompts=prompts
     )
     evaluation.save(folder.episodes(when))
     summaries[when] = evaluation.summary() | {
@@ -251,15 +256,14 @@ def make_agent(options: Train, hyperparameters: dict[str, Any]) -> Agent:
     policy_kwargs = {"model": options.model, "temperature": options.temperature, "dtype": dtype}
     if options.critic_layers is not None:
         policy_kwargs["critic_layers"] = options.critic_layers
+    names = ("prompts", "chat", "reward", "max_new_tokens", "stop")
+    given = {name: getattr(options, name) for name in names}
     return algorithm(
         "CausalLMPolicy",
-        "TextGen-v0",
+        options.env,
         n_envs=options.n_envs,
         env_kwargs={
-            "prompts": options.prompts,
-            "reward": options.reward,
-            "max_new_tokens": options.max_new_tokens,
-            "stop": options.stop,
+            **{name: value for name, value in given.items() if value != OF_TASK},
             "reference": options.model,
             "reference_dtype": dtype,
             "kl_coef": options.kl_coef,

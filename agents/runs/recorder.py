@@ -231,9 +231,10 @@ class RunRecorder(BaseCallback):
 
 
 def sample_line(score: float, prompt: str, response: str) -> str:
-    """An episode as a line for the console."""
-    text = f"[dim]{escape(prompt)}[/]{escape(response.replace(chr(10), '⏎'))}"
-    return f"  [dim]{score:+.2f}[/]  {text}"
+    """An episode for the console: a line, or several of a response that has several."""
+    begin, lines = escape(prompt.replace("\n", "⏎")), escape(response).strip("\n").split("\n")
+    indent = "\n         " if len(lines) > 1 else ""
+    return f"  [dim]{score:+.2f}[/]  [dim]{begin}[/]{indent}{indent.join(lines)}"
 
 
 def parse_interval(text: str) -> tuple[float, int | None]:

@@ -450,7 +450,7 @@ OPTIONS = {
     "compare --n-envs 0": ("n_envs=0", "at least 1"),
     "compare --save-every soon": ("'soon'", "'2 min'"),
     "compare --device gpu": ("device='gpu'",),
-    "polish": ("polish", "train, evaluate or compare"),
+    "polish": ("polish", "train, evaluate, compare"),
 }
 
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import sys
 
 import pytest
 
@@ -178,3 +179,132 @@ def test_a_prompt_that_is_neither_text_nor_conversation_is_refused(prompt):
         ValueError, match=r"prompts\[0\] has the prompt .*: give a string, or a list of messages"
     ):
         load_prompts([{"prompt": prompt}])
+
+
+# --- files of other kinds -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["prompts", "prompts.TXT"])
+def test_a_text_file_needs_no_ending(tmp_path, name):
+    assert load_prompts(write(tmp_path, name, "a\nb\n")) == [Prompt("a"), Prompt("b")]
+
+
+def test_a_json_file_has_one_row_per_line(tmp_path):
+    path = write(tmp_path, "prompts.json", '{"prompt": "a", "answer": 4}\n{"prompt": "b"}\n')
+    assert load_prompts(path) == [Prompt("a", {"answer": 4}), Prompt("b")]
+
+
+def test_a_csv_file_has_one_row_per_line(tmp_path):
+    content = '\ufeffprompt,answer\r\n"2, or ""3""?",4\r\n\r\n"a\nb", c\r\n'
+    path = write(tmp_path, "prompts.csv", content)
+    assert load_prompts(path) == [
+        Prompt('2, or "3"?', {"answer": "4"}),
+        Prompt("a\nb", {"answer": " c"}),
+    ]
+
+
+def test_a_csv_file_of_messages_has_json_in_its_cells(tmp_path):
+    cell = json.dumps(MESSAGES).replace('"', '""')
+    path = write(tmp_path, "prompts.csv", f'messages,level\n"{cell}",easy\n')
+    assert load_prompts(path) == [Prompt("", {"level": "easy"}, tuple(MESSAGES))]
+
+
+def test_a_csv_file_with_both_columns_has_texts(tmp_path):
+    path = write(tmp_path, "prompts.csv", "messages,prompt\nnone,a\n")
+    assert load_prompts(path) == [Prompt("a", {"messages": "none"})]
+
+
+def test_a_parquet_file_has_rows(tmp_path):
+    pyarrow = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    # Folders with such names become columns where a whole data set is read.
+    (tmp_path / "level=easy").mkdir()
+    path = tmp_path / "level=easy" / "prompts.parquet"
+    rows = [{"prompt": "a", "answer": 4}, {"prompt": "b", "answer": 5}]
+    parquet.write_table(pyarrow.Table.from_pylist(rows), path)
+    assert load_prompts(path) == [Prompt("a", {"answer": 4}), Prompt("b", {"answer": 5})]
+    parquet.write_table(pyarrow.Table.from_pylist([{"messages": MESSAGES}]), path)
+    assert load_prompts(str(path)) == [Prompt("", {}, tuple(MESSAGES))]
+
+
+def test_a_file_of_pandas_and_one_of_datasets_are_read(tmp_path):
+    datasets = pytest.importorskip("datasets")
+    dataset = datasets.Dataset.from_list([{"prompt": MESSAGES, "answer": 4}])
+    expected = [Prompt("", {"answer": 4}, tuple(MESSAGES))]
+    dataset.to_parquet(tmp_path / "by_datasets.parquet")
+    assert load_prompts(tmp_path / "by_datasets.parquet") == expected
+    dataset.to_pandas().to_parquet(tmp_path / "by_pandas.parquet")
+    assert load_prompts(tmp_path / "by_pandas.parquet") == expected
+
+
+def test_another_ending_is_refused_with_those_that_can_be_read(tmp_path):
+    path = write(tmp_path, "prompts.yaml", "a\n")
+    with pytest.raises(
+        ValueError,
+        match=r"^prompts='.*prompts\.yaml' ends in '\.yaml', which cannot be read: use \.txt, "
+        r"\.jsonl, \.json, \.csv, \.parquet, or no ending for one prompt per line\.$",
+    ):
+        load_prompts(path)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (
+            "text,answer\na,4\n",
+            r"line 2, has no column 'prompt', only \['answer', 'text'\]: rename",
+        ),
+        ('prompt,n\n"a\nb",4\nc,5,6\n', r"line 4, has 3 cells, but the first line names 2 columns"),
+        ('prompt,n\na,4\n"b"c,5\n', r"line 3, is not CSV \(.*\): put a cell that contains commas"),
+        ('prompt,n\na,4\n"b,5\n', r"line 3, is not CSV \(.*\): put a cell that contains commas"),
+        (
+            "messages\nHi\n",
+            r"line 2, has the messages 'Hi', which are not JSON \(.*\): write a lis",
+        ),
+        ('messages\n"[]"\n', r"line 2, has the messages \[\]: give a list of messages, each with"),
+    ],
+)
+def test_a_wrong_row_of_csv_is_refused_with_its_line(tmp_path, content, message):
+    path = write(tmp_path, "prompts.csv", content)
+    with pytest.raises(ValueError, match=rf"^prompts='.*prompts\.csv', {message}"):
+        load_prompts(path)
+
+
+@pytest.mark.parametrize("content", ["", "\n", "prompt,answer\n"])
+def test_a_csv_file_without_rows_is_refused(tmp_path, content):
+    path = write(tmp_path, "prompts.csv", content)
+    with pytest.raises(ValueError, match=r"prompts='.*prompts\.csv' is empty: give at least one"):
+        load_prompts(path)
+
+
+def test_a_wrong_row_of_parquet_is_refused_with_its_number(tmp_path):
+    pyarrow = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    path = tmp_path / "prompts.parquet"
+    parquet.write_table(pyarrow.Table.from_pylist([{"prompt": "a"}, {"prompt": None}]), path)
+    with pytest.raises(ValueError, match=r"prompts\.parquet', row 2, has the prompt None: give a"):
+        load_prompts(path)
+    parquet.write_table(pyarrow.Table.from_pylist([{"text": "a"}]), path)
+    with pytest.raises(ValueError, match=r"prompts\.parquet', row 1, has no column 'prompt', only"):
+        load_prompts(path)
+
+
+def test_a_damaged_parquet_file_is_refused(tmp_path):
+    pytest.importorskip("pyarrow")
+    path = write(tmp_path, "prompts.parquet", "prompt\na\n")
+    with pytest.raises(
+        ValueError, match=r"^prompts='.*prompts\.parquet' is not Parquet \(.*\): write it again\.$"
+    ):
+        load_prompts(path)
+
+
+def test_without_pyarrow_a_parquet_file_is_refused_with_the_package(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pyarrow", None)  # as if it were not installed
+    path = write(tmp_path, "prompts.parquet", "")
+    with pytest.raises(
+        ModuleNotFoundError,
+        match=r"^prompts='.*prompts\.parquet' needs the package pyarrow: install it with `pip ",
+    ):
+        load_prompts(path)

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import copy
+from typing import TYPE_CHECKING, Any
 
 import torch
 from transformers import AutoModelForSequenceClassification
 
 from textenv.arguments import first_line
-from textenv.lm.loading import UNREADABLE, load_tokenizer
+from textenv.lm.loading import UNREADABLE, load_model, load_tokenizer
 from textenv.lm.sources import find
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from textenv.preferences import Preference
 
 
 def load_classifier(
@@ -52,6 +55,44 @@ def load_classifier(
     return model.to(device), tokenizer
 
 
+def new_classifier(
+    source: Any, seed: int, device: str | torch.device | None = None
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """A sequence classifier with one label on the body of a causal language model, in float32.
+
+    Args:
+        source: of the language model (see `textenv.lm.sources`); adapters are merged into it.
+        seed: the seed of the new head.
+        device: The device of the model; None means the CPU.
+
+    Returns:
+        The classifier, which pads as its tokenizer does, and its tokenizer.
+
+    Raises:
+        ValueError: transformers has no classifier for this kind of model.
+    """
+    tokenizer = load_tokenizer(source)
+    causal: Any = load_model(source, dtype=torch.float32)
+    if hasattr(causal, "merge_and_unload"):
+        causal = causal.merge_and_unload()
+    config = copy.deepcopy(causal.config)
+    config.num_labels = 1
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    config.pad_token_id = tokenizer.pad_token_id
+    try:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            model = AutoModelForSequenceClassification.from_config(config, dtype=torch.float32)
+    except ValueError as error:
+        raise ValueError(
+            f"model={str(source)!r}: transformers has no sequence classifier for a "
+            f"{type(causal).__name__} ({first_line(error)})."
+        ) from error
+    model.base_model.load_state_dict(causal.base_model.state_dict())
+    return model.to(device), tokenizer
+
+
 def load_classifier_tokenizer(model: PreTrainedModel) -> PreTrainedTokenizerBase:
     """Load the tokenizer from the source of a live model.
 
@@ -75,3 +116,24 @@ def load_classifier_tokenizer(model: PreTrainedModel) -> PreTrainedTokenizerBase
             f"reward is a {type(model).__name__} from {source!r}, where no tokenizer can be "
             f"loaded ({error}): {fix}"
         ) from error
+
+
+def render(preference: Preference, tokenizer: Any) -> tuple[str, str]:
+    """The two whole texts of a preference, prompt and response; conversations by the template.
+
+    Raises:
+        ValueError: the tokenizer has no chat template for a conversation.
+    """
+
+    def plain(text: Any) -> str:
+        return text if isinstance(text, str) else "".join(message["content"] for message in text)
+
+    head = preference.prompt
+    if not isinstance(head, str):
+        if tokenizer.chat_template is None:
+            raise ValueError(
+                "The preferences are conversations, but the model's tokenizer has no chat "
+                "template: take a chat model, or give the preferences as texts."
+            )
+        head = tokenizer.apply_chat_template(list(head), add_generation_prompt=True, tokenize=False)
+    return head + plain(preference.chosen), head + plain(preference.rejected)

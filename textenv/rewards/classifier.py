@@ -11,13 +11,17 @@ import torch
 
 from textenv.episode import Episode
 
+# Settings of a reward model that make its scores comparable with those of others, with their
+# defaults: mean and standard deviation of its logits.
+NORMALIZATION = {"reward_mean": 0.0, "reward_deviation": 1.0}
+
 
 class ClassifierReward:
     """Score texts with a transformers sequence-classification model.
 
-    A model with one label gives its logit, as reward models do. A model with several gives the
-    probability of one of them: the softmax, or the sigmoid where its config says
-    `multi_label_classification`.
+    A model with one label gives its logit, as reward models do; minus `config.reward_mean`, divided
+    by `config.reward_deviation`, where these exist. A model with several gives the probability of
+    one of them: the softmax, or the sigmoid where its config says `multi_label_classification`.
 
     The model stays on its device and is put into eval mode. It has its own tokenizer, not the
     policy's. Texts longer than the limit are cut at the beginning, with a warning, so that the
@@ -81,10 +85,13 @@ class ClassifierReward:
         ]
         scores: list[float] = []
         for start in range(0, len(texts), self.batch_size):
-            inputs = self._encode(texts[start : start + self.batch_size])
-            logits = self.model(**inputs.to(self.model.device)).logits.float()
+            logits = self.logits(texts[start : start + self.batch_size])
             scores += self._activate(logits)[:, self.label].tolist()
         return scores
+
+    def logits(self, texts: list[str]) -> torch.Tensor:
+        """The model's logits `[N, labels]`, float32, with gradients where these are enabled."""
+        return self.model(**self._encode(texts).to(self.model.device)).logits.float()
 
     def _encode(self, texts: list[str]) -> Any:
         encoded = self.tokenizer(texts, verbose=False)
@@ -106,9 +113,11 @@ class ClassifierReward:
 
     def _activate(self, logits: torch.Tensor) -> torch.Tensor:
         """Logits `[N, labels]` to scores `[N, labels]`."""
-        if self.activation == "logit":
-            return logits
         config = self.model.config
+        if self.activation == "logit":
+            # Reward models of `agents.reward_model` name the logits of typical texts.
+            mean, deviation = (getattr(config, name, one) for name, one in NORMALIZATION.items())
+            return (logits - mean) / deviation
         if config.num_labels == 1 or config.problem_type == "multi_label_classification":
             return logits.sigmoid()
         return logits.softmax(dim=-1)

@@ -1,7 +1,7 @@
 """The names of the rewards of this package.
 
 To give a reward a name, write a file in this folder with a function that builds it, and
-add a line to `NAMES`.
+add a line to `NAMES`, or to `NAMES_WITH_COLUMNS` if it needs columns of the prompt's row.
 """
 
 from __future__ import annotations
@@ -22,21 +22,29 @@ NAMES = {
     "length": "textenv.rewards.length:length_reward",
     "sentiment": "textenv.rewards.sentiment:sentiment_reward",
 }
+# Those that compare a response with columns of its prompt's row, and score no other prompts.
+NAMES_WITH_COLUMNS = {
+    "countdown": "textenv.rewards.countdown:countdown_reward",
+    "last_number": "textenv.rewards.answers:last_number_reward",
+    "last_word": "textenv.rewards.answers:last_word_reward",
+    "reasoning": "textenv.rewards.reasoning:reasoning_reward",
+}
+EVERY_NAME = NAMES | NAMES_WITH_COLUMNS
 
 
 def parse_name(source: str) -> tuple[str, str] | None:
     """The name and the arguments of `"name"` or `"name(arguments)"`; None if it is neither."""
     call = re.fullmatch(r"\s*(\w+)\s*(?:\((.*)\))?\s*", source)
-    return (call[1], call[2] or "") if call and call[1] in NAMES else None
+    return (call[1], call[2] or "") if call and call[1] in EVERY_NAME else None
 
 
 def near_names(source: str) -> list[str]:
     """Names that are similar to ``source``."""
-    return difflib.get_close_matches(source.split("(")[0].strip(), NAMES)
+    return difflib.get_close_matches(source.split("(")[0].strip(), EVERY_NAME)
 
 
 def build_named(source: str, name: str, argument_text: str) -> Reward:
-    build = import_object(NAMES[name])
+    build = import_object(EVERY_NAME[name])
     pieces = [piece.strip() for piece in argument_text.split(",")] if argument_text.strip() else []
     arguments = [int(piece) if re.fullmatch(r"0|-?[1-9]\d*", piece) else piece for piece in pieces]
     try:

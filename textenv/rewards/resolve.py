@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import inspect
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from textenv.episode import Episode
-from textenv.rewards.check import NamedReward, Reward, RewardError, excerpt, name_of
+from textenv.rewards.check import NamedReward, name_of
 from textenv.rewards.names import NAMES, build_named, import_object, near_names, parse_name
+from textenv.rewards.signatures import from_callable
 
 
 def resolve_reward(source: Any, device: Any = None) -> NamedReward:
@@ -21,6 +20,8 @@ def resolve_reward(source: Any, device: Any = None) -> NamedReward:
 
             - a callable `(episodes) -> scores`: it has one required positional parameter;
             - a callable `(prompt: str, response: str) -> score`: it has two;
+            - a callable of TRL, `(prompts, completions, **columns) -> scores`: it has a parameter
+              named `completions` or `completion_ids` (`textenv.rewards.signatures`);
             - a name: `"haiku"`, `"sentiment"`, `"length"`, `"length(20)"`,
               `"keyword(ocean, blue)"`. The arguments are separated by commas; whole numbers
               become integers, everything else is text without quotes;
@@ -53,7 +54,7 @@ def resolve_reward(source: Any, device: Any = None) -> NamedReward:
     if _is_pipeline(source) or _is_classifier(source):
         return _from_live_model(source)
     if callable(source):
-        return _from_callable(source, name_of(source))
+        return from_callable(source, name_of(source))
     raise TypeError(
         f"reward={source!r} is a {type(source).__name__}: pass a callable, a name, a "
         "sequence-classification model, or a mapping of rewards to weights."
@@ -81,7 +82,7 @@ def _from_string(source: str, device: Any) -> NamedReward:
 
         return NamedReward(source, ClassifierReward(*load_classifier(source, device)))
     if ":" in source:
-        return _from_callable(import_object(source), source)
+        return from_callable(import_object(source), source)
     near = near_names(source)
     raise ValueError(
         f"reward={source!r} is unknown: "
@@ -127,48 +128,3 @@ def _from_live_model(source: Any) -> NamedReward:
             f"reward is a pipeline for {source.task!r}: pass one for 'text-classification'."
         )
     return NamedReward(reward.name, reward)
-
-
-def _from_callable(function: Any, name: str) -> NamedReward:
-    fix = "a reward takes (episodes), or (prompt, response), and nothing else that is required"
-    if inspect.isclass(function):
-        raise TypeError(f"reward {name!r} is a class: pass an instance of it.")
-    if not callable(function):
-        raise TypeError(f"reward {name!r} is a {type(function).__name__}, not callable: {fix}.")
-    try:
-        signature = inspect.signature(function)
-    except ValueError as error:
-        raise TypeError(
-            f"reward {name!r} does not show its parameters: "
-            "wrap it, as in `lambda prompt, response: function(prompt, response)`."
-        ) from error
-    required = [
-        parameter.kind
-        for parameter in signature.parameters.values()
-        if parameter.default is parameter.empty
-        and parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
-    ]
-    if inspect.Parameter.KEYWORD_ONLY not in required:
-        if len(required) == 1:
-            return NamedReward(name, function)
-        if len(required) == 2:
-            return NamedReward(name, _one_by_one(function, name))
-    raise TypeError(f"reward {name!r} has the parameters {signature}: {fix}.")
-
-
-def _one_by_one(function: Callable[[str, str], float], name: str) -> Reward:
-    """A batch reward of a function that scores one prompt and response."""
-
-    def score_each(episodes: Sequence[Episode]) -> list[float]:
-        scores = []
-        for index, episode in enumerate(episodes):
-            try:
-                scores.append(function(episode.prompt, episode.response))
-            except Exception as error:
-                raise RewardError(
-                    f"reward {name!r} raised {type(error).__name__}: {error}; it was given "
-                    f"episode {index}, with {excerpt(episode)}."
-                ) from error
-        return scores
-
-    return score_each

@@ -1,0 +1,131 @@
+"""Conversations as prompts: their messages, and the text that a chat template makes of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from textenv.arguments import first_line
+
+Messages = tuple[Mapping[str, Any], ...]
+
+
+def checked_messages(messages: Any, where: str, column: str = "prompt") -> Messages:
+    """The messages of a conversation, each with a text as its content.
+
+    Args:
+        messages: `{"role": ..., "content": ...}` each. A content that is given as parts,
+            `[{"type": "text", "text": ...}, ...]`, becomes the text of its parts.
+        where: The beginning of an error message.
+        column: The name of the column that holds the messages.
+
+    Raises:
+        ValueError: If these are no messages, or a part is not a text.
+    """
+    read = []
+    if isinstance(messages, list | tuple):
+        for message in messages:
+            content = _content(message, where)
+            if content is not None and isinstance(message.get("role"), str):
+                read.append({**message, "content": content})
+    if read and len(read) == len(messages):
+        return tuple(read)
+    wanted = "a string, or a list of messages" if column == "prompt" else "a list of messages"
+    raise ValueError(
+        f"{where} has the {column} {messages!r}: give {wanted}, "
+        "each with the strings 'role' and 'content'."
+    )
+
+
+def _content(message: Any, where: str) -> str | None:
+    """The text of a message; None if it is not a message."""
+    content = message.get("content") if isinstance(message, Mapping) else None
+    if isinstance(content, str):
+        return content
+    if not isinstance(content, list | tuple) or not content:
+        return None
+    texts = []
+    for part in content:
+        kind = part.get("type") if isinstance(part, Mapping) else None
+        if isinstance(kind, str) and kind != "text":
+            raise ValueError(
+                f"{where} has a message with a part of the type {kind!r}: remove it, for only "
+                "parts {'type': 'text', 'text': ...} can be read."
+            )
+        if kind is None or not isinstance(part.get("text"), str):
+            return None
+        texts.append(part["text"])
+    return "".join(texts)
+
+
+def render_conversations(
+    conversations: Mapping[int, Sequence[Mapping[str, Any]]], tokenizer: Any
+) -> dict[int, str]:
+    """Conversations as the model reads them, with all special tokens, by the tokenizer's template.
+
+    The header of the assistant's answer follows the last message. A last message that is the
+    assistant's own is left open instead, so that the response continues it.
+
+    Args:
+        conversations: The messages of each conversation by the number of its prompt.
+        tokenizer: A tokenizer of transformers.
+
+    Raises:
+        ValueError: If the tokenizer has no chat template, or the template refuses a conversation.
+    """
+    if conversations and not getattr(tokenizer, "chat_template", None):
+        raise ValueError(
+            f"The tokenizer {_name(tokenizer)!r} has no chat template, which "
+            f"prompts[{min(conversations)}], a conversation, needs: take the tokenizer of a chat "
+            "model, set tokenizer.chat_template, or give plain texts without chat=True."
+        )
+    texts: dict[int, str] = {}
+    for continues in (False, True):
+        numbers = [
+            number
+            for number, messages in conversations.items()
+            if (messages[-1].get("role") == "assistant") == continues
+        ]
+        try:
+            rendered = _apply([conversations[i] for i in numbers], tokenizer, continues)
+        except Exception:  # a template may raise anything; the search says which conversation did
+            rendered = _one_by_one(conversations, numbers, tokenizer, continues)
+        texts |= zip(numbers, rendered, strict=True)
+    return texts
+
+
+def _one_by_one(
+    conversations: Mapping[int, Sequence[Mapping[str, Any]]],
+    numbers: list[int],
+    tokenizer: Any,
+    continues: bool,
+) -> list[str]:
+    rendered = []
+    for number in numbers:
+        try:
+            rendered += _apply([conversations[number]], tokenizer, continues)
+        except Exception as error:
+            roles = ", ".join(str(message.get("role")) for message in conversations[number])
+            raise ValueError(
+                f"prompts[{number}], with messages of the roles {roles}, does not fit the chat "
+                f"template of the tokenizer {_name(tokenizer)!r} ({first_line(error)}): change "
+                "its messages, or the template."
+            ) from error
+    return rendered
+
+
+def _apply(
+    conversations: list[Sequence[Mapping[str, Any]]], tokenizer: Any, continues: bool
+) -> list[str]:
+    if not conversations:
+        return []
+    return tokenizer.apply_chat_template(
+        [list(messages) for messages in conversations],
+        tokenize=False,
+        add_generation_prompt=not continues,
+        continue_final_message=continues,
+    )
+
+
+def _name(tokenizer: Any) -> str:
+    return getattr(tokenizer, "name_or_path", "") or type(tokenizer).__name__

@@ -1,0 +1,229 @@
+"""Preferences: which of two responses to a prompt is better. Reading, writing and labelling them.
+
+The columns are those of TRL's preference format, so that public data sets load as they are: a
+``prompt`` with a ``chosen`` and a ``rejected`` response; or only ``chosen`` and ``rejected``, two
+whole texts or conversations that begin with the same prompt. Other columns are kept as data.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import string
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+Text = str | tuple[Mapping[str, str], ...]  # or a conversation
+RESPONSES = ("chosen", "rejected")
+CHARACTERS_OF_WORDS = string.ascii_letters + string.digits + string.punctuation
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two responses to a prompt, nobody having said yet which is better.
+
+    Attributes:
+        prompt: the text that both continue.
+        responses: the two texts; the order is random and says nothing.
+        scores: of a reward, for labels by a reward.
+        sources: the names of those who wrote them.
+    """
+
+    prompt: str
+    responses: tuple[str, str]
+    scores: tuple[float, float]
+    sources: tuple[str, str] = ("", "")
+
+
+@dataclass(frozen=True)
+class Preference:
+    """A prompt, the better and the worse response.
+
+    Attributes:
+        prompt: a text, or a conversation of ``{"role": ..., "content": ...}`` messages.
+        chosen, rejected: the responses, in the form of the prompt.
+        data: other columns. Of those that `label` writes, ``probability`` is the one with which
+            this choice was made; a perfect judge agrees with it as often.
+    """
+
+    prompt: Text
+    chosen: Text
+    rejected: Text
+    data: Mapping[str, Any] = field(default_factory=dict)
+
+    def as_row(self) -> dict[str, Any]:
+        """The preference as JSON holds it."""
+        return {
+            "prompt": self.prompt, "chosen": self.chosen, "rejected": self.rejected, **self.data
+        }  # fmt: skip
+
+
+# --- labelling ----------------------------------------------------------------------------------
+
+
+def bradley_terry(difference: np.ndarray, temperature: float) -> np.ndarray:
+    """P(first is preferred) = σ(difference / temperature), Bradley and Terry 1952.
+
+    Args:
+        difference: score of the first minus score of the second.
+        temperature: in units of the score; 0 always prefers the higher score, and either one of
+            two equal scores.
+    """
+    if temperature == 0:
+        return (np.sign(difference) + 1) / 2
+    return 1 / (1 + np.exp(-np.clip(difference / temperature, -700, 700)))
+
+
+def label(pairs: Sequence[Pair], temperature: float, seed: int) -> list[Preference]:
+    """Preferences of a noisy judge who goes by the scores.
+
+    Args:
+        pairs: with their scores.
+        temperature: of `bradley_terry`.
+        seed: the seed of the choices.
+
+    Raises:
+        ValueError: ``temperature`` is no number of at least 0.
+    """
+    if not (np.isfinite(temperature) and temperature >= 0):
+        raise ValueError(f"temperature={temperature!r} must be a number of at least 0.")
+    table = np.array([pair.scores for pair in pairs]).reshape(len(pairs), 2)
+    first = bradley_terry(table[:, 0] - table[:, 1], temperature)
+    chosen = np.where(np.random.default_rng(seed).random(len(pairs)) < first, 0, 1)
+    return [
+        Preference(
+            pair.prompt,
+            pair.responses[better],
+            pair.responses[1 - better],
+            {
+                "chosen_score": float(row[better]),
+                "rejected_score": float(row[1 - better]),
+                "probability": float(probability if better == 0 else 1 - probability),
+                "chosen_by": pair.sources[better],
+                "rejected_by": pair.sources[1 - better],
+            },
+        )
+        for pair, row, better, probability in zip(pairs, table, chosen, first, strict=True)
+    ]
+
+
+def ceiling(preferences: Sequence[Preference]) -> float | None:
+    """The accuracy that a perfect judge is expected to have; None if the noise is not known.
+
+    Who knows both scores prefers the higher one, and is right with the larger of the probabilities
+    with which the label fell on either side.
+    """
+    known = [preference.data.get("probability") for preference in preferences]
+    values = [float(value) for value in known if value is not None]
+    if not known or len(values) < len(known):
+        return None
+    return float(np.mean([max(value, 1 - value) for value in values]))
+
+
+# --- reading and writing --------------------------------------------------------------------------
+
+
+def as_lines(preferences: Iterable[Preference]) -> str:
+    """Preferences as JSON lines, which `load_preferences`, ``datasets`` and TRL read."""
+    rows = (preference.as_row() for preference in preferences)
+    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+
+
+def load_preferences(source: str | os.PathLike[str] | Iterable[Any]) -> list[Preference]:
+    """Read preferences from a file of JSON lines, or from rows such as those of a dataset.
+
+    Args:
+        source: a path, or an iterable of mappings with the columns ``chosen`` and ``rejected``, and
+            ``prompt`` unless both begin with it. A ``datasets.Dataset`` is one.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it holds no preference, or a row is none; the message names its line.
+    """
+    if not isinstance(source, str | os.PathLike):
+        rows = [(f"preferences[{index}]", row) for index, row in enumerate(source)]
+        name = "preferences"
+    else:
+        rows, name = _rows_of_file(Path(source)), f"preferences={str(source)!r}"
+    if not rows:
+        raise ValueError(f"{name} is empty: give at least one preference.")
+    return [_from_row(row, where) for where, row in rows]
+
+
+def _rows_of_file(path: Path) -> list[tuple[str, Any]]:
+    if not path.is_file():
+        raise FileNotFoundError(f"preferences={str(path)!r} is not a file: check the path.")
+    rows = []
+    # Not `splitlines`, which also breaks at separators that a text may contain.
+    for number, line in enumerate(path.read_text(encoding="utf-8-sig").split("\n"), 1):
+        where = f"preferences={str(path)!r}, line {number},"
+        if line.strip():
+            try:
+                rows.append((where, json.loads(line)))
+            except json.JSONDecodeError as error:
+                raise ValueError(f"{where} is not JSON ({error}): write one object a line.") from (
+                    error
+                )
+    return rows
+
+
+def _from_row(row: Any, where: str) -> Preference:
+    if isinstance(row, Preference):
+        return row
+    if not isinstance(row, Mapping):
+        raise ValueError(f"{where} is a {type(row).__name__}: give an object with its columns.")
+    for column in RESPONSES:
+        if column not in row:
+            raise ValueError(
+                f"{where} has no column {column!r}, only {sorted(map(str, row))}: a preference has "
+                "the columns prompt, chosen and rejected."
+            )
+    chosen, rejected = (_text(row[column], column, where) for column in RESPONSES)
+    if row.get("prompt") is None:
+        prompt, chosen, rejected = _split_prompt(chosen, rejected, where)
+    else:
+        prompt = _text(row["prompt"], "prompt", where)
+    if isinstance(chosen, str) != isinstance(rejected, str):
+        raise ValueError(f"{where} has a text and a conversation: give both in one form.")
+    if chosen == rejected:
+        raise ValueError(
+            f"{where} has the same response as chosen and rejected, which says nothing: remove it."
+        )
+    data = {name: value for name, value in row.items() if name not in ("prompt", *RESPONSES)}
+    return Preference(prompt, chosen, rejected, data)
+
+
+def _text(value: Any, column: str, where: str) -> Text:
+    if isinstance(value, str):
+        return value
+    messages = isinstance(value, list | tuple) and all(
+        isinstance(message, Mapping)
+        and all(isinstance(message.get(key), str) for key in ("role", "content"))
+        for message in value
+    )
+    if not messages or not value:
+        raise ValueError(
+            f"{where} has {column}={value!r}: give a text, or a list of messages, each with the "
+            "strings 'role' and 'content'."
+        )
+    return tuple({"role": message["role"], "content": message["content"]} for message in value)
+
+
+def _split_prompt(chosen: Text, rejected: Text, where: str) -> tuple[Text, Text, Text]:
+    """The common beginning of two texts, as far as a whole word or message, and the two rests."""
+    length = 0
+    for one, other in zip(chosen, rejected, strict=False):
+        if one != other:
+            break
+        length += 1
+    if isinstance(chosen, str):  # a word that both begin with belongs to the responses
+        length = len(chosen[:length].rstrip(CHARACTERS_OF_WORDS).rstrip(" "))
+    if not length:
+        raise ValueError(
+            f"{where} has no prompt, and its two texts begin differently: add a column 'prompt'."
+        )
+    return chosen[:length], chosen[length:], rejected[length:]

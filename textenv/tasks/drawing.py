@@ -1,0 +1,54 @@
+"""Draw the rows of a task at random, with a seed, and keep some of them for evaluation."""
+
+from __future__ import annotations
+
+import random
+import zlib
+from collections.abc import Callable
+from typing import Any
+
+from textenv.ranges import COUNT, Range, check_numbers
+
+Row = dict[str, Any]
+RANGES = {"size": COUNT, "seed": Range(0, whole=True)}
+TRIES = 100  # for each row, before the possible items count as used up
+
+
+def is_held_out(item: str) -> bool:
+    """Whether an item belongs to the fifth of all items that is kept for evaluation.
+
+    It depends on the item alone, so that no seed and no size can mix the two parts.
+    """
+    return zlib.crc32(item.encode()) % 5 == 0
+
+
+def draw_rows(
+    draw: Callable[[random.Random], tuple[str, Any]],
+    write: Callable[[Any, random.Random], Row],
+    size: int,
+    seed: int,
+    held_out: bool,
+) -> list[Row]:
+    """Rows with different prompts, whose items are all of one part.
+
+    Args:
+        draw: Draws a text that names an item, and the item.
+        write: Writes a row about an item.
+        size: The number of rows.
+        seed: The same seed gives the same rows in every process.
+        held_out: Whether the rows are for evaluation.
+
+    Raises:
+        ValueError: An argument is out of its range, or there are not as many rows.
+    """
+    check_numbers({"size": size, "seed": seed}, RANGES)
+    generator = random.Random(seed)
+    rows: dict[str, Row] = {}
+    for _ in range(TRIES * size):
+        name, item = draw(generator)
+        if is_held_out(name) == held_out:
+            row = write(item, generator)
+            rows.setdefault(row["prompt"], row)
+            if len(rows) == size:
+                return list(rows.values())
+    raise ValueError(f"size={size} is too large: only {len(rows)} different rows were found.")

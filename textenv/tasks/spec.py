@@ -1,0 +1,45 @@
+"""What a registered task consists of."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class TaskSpec:
+    """The arguments of `textenv.TextGenEnv` that make a task, and prompts to judge it by.
+
+    Attributes:
+        id: The id that ``gym.make`` takes.
+        description: One sentence.
+        prompts: The prompts to learn from: rows, or the name of a source of prompts.
+        held_out: Prompts of the same form, none of which is among ``prompts``. Pass them as
+            ``prompts=`` to evaluate.
+        reward: The name of a reward.
+        max_new_tokens: The token budget of a response.
+        stop: Stop strings, beside the end-of-sequence token.
+        chat: Each prompt is the message of a user, rendered by the tokenizer's chat template.
+    """
+
+    id: str
+    description: str
+    prompts: str | Sequence[Mapping[str, Any]]
+    held_out: Sequence[Mapping[str, Any]]
+    reward: str
+    max_new_tokens: int
+    stop: tuple[str, ...] | None = None
+    chat: bool = False
+
+    @property
+    def kwargs(self) -> dict[str, Any]:
+        """The arguments of the environment, as data."""
+        arguments: dict[str, Any] = {
+            "prompts": self.prompts,
+            "reward": self.reward,
+            "max_new_tokens": self.max_new_tokens,
+        }
+        if self.stop is not None:
+            arguments["stop"] = list(self.stop)
+        return arguments | ({"chat": True} if self.chat else {})
