@@ -85,6 +85,13 @@ def test_custom_reward(run):
     assert numbers("after: score #, KL #", printed)[1] > 0
 
 
+def test_preferences(run):
+    printed = run("preferences.py", pairs=200, tokens=2000)
+    accuracy, low, high, known = numbers(r"reward model: # \[#, #\] of .* perfect judge #", printed)
+    assert low <= accuracy <= high and 0.5 < known < 1
+    assert len(numbers(r"after # nats: proxy #, judge # deviations", printed)) == 3
+
+
 def test_plain_torch_loop(run):
     printed = run("plain_torch_loop.py", updates=2, num_envs=8, episodes=3)
     assert -1 <= numbers("trained by hand +mean return # ± #", printed)[0] <= 1
