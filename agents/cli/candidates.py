@@ -2,35 +2,68 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from agents import algorithms, checkpoint
+from agents import algorithms, checkpoint, environments
 from agents.agent import Agent
 from agents.construction import find_device
 
 ROWS = 8  # of the environment that an agent brings along; samples are drawn in one of their own
 
 
-def open_candidate(source: str, task: dict[str, Any], device: str) -> Agent:
-    """An agent that only samples: a saved one, or an untouched model.
+OF_EPISODES = ("prompts", "reward", "max_new_tokens", "min_new_tokens", "stop", "chat")
+
+
+def open_candidates(sources: Sequence[str], given: dict[str, Any], device: str) -> list[Agent]:
+    """Agents that only sample, all in the task of the first one that learned.
 
     Args:
-        source: the folder of a run or of an agent, or a model as for ``train``.
-        task: arguments of its environment, such as prompts and reward.
+        sources: folders of runs or of agents, or models as for ``train``.
+        given: arguments of the environment that take precedence, such as prompts and reward.
         device: "auto" uses an accelerator if there is one.
 
     Raises:
-        FileNotFoundError: there is neither.
-        ValueError: the agent's algorithm is a custom class.
+        FileNotFoundError: there is neither an agent nor a model of that name.
+        ValueError: an agent's algorithm is a custom class, or the task names code.
     """
-    folder = checkpoint.find(source)
-    if not (folder / checkpoint.DESCRIPTION).is_file():
-        return algorithms.REINFORCE(  # never learns
-            "CausalLMPolicy", "TextGen-v0", n_envs=ROWS, device=str(find_device(device)),
-            policy_kwargs={"model": source}, env_kwargs=task,
-        )  # fmt: skip
-    return load_saved(folder, task, device, n_envs=ROWS)
+    folders = [checkpoint.find(source) for source in sources]
+    saved = [(folder / checkpoint.DESCRIPTION).is_file() for folder in folders]
+    env_id, task = "TextGen-v0", dict(given)
+    described = checkpoint.describe(folders[saved.index(True)])["task"] if any(saved) else None
+    if described is not None:
+        env_id = described["id"]
+        arguments = environments.saved_arguments(described, given)
+        task = {name: value for name, value in arguments.items() if name in OF_EPISODES}
+    return [
+        load_saved(folder, task, device, n_envs=ROWS)
+        if learned
+        else algorithms.REINFORCE(  # never learns
+            "CausalLMPolicy",
+            env_id,
+            n_envs=ROWS,
+            device=str(find_device(device)),
+            policy_kwargs={"model": source},
+            env_kwargs=task,
+        )
+        for source, folder, learned in zip(sources, folders, saved, strict=True)
+    ]
+
+
+def given_options(options: Any, names: Mapping[str, str]) -> dict[str, Any]:
+    """The arguments of the environment that were given on the command line.
+
+    Args:
+        names: for each argument the option that sets it.
+    """
+    values = {argument: getattr(options, option) for argument, option in names.items()}
+    return {argument: value for argument, value in values.items() if value is not None}
+
+
+def reward_name(agent: Agent) -> str:
+    """The name of the reward of a text agent's environment."""
+    return environments.text_environments(agent.env)[0].task.reward.name
 
 
 def load_saved(folder: Path, task: dict[str, Any], device: str, **changes: Any) -> Agent:

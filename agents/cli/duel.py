@@ -8,7 +8,7 @@ from itertools import combinations
 import tyro
 from rich.table import Table
 
-from agents.cli.candidates import open_candidate
+from agents.cli.candidates import given_options, open_candidates, reward_name
 from agents.cli.errors import checking_options
 from agents.cli.options import check_options
 from agents.duels import duel, tournament
@@ -23,16 +23,17 @@ class Duel:
 
     agents: tyro.conf.Positional[list[str]]
     """Two or more: folders of runs or of agents, or models as for train."""
-    judge: str = "sentiment"
-    """The reward whose higher score wins, as for train; also the folder of a reward model."""
-    prompts: str = "bundled"
-    """As for train."""
+    judge: str | None = None
+    """The reward whose higher score wins, as for train; also the folder of a reward model. By
+    default that of the task."""
+    prompts: str | None = None
+    """As for train. By default those of the task: that of the first agent which has learned."""
     pairs: int = 512
     """Number of prompts, each answered once by each agent."""
     margin: float = 0.0
     """Differences of the scores up to it are ties."""
-    max_new_tokens: int = 24
-    """Token budget of a response."""
+    max_new_tokens: int | None = None
+    """Token budget of a response; by default that of the task."""
     seed: int = 0
     """Seed of prompts and texts."""
     device: str = "auto"
@@ -47,19 +48,18 @@ def main(arguments: list[str]) -> None:
         check_options(options)
         if len(options.agents) < 2:
             raise ValueError("A duel needs at least two agents.")
-        task = {
-            "prompts": options.prompts, "reward": options.judge,
-            "max_new_tokens": options.max_new_tokens,
-        }  # fmt: skip
-        agents = [open_candidate(source, task, options.device) for source in options.agents]
-    names = [
+        of_task = {"prompts": "prompts", "reward": "judge", "max_new_tokens": "max_new_tokens"}
+        given = given_options(options, of_task)
+        agents = open_candidates(options.agents, given, options.device)
+    shown = [
         name if options.agents.count(name) == 1 else f"{name} ({number})"
         for number, name in enumerate(options.agents, 1)
     ]
     scores = {
         name: sample(agent, options.pairs, options.seed, draw=number).scores
-        for number, (name, agent) in enumerate(zip(names, agents, strict=True))
+        for number, (name, agent) in enumerate(zip(shown, agents, strict=True))
     }
+    console.print(f"judge {reward_name(agents[0])}", markup=False, soft_wrap=True)
     print_duels(scores, options.margin)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import tyro
 
 from agents import storage
-from agents.cli.candidates import open_candidate
+from agents.cli.candidates import given_options, open_candidates, reward_name
 from agents.cli.errors import checking_options
 from agents.cli.options import check_options
 from agents.progress import console
@@ -27,16 +27,17 @@ class Preferences:
 
     agents: list[str] = field(default_factory=lambda: ["bundled"])
     """One or two: folders of runs or of agents, or models as for train."""
-    label_by: str = "sentiment"
-    """The reward, as for train; also the folder of a reward model."""
+    label_by: str | None = None
+    """The reward, as for train; also the folder of a reward model. By default that of the task: of
+    the first agent which has learned, else sentiment."""
     temperature: float = 0.2
     """Of the labels' noise, in units of the score; 0 for none."""
     pairs: int = 2000
     """Number of pairs."""
-    prompts: str = "bundled"
-    """As for train."""
-    max_new_tokens: int = 24
-    """Token budget of a response."""
+    prompts: str | None = None
+    """As for train; by default those of the task."""
+    max_new_tokens: int | None = None
+    """Token budget of a response; by default that of the task."""
     output: Path = Path("runs/preferences.jsonl")
     """The file, JSON lines in the columns of TRL's preference format."""
     seed: int = 0
@@ -56,11 +57,9 @@ def main(arguments: list[str]) -> None:
         if options.output.exists():
             raise FileExistsError(f"{str(options.output)!r} exists: choose another --output.")
         label([], options.temperature, options.seed)  # checks its arguments
-        task = {
-            "prompts": options.prompts, "reward": options.label_by,
-            "max_new_tokens": options.max_new_tokens,
-        }  # fmt: skip
-        agents = [open_candidate(source, task, options.device) for source in options.agents]
+        of_task = {"prompts": "prompts", "reward": "label_by", "max_new_tokens": "max_new_tokens"}
+        given = given_options(options, of_task)
+        agents = open_candidates(options.agents, given, options.device)
     first, second = agents[0], agents[-1]
     names = options.agents[0], options.agents[-1]
     pairs = sample_pairs(first, second, options.pairs, options.seed, names)
@@ -68,8 +67,9 @@ def main(arguments: list[str]) -> None:
     options.output.parent.mkdir(parents=True, exist_ok=True)
     storage.write_text(options.output, as_lines(labelled))
     console.print(
-        f"{len(labelled)} preferences by {options.label_by}, temperature {options.temperature:g}: "
-        f"a perfect judge agrees with {ceiling(labelled):.1%}\nfile   {options.output}\n"
+        f"{len(labelled)} preferences by {reward_name(first)}, temperature "
+        f"{options.temperature:g}: a perfect judge agrees with {ceiling(labelled):.1%}\n"
+        f"file   {options.output}\n"
         f"next   python -m agents reward-model --preferences {options.output}",
         soft_wrap=True,
     )

@@ -40,7 +40,9 @@ def test_from_preferences_to_a_duel(printed, tmp_path):
         "train --agent reinforce --reward rm --total-timesteps 40 --n-envs 4 --eval-episodes 4 "
         "--reference-episodes 0 --output run"
     )
-    text = printed("duel run bundled bundled --pairs 40 --judge rm --seed 3")
+    assert re.search(r"judge .*/rm\n", printed("duel run bundled --pairs 4"))  # of the first's task
+    text = printed("duel run bundled bundled --pairs 40 --judge length(12) --seed 3")
+    assert "judge length(12)" in text
     rows = [line for line in text.splitlines() if "against" in line]
     assert [row.split()[0] for row in rows] == ["run", "run", "bundled"]
     for row in rows:
