@@ -44,7 +44,9 @@ ARGUMENTS = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("name", "value"), ARGUMENTS, ids=str)
+@pytest.mark.parametrize(
+    ("name", "value"), ARGUMENTS, ids=[f"{name}-{i}" for i, (name, _) in enumerate(ARGUMENTS)]
+)
 def test_an_argument_is_refused_by_its_name(name, value):
     with pytest.raises((ValueError, TypeError)) as error:
         TextGenEnv(**{name: value})
