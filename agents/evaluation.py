@@ -21,6 +21,7 @@ from textenv.vector_env import TextGenVectorEnv
 # Of an evaluation; another number of rows gives other random texts.
 MAX_ROWS = 256
 TOKENS_AT_ONCE = 2**14  # rows times the longest episode
+LOGITS_AT_ONCE = 2**25  # of a plain forward pass; 128 MB in float32
 DISTINCT_EPISODES = 256  # distinct-n decreases with the number of texts, so all use the same
 
 
@@ -228,23 +229,30 @@ def own_environment(env: Any, policy: Any, n_episodes: int, **changes: Any) -> T
 
 @torch.no_grad()
 def recomputed_kl(policy: Any, reference: Any, rollout: Rollout) -> np.ndarray:
-    """Σ_t log π(a_t|s_t) − log π_ref(a_t|s_t) of each row ``[B]``, by plain forward passes."""
+    """Σ_t log π(a_t|s_t) − log π_ref(a_t|s_t) of each row ``[B]``, by plain forward passes.
+
+    Nothing of the decoder or of the teacher-forced scoring takes part: whole rows go through the
+    models as transformers has them, and the log-probabilities are those of all logits.
+    """
     input_ids, prompt_lengths = (
         rollout.observations[key] for key in ("input_ids", "prompt_lengths")
     )
     steps = torch.arange(rollout.mask.shape[1], device=input_ids.device)
     columns = (prompt_lengths[:, None] + steps - 1).clamp(max=input_ids.shape[1] - 1)
 
-    def log_probs(model: Any, row: int) -> torch.Tensor:
-        logits = policy.sampling.apply(model(input_ids=input_ids[row][None]).logits[0])
-        return logits[columns[row]].log_softmax(-1).gather(1, rollout.actions[row][:, None])[:, 0]
+    def log_probs(model: Any, rows: torch.Tensor) -> torch.Tensor:
+        every = model(input_ids=input_ids[rows], use_cache=False).logits
+        at = columns[rows][:, :, None].expand(-1, -1, every.shape[-1])
+        logits = policy.sampling.apply(every.gather(1, at))
+        return logits.log_softmax(-1).gather(2, rollout.actions[rows][:, :, None])[:, :, 0]
 
+    at_once = max(1, LOGITS_AT_ONCE // (policy.sampling.vocabulary * input_ids.shape[1]))
     kls = []
-    for row in range(len(input_ids)):  # one at a time: all logits of a batch would take gigabytes
+    for rows in torch.arange(len(input_ids), device=input_ids.device).split(at_once):
         with policy.autocast():
-            own = log_probs(policy.model, row)
-        kls.append(((own - log_probs(reference, row)) * rollout.mask[row]).sum().item())
-    return np.array(kls)
+            own = log_probs(policy.model, rows)
+        kls.append(((own - log_probs(reference, rows)) * rollout.mask[rows]).sum(dim=1))
+    return torch.cat(kls).cpu().numpy()
 
 
 def evaluate_returns(

@@ -6,7 +6,7 @@ import copy
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
@@ -16,9 +16,8 @@ from torch import Tensor, nn
 
 from agents.policies.base import Evaluation, Policy
 from agents.policies.checks import check_live, checked_tokens
-from agents.policies.decoding import next_logits, next_tokens
+from agents.policies.decoding import Caches, Decoders, next_logits, next_tokens
 from agents.policies.distributions import TokenDistribution, to_rows
-from textenv.lm.decoder import Decoder
 from textenv.lm.loading import cast, load_model
 from textenv.lm.parts import first_layers, split, unwrapped
 from textenv.lm.scoring import Sampling, response_states
@@ -103,6 +102,7 @@ class CausalLMPolicy(nn.Module, Policy):
         if critic_layers:
             self.critic_body = first_layers(self.model, critic_layers).float().requires_grad_(True)
         self._acting: list[nn.Module] = []  # in a list: the copy is not a submodule
+        self.decoders = Decoders()
         self.generator = torch.Generator(device=self.device)
         self.action_record: ActionRecord | None = None
 
@@ -124,16 +124,18 @@ class CausalLMPolicy(nn.Module, Policy):
         """The context in which the weights that learn run in the policy's precision."""
         if not self.reduced_precision:
             return nullcontext()
-        return torch.autocast(self.device.type, self.dtype)
+        # A captured step must not read converted weights that the end of this context frees.
+        cache = torch.is_grad_enabled()
+        return torch.autocast(self.device.type, self.dtype, cache_enabled=cache)
 
     def initial_state(self, num_rows: int, max_length: int) -> Caches:
         """Empty caches; in reduced precision the policy's uses a new copy of the weights."""
-        return Caches(
-            Decoder(self.acting_model(), num_rows, max_length),
-            None
-            if self.critic_body is None
-            else Decoder(self.critic_body, num_rows, max_length, head=self.value_head),
-        )
+        shape = num_rows, max_length
+        own = self.decoders.take(self.acting_model(), *shape)
+        if self.critic_body is None:
+            return self.decoders.lend(Caches(own))
+        critic = self.decoders.take(self.critic_body, *shape, head=self.value_head)
+        return self.decoders.lend(Caches(own, critic))
 
     @torch.no_grad()
     def acting_model(self) -> nn.Module:
@@ -270,10 +272,3 @@ class CausalLMPolicy(nn.Module, Policy):
     def is_batched(self, observation: dict[str, Any]) -> bool:
         """Whether an observation has many rows and is not a single one."""
         return np.ndim(observation["input_ids"]) == 2
-
-
-class Caches(NamedTuple):
-    """The state of the policy: its cache, and that of a separate critic."""
-
-    policy: Decoder
-    critic: Decoder | None

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import weakref
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from agents.policies.distributions import draw
 from textenv.lm.decoder import Decoder
@@ -36,3 +39,51 @@ def next_logits(decoder: Decoder, observation: dict[str, Any]) -> tuple[Tensor, 
     input_ids = torch.as_tensor(observation["input_ids"])
     lengths = torch.as_tensor(observation["attention_mask"]).sum(dim=1, dtype=torch.int64)
     return decoder.next(input_ids, lengths, getattr(observation, "origin", None))
+
+
+@dataclass
+class Caches:
+    """The state of a policy that generates: its cache, and that of a separate critic."""
+
+    policy: Decoder
+    critic: Decoder | None = None
+
+
+class Decoders:
+    """Decoders for a policy's rollouts. Those with captured steps are kept, and used again.
+
+    A decoder belongs to one state at a time, and comes back when nobody refers to the state.
+    """
+
+    KEPT = 4  # a table for training and one for evaluation, each with a critic's
+
+    def __init__(self) -> None:
+        self._idle: list[Decoder] = []
+
+    def __deepcopy__(self, memo: dict) -> Decoders:
+        return Decoders()  # tables and captured steps belong to one model
+
+    def take(
+        self,
+        model: nn.Module,
+        num_rows: int,
+        max_length: int,
+        head: Callable[[Tensor], Tensor] | None = None,
+    ) -> Decoder:
+        """A decoder without any row: one that is idle, or a new one."""
+        for decoder in self._idle:
+            if decoder.serves(model, num_rows, max_length):
+                self._idle.remove(decoder)
+                decoder.forget()
+                return decoder
+        return Decoder(model, num_rows, max_length, head)
+
+    def lend(self, caches: Caches) -> Caches:
+        """The same caches; their decoders come back when nobody refers to the caches."""
+        for decoder in (caches.policy, caches.critic):
+            if decoder is not None and decoder.captured is not None:
+                weakref.finalize(caches, self._give_back, decoder).atexit = False
+        return caches
+
+    def _give_back(self, decoder: Decoder) -> None:
+        self._idle = [*self._idle, decoder][-self.KEPT :]

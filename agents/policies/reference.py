@@ -8,8 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from agents.policies.causal_lm import CausalLMPolicy
-from agents.policies.decoding import next_tokens
-from textenv.lm.decoder import Decoder
+from agents.policies.decoding import Caches, Decoders, next_tokens
 from textenv.lm.scoring import Sampling
 
 
@@ -27,7 +26,7 @@ class ReferencePolicy:
 
     def __init__(self, model: nn.Module, sampling: Sampling, seed: int):
         self.model, self.sampling = model, sampling
-        self.device = next(model.parameters()).device
+        self.device, self.decoders = next(model.parameters()).device, Decoders()
         self.generator = torch.Generator(device=self.device)
         self.generator.manual_seed(seed)
 
@@ -35,14 +34,15 @@ class ReferencePolicy:
     def act(
         self,
         observation: dict[str, Any],
-        state: Decoder | None = None,
+        state: Caches | None = None,
         episode_start: Any = None,
         deterministic: bool = False,
-    ) -> tuple[Tensor, Tensor, Tensor, Decoder]:
+    ) -> tuple[Tensor, Tensor, Tensor, Caches]:
         """As `Policy.act`; the values are 0."""
         if state is None:
-            state = Decoder(self.model, *observation["input_ids"].shape)
+            shape = observation["input_ids"].shape
+            state = self.decoders.lend(Caches(self.decoders.take(self.model, *shape)))
         actions, log_probs, _ = next_tokens(
-            state, observation, self.sampling, self.generator, deterministic
+            state.policy, observation, self.sampling, self.generator, deterministic
         )
         return actions, log_probs, torch.zeros_like(log_probs), state

@@ -8,6 +8,7 @@ or wait while the others continue, and rows with equal prompts share one prefill
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -15,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from transformers.cache_utils import Cache, CacheLayerMixin
 
+from textenv.lm.captured import CapturedStep
 from textenv.lm.parts import body_of, split, unwrapped
 from textenv.token_table import Origin
 
@@ -65,6 +67,7 @@ class _RowLayer(CacheLayerMixin):
             return states.new_zeros(self.cache.num_rows, heads, self.cache.max_length, size)
 
         self.keys, self.values = table(key_states), table(value_states)
+        self._every = torch.arange(self.cache.num_rows, device=key_states.device)
         self.is_initialized = True
 
     def update(self, key_states: Tensor, value_states: Tensor, *args, **kwargs):
@@ -76,8 +79,7 @@ class _RowLayer(CacheLayerMixin):
             self.keys[cache.rows, :, :width] = key_states[cache.sources]
             self.values[cache.rows, :, :width] = value_states[cache.sources]
             return key_states, value_states  # a new prompt attends only to itself
-        every = torch.arange(cache.num_rows, device=key_states.device)
-        rows = every if cache.rows is None else cache.rows
+        rows = self._every if cache.rows is None else cache.rows
         self.keys[rows, :, cache.positions] = key_states[:, :, 0]
         self.values[rows, :, cache.positions] = value_states[:, :, 0]
         chosen = slice(None) if cache.rows is None else cache.rows  # all rows: a view, no copy
@@ -103,12 +105,15 @@ class Decoder:
     one new token of a row that grew, all tokens of a row that is new or was changed, none of a row
     that waits. Equal prompts (the members of a group) are prefilled once.
 
+    On CUDA a step of all rows is captured as a graph (`textenv.lm.captured`).
+
     Args:
         model: a causal language model of transformers, plain or wrapped by PEFT, that
             `textenv.lm.support.check_supported` accepts.
         num_rows: B, the number of rows of the table.
         max_length: L, the longest sequence that a row may hold.
         head: what to compute from the hidden states instead of logits, such as values.
+        captured: whether steps are captured; None captures them on CUDA.
     """
 
     def __init__(
@@ -117,7 +122,9 @@ class Decoder:
         num_rows: int,
         max_length: int,
         head: Callable[[Tensor], Tensor] | None = None,
+        captured: bool | None = None,
     ):
+        self.model = model
         self.head: Callable[[Tensor], Tensor]
         if head is None:
             self.body, self.head = split(model)
@@ -125,16 +132,35 @@ class Decoder:
             self.body, self.head = body_of(model), head
         config = unwrapped(model).config.get_text_config()
         self.device = next(self.body.parameters()).device
+        # transformers renamed it in 5.24.
+        takes = inspect.signature(self.body.forward).parameters
+        self.cache_argument = "cache" if "cache" in takes else "past_key_values"
         self.additive_mask = config._attn_implementation == "eager"
         self.cache = RowCache(config.num_hidden_layers, num_rows, max_length)
         self.num_rows, self.max_length = num_rows, max_length
+        self.every_column = torch.arange(max_length, device=self.device)
+        captured = self.device.type == "cuda" if captured is None else captured
+        self.captured = CapturedStep(num_rows, max_length, self.device) if captured else None
+        self.weights = self._addresses()
+        self.forget()
+
+    def forget(self) -> None:
+        """Begin anew: every row is read from its beginning at the next call."""
         # The rows at the last call: their tokens, or the episodes that they belong to.
-        self.seen = torch.zeros(num_rows, max_length, dtype=torch.int64)
-        self.seen_lengths = torch.zeros(num_rows, dtype=torch.int64)
+        self.seen = torch.zeros(self.num_rows, self.max_length, dtype=torch.int64)
+        self.seen_lengths = torch.zeros(self.num_rows, dtype=torch.int64)
         self.origin: Origin | None = None
         self.columns = 0  # the length of the longest row, known without waiting for the device
         self.logits: Tensor | None = None
         self.hidden: Tensor | None = None
+
+    def serves(self, model: nn.Module, num_rows: int, max_length: int) -> bool:
+        """Whether this decoder can be used again for a model, with the weights where they were."""
+        shape = (self.num_rows, self.max_length) == (num_rows, max_length)
+        return self.model is model and shape and self.weights == self._addresses()
+
+    def _addresses(self) -> list[int]:
+        return [parameter.data_ptr() for parameter in self.model.parameters()]
 
     @torch.no_grad()
     def next(
@@ -210,18 +236,32 @@ class Decoder:
             rows = rows.to(self.device)
             input_ids, lengths = input_ids[rows], lengths[rows]
         positions = (lengths - 1)[:, None]
-        columns = torch.arange(self.columns, device=self.device)
-        self.cache.step(rows, positions[:, 0], self.columns)
-        hidden = self._forward(
-            input_ids.gather(1, positions), positions, (columns <= positions)[:, None, None]
-        )
-        self._keep(rows, hidden[:, 0])
+        tokens = input_ids.gather(1, positions)
+        if rows is None and self.captured is not None:
+            step = self.captured(self._one_token, tokens, positions, self.columns)
+        else:
+            step = self._one_token(tokens, positions, self.columns, rows)
+        self._keep(rows, *step)
+
+    def _one_token(
+        self, tokens: Tensor, positions: Tensor, columns: int, rows: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Logits and hidden states in float32 after one more token of each of ``rows`` (None: all).
+
+        Args:
+            tokens, positions: ``[R, 1]``.
+            columns: of the table, that attention reads; the mask hides those of the future.
+        """
+        self.cache.step(rows, positions[:, 0], columns)
+        mask = (self.every_column[:columns] <= positions)[:, None, None]
+        hidden = self._forward(tokens, positions, mask)[:, 0]
+        return self.head(hidden).float(), hidden.float()
 
     def _prefill(self, input_ids: Tensor, lengths: Tensor, rows: Tensor) -> None:
         rows = rows.to(self.device)
         lengths = lengths[rows]
         width = int(lengths.max())
-        columns = torch.arange(width, device=self.device)
+        columns = self.every_column[:width]
         prompts = input_ids[rows, :width].masked_fill(columns >= lengths[:, None], 0)
         # Equal rows are computed once: the members of a group, or a prompt drawn twice.
         distinct, sources = torch.unique(
@@ -232,7 +272,7 @@ class Decoder:
         causal = (columns <= columns[:, None])[None, None].expand(len(prompts), 1, -1, -1)
         hidden = self._forward(prompts, columns.expand(len(prompts), -1), causal)
         last = hidden[torch.arange(len(prompts), device=self.device), lengths - 1]
-        self._keep(rows, last, sources)
+        self._keep(rows, self.head(last).float()[sources], last.float()[sources])
 
     def _forward(self, input_ids: Tensor, positions: Tensor, mask: Tensor) -> Tensor:
         if self.additive_mask:  # eager attention adds its mask to the scores
@@ -242,15 +282,12 @@ class Decoder:
             input_ids=input_ids,
             attention_mask=mask,
             position_ids=positions,
-            past_key_values=self.cache,
             use_cache=True,
+            **{self.cache_argument: self.cache},
         ).last_hidden_state
 
-    def _keep(self, rows: Tensor | None, hidden: Tensor, sources: Tensor | None = None) -> None:
+    def _keep(self, rows: Tensor | None, logits: Tensor, hidden: Tensor) -> None:
         """Store logits and hidden states for ``rows`` (None: all)."""
-        logits, hidden = self.head(hidden).float(), hidden.float()
-        if sources is not None:
-            logits, hidden = logits[sources], hidden[sources]
         if rows is None or len(rows) == self.num_rows:
             self.logits, self.hidden = logits, hidden
             return

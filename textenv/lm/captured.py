@@ -1,0 +1,108 @@
+"""A decode step that is captured once as a CUDA graph, and replayed at each token.
+
+A step of a small language model is a thousand kernels of a few microseconds each: to launch them
+one by one from Python takes several times as long as to run them. A graph launches them at once.
+It reads and writes the same memory at each replay, so that a step has to be a function of static
+tensors: the tokens, their positions, and the table of keys and values, whose read part grows by
+`BUCKET` columns at a time. Weights are read where they are, and updates change them in place, so
+a graph stays right as the policy learns.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+Step = Callable[[Tensor, Tensor, int], tuple[Tensor, Tensor]]
+
+BUCKET = 64  # columns of the table by which the captured part grows
+WARM_UPS = 2  # steps before the capture, in which libraries choose kernels and take workspace
+# The largest difference between a replay and the same step, launched one by one, in logits.
+TOLERANCE = 0.25
+
+
+class Capture(NamedTuple):
+    """A graph with the tensors that a replay writes."""
+
+    replay: Callable[[], None]
+    logits: Tensor
+    hidden: Tensor
+
+
+class CapturedStep:
+    """A step of all rows of a table, from static tensors.
+
+    What cannot be captured (a model whose forward pass waits for the device) is run as it is, with
+    one warning. Elsewhere than on CUDA nothing is captured, but the step gets the same tensors.
+
+    Args:
+        num_rows: B.
+        max_length: L, the columns of the table.
+        device: where the table is.
+    """
+
+    def __init__(self, num_rows: int, max_length: int, device: torch.device):
+        self.max_length = max_length
+        self.tokens = torch.zeros(num_rows, 1, dtype=torch.int64, device=device)
+        self.positions = torch.zeros_like(self.tokens)
+        self.captures: dict[int, Capture] = {}  # by the columns that are read
+        self.possible = device.type == "cuda"
+        self.pool: Any = None  # of memory, which all captures share
+
+    def __call__(
+        self, step: Step, tokens: Tensor, positions: Tensor, columns: int
+    ) -> tuple[Tensor, Tensor]:
+        """Logits ``[B, V]`` and hidden states ``[B, H]`` of the next token.
+
+        Args:
+            step: from tokens, positions and columns; the same one at each call.
+            tokens, positions: ``[B, 1]``.
+            columns: how many columns the longest row has.
+        """
+        columns = min(-(-columns // BUCKET) * BUCKET, self.max_length)
+        self.tokens.copy_(tokens)
+        self.positions.copy_(positions)
+        if self.possible and columns not in self.captures:
+            self._capture(step, columns)
+        if columns not in self.captures:
+            return step(self.tokens, self.positions, columns)
+        capture = self.captures[columns]
+        capture.replay()
+        return capture.logits.clone(), capture.hidden.clone()  # the next replay overwrites them
+
+    def _capture(self, step: Step, columns: int) -> None:
+        """Capture the step; on failure say so, and give up capturing."""
+        try:
+            capture = self._captured(step, columns)
+            wanted, _ = step(self.tokens, self.positions, columns)
+            capture.replay()
+            difference = float((capture.logits - wanted).abs().nan_to_num(0).max())
+            if difference > TOLERANCE:
+                raise RuntimeError(f"its logits would differ by {difference:.2g}")
+        except (RuntimeError, NotImplementedError) as error:
+            self.possible = False
+            warnings.warn(
+                "Decoding launches its kernels one by one, which is slower: a step of this model "
+                f"cannot be captured as a CUDA graph ({str(error).splitlines()[0]}).",
+                stacklevel=2,
+            )
+        else:
+            self.captures[columns] = capture
+
+    def _captured(self, step: Step, columns: int) -> Capture:
+        aside = torch.cuda.Stream()
+        aside.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(aside):
+            for _ in range(WARM_UPS):
+                step(self.tokens, self.positions, columns)
+        torch.cuda.current_stream().wait_stream(aside)
+        if self.pool is None:
+            self.pool = torch.cuda.graph_pool_handle()
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, pool=self.pool):
+            logits, hidden = step(self.tokens, self.positions, columns)
+        return Capture(graph.replay, logits, hidden)
