@@ -53,15 +53,19 @@ class Decoders:
     """Decoders for a policy's rollouts. Those with captured steps are kept, and used again.
 
     A decoder belongs to one state at a time, and comes back when nobody refers to the state.
+
+    Args:
+        captured: as for `textenv.lm.decoder.Decoder`.
     """
 
     KEPT = 4  # a table for training and one for evaluation, each with a critic's
 
-    def __init__(self) -> None:
+    def __init__(self, captured: bool | None = None):
+        self.captured = captured
         self._idle: list[Decoder] = []
 
     def __deepcopy__(self, memo: dict) -> Decoders:
-        return Decoders()  # tables and captured steps belong to one model
+        return Decoders(self.captured)  # tables and captured steps belong to one model
 
     def take(
         self,
@@ -76,7 +80,7 @@ class Decoders:
                 self._idle.remove(decoder)
                 decoder.forget()
                 return decoder
-        return Decoder(model, num_rows, max_length, head)
+        return Decoder(model, num_rows, max_length, head, self.captured)
 
     def lend(self, caches: Caches) -> Caches:
         """The same caches; their decoders come back when nobody refers to the caches."""

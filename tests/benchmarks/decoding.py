@@ -3,8 +3,12 @@
     python tests/benchmarks/decoding.py --model smollm2 --dtype bfloat16
 
 Both sample 24 new tokens for each of 64 rows from the same prompts. The rollout also gives the
-log-probability of each token, values, and observations; `generate` gives tokens only. The last line
+log-probability of each token, values, and observations; `generate` gives tokens only. Another line
 adds what RL needs of `generate`: one forward pass over the result for the log-probabilities.
+
+On CUDA the rollout is also shown with each kernel launched by itself, beside the limit of the
+memory's bandwidth (measured by a copy): every step reads all weights, and the keys and values of
+the rows so far.
 """
 
 from __future__ import annotations
@@ -21,6 +25,7 @@ import tyro
 
 from agents.collect import collect_episodes
 from agents.policies import CausalLMPolicy
+from agents.policies.decoding import Decoders
 from textenv.lm import load_model, load_tokenizer
 from textenv.lm.loading import hide_progress_bars
 
@@ -64,8 +69,11 @@ def main(options: Options) -> None:
     texts = [prompts[i % len(prompts)] for i in range(options.rows)]
     batch = tokenizer(texts, return_tensors="pt", padding=True, padding_side="left").to(device)
 
-    def rollout() -> None:
+    def rollout(captured: bool | None = None) -> None:
+        policy.decoders = kept[captured]
         collect_episodes(env, policy, seed=0)
+
+    kept = {captured: Decoders(captured) for captured in (None, False)}
 
     def generate(score: bool = False) -> None:
         tokens = model.generate(
@@ -83,7 +91,37 @@ def main(options: Options) -> None:
         "`model.generate` (tokens)": generate,
         "`model.generate`, then a forward pass (tokens, log-probs)": lambda: generate(True),
     }
-    report(options, device, measure(candidates, options.rounds, device))
+    if device.startswith("cuda"):
+        name = "rollout of `TextGen-v0`, each kernel launched by itself"
+        candidates[name] = lambda: rollout(captured=False)
+    limit = None
+    if device.startswith("cuda"):
+        limit = options.rows / seconds_of_a_step(policy.acting_model(), batch, options)
+    report(options, device, measure(candidates, options.rounds, device), limit)
+
+
+def seconds_of_a_step(model: torch.nn.Module, batch: dict, options: Options) -> float:
+    """The least time of a step: what it has to read, over the measured bandwidth of the memory."""
+    one = torch.empty(2**30, dtype=torch.uint8, device=model.device)
+    other = torch.empty_like(one)
+    for _ in range(3):  # the last one counts
+        began, ended = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        began.record()
+        for _ in range(10):
+            other.copy_(one)
+        ended.record()
+        torch.cuda.synchronize()
+    bandwidth = 10 * 2 * len(one) / (began.elapsed_time(ended) / 1000)
+    config = model.config
+    heads = getattr(config, "num_key_value_heads", config.num_attention_heads)
+    size = config.hidden_size // config.num_attention_heads
+    width = next(model.parameters()).element_size()
+    weights = width * sum(parameter.numel() for parameter in model.parameters())
+    columns = batch["input_ids"].shape[1] + options.new_tokens / 2  # on average
+    cache = 2 * config.num_hidden_layers * heads * size * width * options.rows * columns
+    print(f"{bandwidth / 1e12:.2f} TB/s; a step reads {weights / 1e6:.0f} MB of weights and "
+          f"{cache / 1e6:.0f} MB of keys and values")  # fmt: skip
+    return (weights + cache) / bandwidth
 
 
 def measure(candidates: dict, rounds: int, device: str) -> dict[str, list[float]]:
@@ -102,7 +140,9 @@ def measure(candidates: dict, rounds: int, device: str) -> dict[str, list[float]
     return seconds
 
 
-def report(options: Options, device: str, seconds: dict[str, list[float]]) -> None:
+def report(
+    options: Options, device: str, seconds: dict[str, list[float]], limit: float | None
+) -> None:
     """Print the table, and write it to the results."""
     count = options.rows * options.new_tokens
     slowest = statistics.median(seconds["`model.generate` (tokens)"])
@@ -110,6 +150,10 @@ def report(options: Options, device: str, seconds: dict[str, list[float]]) -> No
     for name, times in seconds.items():
         median = statistics.median(times)
         lines.append(f"| {name} | {count / median:.0f} | {slowest / median:.2f} |")
+    if limit is not None:
+        lines.append(
+            f"| limit of the memory's bandwidth | {limit:.0f} | {limit * slowest / count:.1f} |"
+        )
     where = torch.cuda.get_device_name() if device.startswith("cuda") else "CPU"
     text = (
         f"{options.model}, {options.dtype}, {options.rows} rows × {options.new_tokens} new tokens, "
@@ -117,9 +161,17 @@ def report(options: Options, device: str, seconds: dict[str, list[float]]) -> No
         "rounds\n\n" + "\n".join(lines) + "\n"
     )
     print(text)
-    command = f"python tests/benchmarks/decoding.py --model {options.model} --dtype {options.dtype}"
+    command = (
+        f"python tests/benchmarks/decoding.py --model {options.model} --dtype {options.dtype} "
+        f"--rows {options.rows} --new-tokens {options.new_tokens}"
+    )
     kind = "cuda" if device.startswith("cuda") else "cpu"
-    target = RESULTS / f"decoding-{Path(options.model).stem}-{options.dtype}-{kind}.md"
+    shape = (
+        ""
+        if (options.rows, options.new_tokens) == (64, 24)
+        else (f"-{options.rows}x{options.new_tokens}")
+    )
+    target = RESULTS / f"decoding-{Path(options.model).stem}-{options.dtype}-{kind}{shape}.md"
     target.write_text(f"# `{command}`\n\n{text}")
 
 

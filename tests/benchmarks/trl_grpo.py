@@ -44,6 +44,8 @@ class Options:
     """Tokens; the last step is completed."""
     seed: int = 0
     """Of prompts and sampling."""
+    device: str = "cpu"
+    """Or "cuda"."""
 
 
 class StopAfterTokens(TrainerCallback):
@@ -92,7 +94,7 @@ def main(options: Options) -> None:
             output_dir=tempfile.mkdtemp(), per_device_train_batch_size=options.rows,
             num_generations=8, max_completion_length=MAX_NEW_TOKENS, beta=options.beta,
             learning_rate=options.learning_rate, adam_epsilon=options.adam_epsilon,
-            max_steps=most, temperature=1.0, use_cpu=True,
+            max_steps=most, temperature=1.0, use_cpu=options.device == "cpu",
             bf16=False, gradient_checkpointing=False, report_to=[], save_strategy="no",
             logging_strategy="no", disable_tqdm=True, seed=options.seed,
         ),
@@ -101,7 +103,8 @@ def main(options: Options) -> None:
     trainer.train()
     seconds = time.perf_counter() - began
     agent = PPO(  # never learns: it holds the model while it is evaluated
-        "CausalLMPolicy", "TextGen-v0", policy_kwargs={"model": trainer.model},
+        "CausalLMPolicy", "TextGen-v0", device=options.device,
+        policy_kwargs={"model": trainer.model},
         env_kwargs={"reference": "bundled", "kl_coef": KL_COEF, "max_new_tokens": MAX_NEW_TOKENS},
     )  # fmt: skip
     result = evaluate_text(agent, n_episodes=1536, seed=EVALUATION_SEED)
