@@ -55,6 +55,7 @@ def main(options: Options) -> None:
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     tokenizer = load_tokenizer(options.model)
+    tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token  # for `generate`
     prompts = ["The film was", "I thought that the story", "This movie is a bit", "The acting"]
     env = gym.make_vec(
         "TextGen-v0", num_envs=options.rows, tokenizer=tokenizer, prompts=prompts,

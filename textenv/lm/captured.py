@@ -21,8 +21,9 @@ Step = Callable[[Tensor, Tensor, int], tuple[Tensor, Tensor]]
 
 BUCKET = 64  # columns of the table by which the captured part grows
 WARM_UPS = 2  # steps before the capture, in which libraries choose kernels and take workspace
-# The largest difference between a replay and the same step, launched one by one, in logits.
-TOLERANCE = 0.25
+# The largest mean difference of a row's logits between a replay and the same step launched kernel
+# by kernel, which may take other kernels and so round in another way.
+TOLERANCE = 0.2
 
 
 class Capture(NamedTuple):
@@ -80,9 +81,11 @@ class CapturedStep:
             capture = self._captured(step, columns)
             wanted, _ = step(self.tokens, self.positions, columns)
             capture.replay()
-            difference = float((capture.logits - wanted).abs().nan_to_num(0).max())
-            if difference > TOLERANCE:
-                raise RuntimeError(f"its logits would differ by {difference:.2g}")
+            # A logit that both exclude has −∞ − (−∞), which is no difference.
+            apart = (capture.logits - wanted).masked_fill(capture.logits == wanted, 0).abs()
+            difference = float(apart.mean(dim=1).max())
+            if not difference <= TOLERANCE:
+                raise RuntimeError(f"its logits would differ by {difference:.2g} on average")
         except (RuntimeError, NotImplementedError) as error:
             self.possible = False
             warnings.warn(
