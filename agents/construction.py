@@ -73,8 +73,9 @@ class Construction(type):
                 raise TypeError(unknown_argument(cls.__name__, unknown[0], ()) + ONE_STEP)
             raise TypeError(unknown_argument(cls.__name__, unknown[0], parameters))
         sequential = getattr(policies.find(policy), "sequential", False)
-        model = (arguments.get("policy_kwargs") or {}).get("model")
-        preset = presets.hyperparameters(cls, sequential, model)
+        given = arguments.get("policy_kwargs") or {}
+        of_model = given.get("model"), given.get("lora")
+        preset = presets.hyperparameters(cls, sequential, *of_model)
         for name, parameter in parameters.items():
             value = arguments.get(name, parameter.default)
             if name in preset and isinstance(value, str) and value == AUTO:
@@ -86,9 +87,9 @@ class Construction(type):
                 f"group_size={complete['group_size']} must be at least 2: {cls.__name__} compares "
                 "the answers to a prompt."
             )
-        of_policy = presets.policy_kwargs(cls, policies.find(policy), model)
+        of_policy = presets.policy_kwargs(cls, policies.find(policy), *of_model)
         if of_policy:
-            arguments["policy_kwargs"] = of_policy | dict(arguments.get("policy_kwargs") or {})
+            arguments["policy_kwargs"] = of_policy | dict(given)
         agent = super().__call__(policy, env, **arguments)
         for name in hyperparameter_names(cls):
             if not hasattr(agent, name):

@@ -46,6 +46,7 @@ RANGES = {
     "reference_episodes": Range(0, whole=True),
     "show_samples": Range(0, whole=True),
     "max_new_tokens": COUNT,
+    "lora": COUNT,
     "kl_coef": FACTOR,
 }
 
@@ -87,6 +88,8 @@ class Train:
     critic_layers: int | None = None
     """Layers of the critic's own body, which begins as a copy of the model's first ones; 0 puts the
     value head on the model itself. Not given, it suits the algorithm and the model."""
+    lora: int | None = None
+    """Learn adapters of this rank (16, say) instead of all weights: less memory, larger steps."""
     n_envs: int = 256
     """Episodes per rollout."""
     seed: int = 0
@@ -129,7 +132,10 @@ def parse_train(arguments: list[str]) -> tuple[Train, dict[str, Any]]:
     name = _chosen(arguments, "--agent", Train.agent)
     if name not in AGENTS:
         raise ValueError(f"--agent {name} is unknown: use one of {', '.join(AGENTS)}.")
-    preset, hyperparameters = run_presets(name, _chosen(arguments, "--model", Train.model))
+    lora = _chosen(arguments, "--lora", "None")
+    preset, hyperparameters = run_presets(
+        name, _chosen(arguments, "--model", Train.model), None if lora == "None" else lora
+    )
     preset |= defaults_of(_chosen(arguments, "--env", Train.env))
     fields = _hyperparameter_fields(AGENTS[name], hyperparameters)
     group = dataclasses.make_dataclass(AGENTS[name].__name__, fields)
@@ -190,11 +196,11 @@ def with_absolute_paths(options: Any) -> Any:
     return options
 
 
-def run_presets(agent: str, model: str) -> tuple[dict[str, Any], dict[str, Any]]:
+def run_presets(agent: str, model: str, lora: Any = None) -> tuple[dict[str, Any], dict[str, Any]]:
     """The presets of an algorithm and a model: for `Train`, and for the hyper-parameters."""
     cls = AGENTS[agent]
     chosen = {
-        **presets.hyperparameters(cls, sequential=True, model=model),
+        **presets.hyperparameters(cls, sequential=True, model=model, lora=lora),
         **presets.training(model),
     }
     of_run = {field.name for field in dataclasses.fields(Train)}

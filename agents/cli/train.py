@@ -256,6 +256,8 @@ def make_agent(options: Train, hyperparameters: dict[str, Any]) -> Agent:
     policy_kwargs = {"model": options.model, "temperature": options.temperature, "dtype": dtype}
     if options.critic_layers is not None:
         policy_kwargs["critic_layers"] = options.critic_layers
+    if options.lora is not None:
+        policy_kwargs["lora"] = {"r": options.lora}
     names = ("prompts", "chat", "reward", "max_new_tokens", "stop")
     given = {name: getattr(options, name) for name in names}
     return algorithm(

@@ -18,6 +18,7 @@ from agents.policies.base import Evaluation, Policy
 from agents.policies.checks import check_live, checked_tokens
 from agents.policies.decoding import Caches, Decoders, next_logits, next_tokens
 from agents.policies.distributions import TokenDistribution, to_rows
+from textenv.lm.adapters import add_adapters
 from textenv.lm.loading import cast, load_model
 from textenv.lm.parts import first_layers, split, unwrapped
 from textenv.lm.scoring import Sampling, response_states
@@ -49,6 +50,10 @@ class CausalLMPolicy(nn.Module, Policy):
         critic_layers: 0 puts the value head on the model's own body, whose updates then also
             move the policy. Otherwise the critic has a body of its own, which begins as a copy of
             the model's first layers, at most this many (Andrychowicz et al. 2021: separate nets).
+        lora: learn adapters of low rank instead of the model's weights: the rank, or arguments of
+            `peft.LoraConfig` (see `textenv.lm.adapters`). Only they are saved; `merge` writes a
+            model without adapters.
+        seed: the seed of new adapters.
         device: the device of the model.
     """
 
@@ -65,6 +70,8 @@ class CausalLMPolicy(nn.Module, Policy):
         dtype: str = "float32",
         attn_implementation: str | None = None,
         critic_layers: int = 0,
+        lora: int | Mapping[str, Any] | None = None,
+        seed: int | None = None,
         device: str | torch.device = "cpu",
     ):
         super().__init__()
@@ -78,7 +85,9 @@ class CausalLMPolicy(nn.Module, Policy):
                 "CausalLMPolicy reads the observations of TextGen-v0 (a Dict with input_ids and "
                 f"attention_mask), not {observation_space}: use 'MlpPolicy' here."
             )
-        self.model = load_model(model, device=device, attn_implementation=attn_implementation)
+        self.model: Any = load_model(model, device=device, attn_implementation=attn_implementation)
+        if lora is not None:
+            self.model = add_adapters(self.model, lora, seed)
         self.model.eval()  # dropout stays off, in rollout and in update
         check_live(self.model, attn_implementation)
         self.body, self.head = split(self.model)
@@ -257,10 +266,27 @@ class CausalLMPolicy(nn.Module, Policy):
         parts = {"value_head": self.value_head, "critic_body": self.critic_body}
         return nn.ModuleDict({name: part for name, part in parts.items() if part is not None})
 
+    def merge(self, folder: str | Path) -> None:
+        """Write the model with its adapters merged into its weights, and without the critic.
+
+        Raises:
+            FileExistsError: the folder is not empty.
+        """
+        folder = Path(folder)
+        if folder.is_dir() and any(folder.iterdir()):
+            raise FileExistsError(f"The folder {str(folder)!r} is not empty: name another one.")
+        model = copy.deepcopy(self.model)
+        if hasattr(model, "merge_and_unload"):
+            model = model.merge_and_unload()
+        model.save_pretrained(folder)
+        tokenizer = own_tokenizer(self.model)
+        if tokenizer is not None:
+            tokenizer.save_pretrained(folder)
+
     @staticmethod
     def kwargs_for(folder: Path) -> dict[str, Any]:
-        """The constructor's arguments that load a saved policy's weights."""
-        return {"model": str(folder)}
+        """The constructor's arguments that load a saved policy's weights, adapters included."""
+        return {"model": str(folder), "lora": None}
 
     @staticmethod
     def env_kwargs(policy_kwargs: Mapping[str, Any]) -> dict[str, Any]:

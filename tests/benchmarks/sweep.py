@@ -88,26 +88,19 @@ def make_agent(job: Job) -> Any:
     """The untrained agent of a run, as the command line would make it."""
     import agents
     from agents.cli.options import choose_dtype
-    from textenv.lm import load_model
 
     cls = getattr(agents, job.algorithm)
     arguments = dict(job.arguments)
     own = {"critic_layers", "lora"}
     policy = {key: arguments.pop(key) for key in own & arguments.keys()}
     dtype = choose_dtype("auto", job.device, job.model, cls.policy_needs.get("dtype"))
-    model: Any = job.model
-    if rank := policy.pop("lora", None):
-        from peft import LoraConfig, get_peft_model
-
-        config = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear")
-        model = get_peft_model(load_model(job.model), config)
     return cls(
         "CausalLMPolicy", job.env, seed=job.seed, device=job.device,
         env_kwargs={
             "reference": job.model, "reference_dtype": dtype, "kl_coef": job.kl_coef,
             "tokenizer": job.model,
         },
-        policy_kwargs={"model": model, "dtype": dtype, **policy, **cls.policy_needs},
+        policy_kwargs={"model": job.model, "dtype": dtype, **policy, **cls.policy_needs},
         **arguments,
     )  # fmt: skip
 

@@ -69,6 +69,8 @@ def body_of(model: Any) -> nn.Module:
 def first_layers(model: Any, count: int) -> nn.Module:
     """A new body, a copy of the embeddings and the first layers of a causal language model.
 
+    Adapters are left out of it.
+
     Args:
         model: plain, or wrapped by PEFT.
         count: number of layers, at least 1; all of them if the model has fewer.
@@ -86,6 +88,9 @@ def first_layers(model: Any, count: int) -> nn.Module:
     for module in copied.modules():
         if isinstance(module, nn.ModuleList) and len(module) == every:
             del module[count:]
+        for name, child in module.named_children():
+            if hasattr(child, "base_layer"):  # an adapter around a layer: the layer alone
+                setattr(module, name, child.base_layer)
     config.num_hidden_layers = count
     if getattr(config, "layer_types", None):
         config.layer_types = config.layer_types[:count]

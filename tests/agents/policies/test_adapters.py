@@ -8,7 +8,7 @@ import transformers
 from safetensors.torch import load_file, save_file
 from torch.testing import assert_close
 
-from agents import PPO, REINFORCE
+from agents import PPO, REINFORCE, TRPO
 from textenv.lm import load_model
 
 peft = pytest.importorskip("peft")
@@ -84,3 +84,98 @@ def test_adapters_whose_file_lacks_weights_are_refused(make_model, tmp_path):
         ValueError, match=r"is incomplete: its files do not hold the weights '.*lora"
     ):
         load_model(tmp_path / "adapters")
+
+
+@pytest.fixture
+def make_lora_agent(make_text_envs, model_folder):
+    """``make_lora_agent(PPO)``: an agent with new adapters in a saved tiny model."""
+
+    def make(cls=PPO, lora=2, **keywords):
+        return cls(
+            "CausalLMPolicy", make_text_envs(8), seed=0, learning_rate=1e-2, device="cpu",
+            policy_kwargs={"model": model_folder, "lora": lora, **keywords},
+        )  # fmt: skip
+
+    return make
+
+
+def test_new_adapters_change_nothing_and_learn_alone(make_lora_agent, model_folder, next_logits):
+    state = torch.get_rng_state()
+    agent = make_lora_agent(lora={"r": 2, "lora_dropout": 0.5})
+    assert torch.equal(torch.get_rng_state(), state)
+    plain = PPO("CausalLMPolicy", agent.env, policy_kwargs={"model": model_folder}, device="cpu")
+    observation, _ = agent.env.reset(seed=1)
+    before = next_logits(agent.policy, observation)
+    assert torch.equal(before, next_logits(plain.policy, observation))
+    learning = [name for name, p in agent.policy.named_parameters() if p.requires_grad]
+    assert all("lora_" in name or "value_head" in name for name in learning)
+    assert len([name for name in learning if "lora_A" in name]) == 2 * 7  # layers, matrices
+    agent.update(agent.collect())
+    assert not torch.equal(before, next_logits(agent.policy, observation))
+
+
+def test_new_adapters_are_drawn_from_the_seed(make_text_envs, model_folder):
+    def first(seed):
+        agent = PPO(
+            "CausalLMPolicy", make_text_envs(8), seed=seed, device="cpu",
+            policy_kwargs={"model": model_folder, "lora": 2},
+        )  # fmt: skip
+        return next(p for name, p in agent.policy.named_parameters() if "lora_A" in name)
+
+    assert torch.equal(first(0), first(0)) and not torch.equal(first(0), first(1))
+
+
+@pytest.mark.parametrize("critic_layers", [0, 1])
+def test_an_agent_with_new_adapters_is_loaded_and_merged(
+    make_lora_agent, make_text_envs, next_logits, tmp_path, critic_layers
+):
+    agent = make_lora_agent(critic_layers=critic_layers).learn(80)
+    assert not [name for name in agent.policy._critic().state_dict() if "lora" in name]
+    agent.save(tmp_path / "agent")
+    again = PPO.load(tmp_path / "agent", env=make_text_envs(8), device="cpu")
+    agent.policy.merge(tmp_path / "merged")
+    merged = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "merged")
+    assert not [name for name, _ in merged.named_parameters() if "lora" in name]
+    observation, _ = make_text_envs(8).reset(seed=1)
+    logits = next_logits(agent.policy, observation)
+    assert_close(next_logits(again.policy, observation), logits, rtol=0, atol=1e-5)
+    assert_close(again.policy.predict_values(observation), agent.policy.predict_values(observation))
+    lengths = torch.from_numpy(observation["attention_mask"].sum(axis=1))
+    output = merged(input_ids=torch.from_numpy(observation["input_ids"])).logits
+    assert_close(output[torch.arange(8), lengths - 1].detach(), logits, rtol=0, atol=1e-4)
+    agent.collect(), again.update(again.collect())
+    with pytest.raises(FileExistsError, match="is not empty"):
+        agent.policy.merge(tmp_path / "merged")
+
+
+def test_trpo_learns_in_the_space_of_adapters(make_lora_agent):
+    agent = make_lora_agent(TRPO, attn_implementation="eager")
+    base = [p.clone() for p in agent.policy.parameters() if not p.requires_grad]
+    metrics = agent.update(agent.collect())
+    assert 0 < metrics["kl"] <= agent.target_kl
+    after = [p for p in agent.policy.parameters() if not p.requires_grad]
+    assert len(base) > 10 and all(map(torch.equal, base, after))
+
+
+@pytest.mark.parametrize(
+    ("lora", "message"),
+    {
+        "rank 0": (0, "lora=0 must have a rank r of at least 1"),
+        "no rank": ({"lora_alpha": 3}, "must have a rank r of at least 1"),
+        "a truth value": (True, "lora=True must have a rank"),
+        "no such layers": ({"r": 2, "target_modules": ["nothing"]}, "is refused by peft"),
+        "no such argument": ({"r": 2, "rang": 3}, "is refused by peft"),
+    }.values(),
+)
+def test_wrong_adapters_are_refused(make_lora_agent, lora, message):
+    with pytest.raises(ValueError, match=message):
+        make_lora_agent(lora=lora)
+
+
+def test_adapters_are_not_put_on_adapters(make_text_envs, make_model):
+    config = peft.LoraConfig(r=2, target_modules=["q_proj"])
+    with pytest.raises(ValueError, match="has adapters already"):
+        PPO(
+            "CausalLMPolicy", make_text_envs(8), device="cpu",
+            policy_kwargs={"model": peft.get_peft_model(make_model(), config), "lora": 2},
+        )  # fmt: skip

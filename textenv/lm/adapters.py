@@ -1,0 +1,64 @@
+"""New adapters of low rank (LoRA, Hu et al. 2022) in a causal language model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from textenv.lm.loading import LOADED_FROM
+
+SCALE = 2  # lora_alpha / r, by which the product of an adapter's two matrices is multiplied
+
+
+def checked_lora(lora: int | Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments of `peft.LoraConfig`; a number is the rank.
+
+    Raises:
+        ValueError: there is no rank, or it is no whole number of at least 1.
+    """
+    arguments = dict(lora) if isinstance(lora, Mapping) else {"r": lora}
+    rank = arguments.get("r")
+    if not isinstance(rank, int) or isinstance(rank, bool) or rank < 1:
+        raise ValueError(f"lora={lora!r} must have a rank r of at least 1, such as {{'r': 16}}.")
+    return arguments
+
+
+def add_adapters(model: Any, lora: int | Mapping[str, Any], seed: int | None = None) -> Any:
+    """The model with new adapters in all its linear layers, which alone learn.
+
+    They begin as zero, so that the model is what it was. They are saved without the model, under
+    the name of its source.
+
+    Args:
+        model: of transformers, plain; it is changed in place.
+        lora: the rank, or arguments of `peft.LoraConfig`: ``{"r": 16, "target_modules": [...]}``.
+        seed: the seed of the new weights; the global random state is not changed.
+
+    Raises:
+        ModuleNotFoundError: peft is not installed.
+        ValueError: the arguments are wrong, or the model has adapters already.
+    """
+    arguments = checked_lora(lora)
+    if hasattr(model, "peft_config"):
+        raise ValueError(f"lora={lora!r}: the model has adapters already; leave lora out.")
+    try:
+        from peft import LoraConfig, get_peft_model
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            f"lora={lora!r} needs peft: pip install 'textenv[lora]', or pip install peft."
+        ) from error
+    defaults = {"lora_alpha": SCALE * arguments["r"], "target_modules": "all-linear"}
+    try:
+        config = LoraConfig(task_type="CAUSAL_LM", **defaults | arguments)
+        with torch.random.fork_rng(devices=[]):
+            if seed is not None:
+                torch.manual_seed(seed)
+            adapted = get_peft_model(model, config)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"lora={lora!r} is refused by peft: {error}") from error
+    adapted.peft_config["default"].base_model_name_or_path = getattr(
+        model, LOADED_FROM, model.name_or_path
+    )
+    return adapted.eval()
