@@ -38,8 +38,16 @@ def grid(algorithm: str, **values: Iterable[Any]) -> dict[str, Variant]:
 
 
 TABLES: dict[str, dict[str, Variant]] = {
-    # Adapters of low rank instead of all weights.
-    "lora": grid("PPO", lora=(4, 16), learning_rate=(5e-4, 1e-3)),
+    # Real models: all weights, or adapters of low rank.
+    "smollm2": {
+        **grid("PPO", lora=[16], learning_rate=[5e-4, 1e-3]),
+        **grid("PPO", critic_layers=[0], vf_learning_rate=[None], learning_rate=[2e-5, 4e-5]),
+        **grid("PPO", critic_layers=[2], learning_rate=[4e-5]),
+        **grid("GRPO", lora=[16], learning_rate=[5e-4]),
+        **grid("GRPO", learning_rate=[2e-5, 4e-5]),
+        **grid("RLOO", lora=[16], n_envs=[32, 128], learning_rate=[5e-4]),
+        **grid("RLOO", n_envs=[128], learning_rate=[4e-5, 8e-5]),
+    },
     "presets": {
         name: (name, {}) for name in ("PPO", "TRPO", "ActorCritic", "REINFORCE", "RLOO", "GRPO")
     },
