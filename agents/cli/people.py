@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -86,29 +87,30 @@ def ask_people(
     """
     from agents.labels.page import serving
 
-    total, reported = len(labelling.pairs), _finished(labelling)
-    with Signals(), serving(labelling, port, labeller) as address:
-        console.print(
-            f"open   {address}\n"
-            f"file   {labelling.path}: {total} pairs; all answers are stored, so that the same "
-            "command goes on\n"
-            "[dim]Ctrl-C ends it[/]",
-            soft_wrap=True,
-        )
-        console.file.flush()
-        if reported:
-            report()
+    total, finished, reported = len(labelling.pairs), set[str](), None
+    with Signals() as signals, ExitStack() as stack:
         try:
+            with signals.waiting():
+                address = stack.enter_context(serving(labelling, port, labeller))
+                console.print(
+                    f"open   {address}\n"
+                    f"file   {labelling.path}: {total} pairs; all answers are stored, so that the "
+                    "same command goes on\n"
+                    "[dim]Ctrl-C ends it[/]",
+                    soft_wrap=True,
+                )
             while True:
+                with signals.waiting():  # not in the middle of reading the answers
+                    before, finished = finished, _finished(labelling)
+                    if finished - before:
+                        report()
+                        reported = labelling.counts()
+                    console.file.flush()  # a file that somebody follows
                 time.sleep(CHECK_EVERY)
-                finished = _finished(labelling)
-                if finished - reported:
-                    report()
-                    console.file.flush()
-                reported = finished
         except Interrupted:
             pass
-    report()
+    if labelling.counts() != reported:
+        report()
 
 
 def print_progress(labelling: Labelling) -> None:

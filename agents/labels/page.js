@@ -39,7 +39,7 @@
     if (event.ctrlKey || event.altKey || event.metaKey || event.repeat || !view()) return;
     if (event.target.closest?.("input, textarea, select, [contenteditable]")) return;
     const choice = KEYS[event.key] ?? KEYS[event.key.toLowerCase()];
-    if (!choice) return;
+    if (!choice || (view().className === "finished" && choice !== "undo")) return;
     event.preventDefault();
     document.getElementById(choice)?.click();
   });

@@ -245,10 +245,14 @@ def test_two_people_at_once_and_two_windows_of_one(open_window, port, tmp_path):
         wait(lambda: labelling.view("bob").answered == 5)
         time.sleep(1)
         assert labelling.view("bob").answered == 5
+        ada.answer("a")
+        ada.press("a")  # the second press of a double one, for a pair that nobody can have read
+        time.sleep(1)
+        assert labelling.view("ada").answered == 5
         assert "no answer to undo" not in other.answer("u")["notice"]
         assert labelling.view("bob").answered == 4
         counts = Labelling(path).counts()
-        assert (counts["ada"]["left"], counts["bob"]["right"]) == (4, 4)
+        assert (counts["ada"]["left"], counts["bob"]["right"]) == (5, 4)
 
 
 def test_a_page_that_was_left_open_does_not_answer_other_pairs(open_window, port, tmp_path):
