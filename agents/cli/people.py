@@ -34,7 +34,8 @@ def check_page(port: int, labeller: str | None) -> None:
     """
     if importlib.util.find_spec("gradio") is None:
         raise ModuleNotFoundError(
-            "The page needs the package gradio, which is not installed: pip install 'gradio>=6,<7'."
+            "The page needs the package gradio, which is not installed: "
+            "pip install 'gradio>=6.31,<7'."
         )
     if labeller is not None:
         checked_name(labeller)

@@ -211,5 +211,5 @@ def test_without_gradio_one_sentence_says_what_to_install(in_folder, monkeypatch
         with pytest.raises(SystemExit) as ending:
             main([*line.split(), "--port", str(port)])
         message = str(ending.value.code)
-        assert "pip install 'gradio>=6,<7'" in message and "\n" not in message
+        assert "pip install 'gradio>=6.31,<7'" in message and "\n" not in message
     assert not list(in_folder.iterdir())
