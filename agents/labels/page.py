@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -54,21 +54,12 @@ def build(labelling: Labelling) -> gr.Blocks:
 
     def act(choice: str, token: str) -> str:
         """Store an answer, and show the next pair."""
-        asked = json.loads(token)
-        name, turn, notice = asked["labeller"], asked["turn"], ""
         try:
-            if asked["labelling"] != labelling.fingerprint:
-                notice = OTHER_PAIRS
-            elif choice == UNDO:
-                if not labelling.undo(name, turn):
-                    old = turn != labelling.view(name).turn
-                    notice = ANSWERED_ELSEWHERE if old else NOTHING_TO_UNDO
-            elif not labelling.answer(name, turn, choice):
-                notice = ANSWERED_ELSEWHERE
+            notice = store(labelling, choice, json.loads(token))
         except (ValueError, OSError) as error:
             notice = _in_words(error)
         try:
-            return as_html(labelling.view(name), notice)
+            return as_html(labelling.view(json.loads(token)["labeller"]), notice)
         except (ValueError, OSError) as error:  # the pair stays on the screen
             raise gr.Error(_in_words(error)) from error
 
@@ -104,6 +95,27 @@ def build(labelling: Labelling) -> gr.Blocks:
 
             button.click(pressed, sent, view, js=READ_TOKEN, **quick)
     return page
+
+
+def store(labelling: Labelling, choice: str, asked: Mapping[str, Any]) -> str:
+    """Store what was pressed; what to tell the person, which is nothing if it was stored.
+
+    Args:
+        labelling: where to store it.
+        choice: a choice or `UNDO`.
+        asked: the view that was on the screen, as `as_html` writes it.
+
+    Raises:
+        OSError, ValueError: as `Labelling.answer` does.
+    """
+    name, turn = asked["labeller"], asked["turn"]
+    if asked["labelling"] != labelling.fingerprint:
+        return OTHER_PAIRS
+    if choice != UNDO:
+        return "" if labelling.answer(name, turn, choice) else ANSWERED_ELSEWHERE
+    if labelling.undo(name, turn):
+        return ""
+    return NOTHING_TO_UNDO if turn == labelling.view(name).turn else ANSWERED_ELSEWHERE
 
 
 @contextmanager
