@@ -65,7 +65,8 @@ def bradley_terry_strengths(wins: np.ndarray) -> np.ndarray:
     """Log-strengths θ of K competitors, with mean 0: P(i beats j) = σ(θ_i − θ_j).
 
     The maximum-likelihood fit by minorisation-maximisation (Hunter 2004, eq. 3). Half a win for
-    either side is added to each pair that met, so that nobody's strength is infinite.
+    either side is added to each pair that met, so that nobody's strength is infinite. Who met
+    nobody has the strength 0.
 
     Args:
         wins: how often i beat j ``[K, K]``; a tie is half a win for both.
@@ -74,10 +75,11 @@ def bradley_terry_strengths(wins: np.ndarray) -> np.ndarray:
     table = wins + 0.5 * met
     games, strength = table + table.T, np.ones(len(wins))
     np.fill_diagonal(games, 0)
-    won = table.sum(axis=1) - np.diag(table)
+    won, played = table.sum(axis=1) - np.diag(table), games.sum(axis=1) > 0
     for _ in range(STEPS):
-        new = won / (games / (strength[:, None] + strength[None, :])).sum(axis=1)
-        new /= np.exp(np.log(new).mean())
+        expected = (games / (strength[:, None] + strength[None, :])).sum(axis=1)
+        new = np.divide(won, expected, out=np.ones(len(wins)), where=played)
+        new[played] /= np.exp(np.log(new[played]).mean())
         change, strength = np.abs(np.log(new / strength)).max(), new
         if change < PRECISION:
             break
@@ -98,12 +100,60 @@ def tournament(
     table = np.array([list(values) for values in scores.values()], dtype=float)
     difference = table[:, None] - table[None, :]
     better = (difference > margin) + 0.5 * (np.abs(difference) <= margin)  # [K, K, N]
+    return _strengths(list(scores), better, seed, resamples)
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What people say about two texts.
+
+    Attributes:
+        first, second: the names of those who wrote them.
+        margin: how many people prefer the first text, minus how many prefer the second. The
+            majority decides, so that a pair counts once however many people see it.
+    """
+
+    first: str
+    second: str
+    margin: int
+
+
+def judged_duel(judgements: Sequence[Judgement], first: str, second: str) -> Duel:
+    """The duel of two by the judgements on pairs of theirs; other judgements are left out."""
+    signs = [np.sign(j.margin) for j in judgements if (j.first, j.second) == (first, second)]
+    signs += [-np.sign(j.margin) for j in judgements if (j.first, j.second) == (second, first)]
+    return Duel(signs.count(1), signs.count(0), signs.count(-1))
+
+
+def judged_tournament(
+    names: Sequence[str], judgements: Sequence[Judgement], seed: int = 0, resamples: int = 500
+) -> dict[str, Interval]:
+    """The log-strength of each competitor, with its 95 % bootstrap interval over the pairs.
+
+    Args:
+        names: of the competitors ``[K]``.
+        judgements: at least one, on pairs of theirs.
+        seed: the seed of the resampling.
+        resamples: their number.
+    """
+    better = np.zeros((len(names), len(names), len(judgements)))
+    for number, judgement in enumerate(judgements):
+        one, other = names.index(judgement.first), names.index(judgement.second)
+        share = (1 + np.sign(judgement.margin)) / 2
+        better[one, other, number], better[other, one, number] = share, 1 - share
+    return _strengths(names, better, seed, resamples)
+
+
+def _strengths(
+    names: Sequence[str], better: np.ndarray, seed: int, resamples: int
+) -> dict[str, Interval]:
+    """Strengths and intervals from how often i beat j in each comparison ``[K, K, N]``."""
     rng = np.random.default_rng(seed)
-    rows = rng.integers(table.shape[1], size=(resamples, table.shape[1]))
+    rows = rng.integers(better.shape[2], size=(resamples, better.shape[2]))
     drawn = np.array([bradley_terry_strengths(better[:, :, row].sum(axis=2)) for row in rows])
     low, high = np.quantile(drawn, [0.025, 0.975], axis=0)
     fitted = bradley_terry_strengths(better.sum(axis=2))
     return {
         name: Interval(float(fitted[k]), float(low[k]), float(high[k]))
-        for k, name in enumerate(scores)
+        for k, name in enumerate(names)
     }

@@ -121,6 +121,28 @@ class RewardModel:
             self.reward.tokenizer.save_pretrained(new)
 
 
+def split(
+    preferences: Sequence[Preference], count: int, rng: np.random.Generator
+) -> tuple[list[int], int]:
+    """A random order whose first preferences are held out, and their number.
+
+    What several people say about the same two texts stays on one side, so that nothing that is held
+    out has been learned from; there may be a few more than ``count`` for that.
+    """
+    pairs = [
+        (repr(each.prompt), frozenset((repr(each.chosen), repr(each.rejected))))
+        for each in preferences
+    ]
+    order = [int(index) for index in rng.permutation(len(preferences))]
+    first: dict[Any, int] = {}
+    for place, index in enumerate(order):
+        first.setdefault(pairs[index], place)
+    order.sort(key=lambda index: first[pairs[index]])  # stable: alone, a preference keeps its place
+    while 0 < count < len(order) and pairs[order[count - 1]] == pairs[order[count]]:
+        count += 1
+    return order, count
+
+
 class Training:
     """The training of a reward model, with AdamW whose learning rate falls linearly to 0.
 
@@ -155,12 +177,17 @@ class Training:
             learning_rate = presets.reward_model(model)["learning_rate"]
         self.n_epochs, self.learning_rate, self.batch_size = n_epochs, learning_rate, batch_size
         self.rng = np.random.default_rng(seed)
-        order = self.rng.permutation(len(preferences))
         count = round(held_out * len(preferences))
         if count < MIN_HELD_OUT:
             raise ValueError(
                 f"held_out={held_out} of {len(preferences)} preferences leaves {count} to measure "
                 f"the accuracy, and {MIN_HELD_OUT} are needed: give more of them."
+            )
+        order, count = split(preferences, count, self.rng)
+        if count == len(preferences):
+            raise ValueError(
+                f"The {count} preferences are on so few different pairs that none is left to learn "
+                "from: give more pairs."
             )
         classifier, tokenizer = new_classifier(model, seed, find_device(device))
         self.reward = ClassifierReward(classifier, tokenizer)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Self
 
@@ -23,12 +23,14 @@ class Samples:
         prompts, responses: texts.
         scores: of the environment's reward, or of another one that was given.
         returns: the scores minus the penalty of an episode that never stopped.
+        messages: of which the prompts were made; None for a plain text.
     """
 
     prompts: list[str]
     responses: list[str]
     scores: list[float]
     returns: list[float]
+    messages: list[tuple[Mapping[str, Any], ...] | None]
 
     def __getitem__(self, rows: slice) -> Self:
         return type(self)(*(getattr(self, field.name)[rows] for field in fields(self)))
@@ -42,12 +44,14 @@ def sample_on(own: Any, policy: Any, prompt_index: Sequence[int] | np.ndarray) -
         policy: what acts.
         prompt_index: indices of prompts; one may be named several times.
     """
-    samples = Samples([], [], [], [])
+    samples = Samples([], [], [], [], [])
     while len(samples.scores) < len(prompt_index):
         # The last batch repeats some prompts; what is beyond the plan is dropped below.
         index = np.resize(np.asarray(prompt_index)[len(samples.scores) :], own.num_envs)
         episodes = collect_episodes(own, policy, options={"prompt_index": index}).episodes
         samples.prompts.extend(own.prompts[number].text for number in index)
+        conversations = (own.prompts[number].data.get("prompt") for number in index)
+        samples.messages.extend(tuple(found) if found else None for found in conversations)
         samples.responses.extend(episodes["response"])
         samples.scores.extend(episodes["score"])
         samples.returns.extend(episodes["return"])
@@ -104,16 +108,19 @@ def sample_pairs(
             sample(agent, missing, seed + number, draw, **changes)
             for draw, agent in enumerate((first, second))
         ]
-        for prompt, *answers in zip(
-            drawn[0].prompts, *(zip(d.responses, d.scores, strict=True) for d in drawn), strict=True
+        for prompt, messages, *answers in zip(
+            drawn[0].prompts,
+            drawn[0].messages,
+            *(zip(d.responses, d.scores, strict=True) for d in drawn),
+            strict=True,
         ):
             sides = list(zip(answers, names, strict=True))
             if rng.random() < 0.5:
                 sides.reverse()
             ((one, one_score), one_name), ((other, other_score), other_name) = sides
             if one != other:
-                scores = (one_score, other_score)
-                pairs.append(Pair(prompt, (one, other), scores, (one_name, other_name)))
+                scores, sources = (one_score, other_score), (one_name, other_name)
+                pairs.append(Pair(prompt, (one, other), scores, sources, messages))
         if len(pairs) >= n_pairs:
             return pairs
     raise ValueError(

@@ -31,12 +31,14 @@ class Pair:
         responses: the two texts; the order is random and says nothing.
         scores: of a reward, for labels by a reward.
         sources: the names of those who wrote them.
+        messages: the conversation of which the prompt was made; None for a plain text.
     """
 
     prompt: str
     responses: tuple[str, str]
     scores: tuple[float, float]
     sources: tuple[str, str] = ("", "")
+    messages: tuple[Mapping[str, str], ...] | None = None
 
 
 @dataclass(frozen=True)

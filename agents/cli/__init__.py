@@ -4,8 +4,9 @@
 - evaluate: sample from a saved agent
 - compare: train several algorithms on several seeds, and say which differ
 - preferences: sample pairs of responses, and label which is better
+- label: the same by people, on a page
 - reward-model: train a reward model on preferences
-- duel: which of two or more agents writes better texts, by any reward as the judge
+- duel: which of two or more agents writes better texts, by a reward or a person as the judge
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import sys
 from textenv.rewards import RewardError
 
 # A module of this package for each.
-COMMANDS = ("train", "evaluate", "compare", "preferences", "reward-model", "duel")
+COMMANDS = ("train", "evaluate", "compare", "preferences", "label", "reward-model", "duel")
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -43,6 +43,7 @@ RANGES = {
     "eval_episodes": COUNT,
     "episodes": COUNT,
     "pairs": COUNT,
+    "port": Range(1, 65_535, whole=True),
     "reference_episodes": Range(0, whole=True),
     "show_samples": Range(0, whole=True),
     "max_new_tokens": COUNT,

@@ -7,7 +7,15 @@ import math
 import numpy as np
 import pytest
 
-from agents.duels import Duel, bradley_terry_strengths, duel, tournament
+from agents.duels import (
+    Duel,
+    Judgement,
+    bradley_terry_strengths,
+    duel,
+    judged_duel,
+    judged_tournament,
+    tournament,
+)
 
 
 def test_wins_ties_and_losses_are_counted():
@@ -57,6 +65,34 @@ def test_a_tournament_ranks_and_brackets():
     assert found["b"].low > found["a"].high and found["b"].low > found["c"].high
     assert found["a"].low < found["c"].high and found["c"].low < found["a"].high
     assert sum(strength.mean for strength in found.values()) == pytest.approx(0, abs=1e-9)
+
+
+def test_judgements_are_counted_whichever_side_a_text_was_on():
+    votes = [("a", "b", 2), ("b", "a", -1), ("a", "b", -1), ("b", "a", 0), ("a", "c", 1)]
+    judgements = [Judgement(*vote) for vote in votes]
+    assert judged_duel(judgements, "a", "b") == Duel(wins=2, ties=1, losses=1)
+    assert judged_duel(judgements, "b", "a") == Duel(wins=1, ties=1, losses=2)
+    assert judged_duel(judgements, "b", "c") == Duel(0, 0, 0)
+
+
+def test_strengths_by_judgements_are_those_by_scores():
+    """The same comparisons, once as scores and once as judgements, have the same strengths."""
+    rng = np.random.default_rng(2)
+    scores = {name: rng.normal(mean, 1, 60).round(1) for name, mean in (("a", 0), ("b", 1))}
+    judgements = [
+        Judgement("a", "b", int(np.sign(one - other)) * 3)
+        for one, other in zip(scores["a"], scores["b"], strict=True)
+    ]
+    assert judged_tournament(["a", "b"], judgements) == tournament(scores)
+
+
+def test_strengths_where_not_all_met():
+    """c met nobody; a resample may lack a pair of competitors as well."""
+    theta = bradley_terry_strengths(np.array([[0, 29.5, 0], [9.5, 0, 0], [0, 0, 0]]))
+    assert theta == pytest.approx([math.log(3) / 2, -math.log(3) / 2, 0])
+    found = judged_tournament(["a", "b", "c"], [Judgement("a", "b", 1), Judgement("b", "c", 1)])
+    assert found["a"].mean > found["b"].mean > found["c"].mean
+    assert all(np.isfinite([each.mean, each.low, each.high]).all() for each in found.values())
 
 
 @pytest.mark.slow

@@ -9,7 +9,13 @@ import pytest
 import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from agents.reward_model import agreement, calibration, preference_loss, train_reward_model
+from agents.reward_model import (
+    agreement,
+    calibration,
+    preference_loss,
+    split,
+    train_reward_model,
+)
 from textenv.episode import Episode
 from textenv.lm.classifier import render
 from textenv.lm.loading import load_tokenizer
@@ -55,6 +61,23 @@ def test_accuracy_and_calibration_by_hand():
     assert curve.counts.tolist() == [1, 2, 1]
     assert curve.observed.tolist() == [0, 0.5, 1]
     assert curve.predicted == pytest.approx([0.5, 0.75, 1 / (1 + math.exp(-9))])
+
+
+def test_what_several_people_say_about_a_pair_stays_on_one_side():
+    """Each pair three times, also with the other choice."""
+    three = [Preference("p", f"a{i}", f"b{i}") for i in range(20) for _ in range(2)]
+    three += [Preference("p", f"b{i}", f"a{i}") for i in range(20)]
+    for seed in range(20):
+        order, count = split(three, 10, np.random.default_rng(seed))
+        assert sorted(order) == list(range(60)) and count == 12
+        sides = [{three[i].chosen[1:] for i in part} for part in (order[:count], order[count:])]
+        assert not sides[0] & sides[1]
+
+
+def test_the_order_of_single_preferences_is_the_permutation():
+    single = [Preference("p", f"a{i}", "b") for i in range(50)]
+    order, count = split(single, 7, np.random.default_rng(3))
+    assert (order, count) == (np.random.default_rng(3).permutation(50).tolist(), 7)
 
 
 def test_a_rule_is_learned(trained):
@@ -116,7 +139,9 @@ def test_conversations_need_a_chat_template():
     )
     talk = Preference((user,), (one,), (other,))
     with pytest.raises(ValueError, match="no chat template"):
-        train_reward_model([talk] * 100)
+        train_reward_model(
+            [Preference((user | {"content": str(i)},), (one,), (other,)) for i in range(100)]
+        )
     tokenizer = load_tokenizer("bundled")
     tokenizer.chat_template = (
         "{% for m in messages %}<{{ m.content }}>{% endfor %}"

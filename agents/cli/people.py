@@ -1,0 +1,133 @@
+"""What ``label`` and ``duel`` share: pairs that are fixed once, and the page about them."""
+
+from __future__ import annotations
+
+import importlib.util
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+from agents.agent import Agent
+from agents.labels import Labelling
+from agents.labels.answers import checked_name
+from agents.labels.labelling import check_new, files
+from agents.progress import console
+from agents.runs import Interrupted
+from agents.runs.signals import Signals
+from agents.sampling import sample_pairs
+from textenv.preferences import Pair
+
+CHECK_EVERY = 0.5  # seconds between two looks at whether somebody has finished
+# A person judges here, so that no reward is needed; this one costs nothing and imports no code.
+NO_REWARD = "length"
+
+
+def check_page(port: int, labeller: str | None) -> None:
+    """Raise an error if the page cannot be shown, before anything is sampled.
+
+    Raises:
+        ModuleNotFoundError: Gradio is not installed.
+        OSError: the port is in use.
+        ValueError: this is no name of a person.
+    """
+    if importlib.util.find_spec("gradio") is None:
+        raise ModuleNotFoundError(
+            "The page needs the package gradio, which is not installed: "
+            "pip install 'gradio>=6.31,<7'."
+        )
+    if labeller is not None:
+        checked_name(labeller)
+    from agents.labels.page import check_port  # takes seconds to import
+
+    check_port(port)
+
+
+def saved_labelling(path: Path, settings: Mapping[str, Any]) -> Labelling | None:
+    """The labelling that began with the same command; None if none has begun.
+
+    Raises:
+        FileExistsError: there is another file.
+        ValueError: its pairs were made with other options.
+    """
+    if path.is_dir():
+        raise FileExistsError(f"{str(path)!r} is a folder: give --output a file.")
+    if not files(path)[1].exists():
+        check_new(path)
+        return None
+    labelling = Labelling(path)
+    for name, value in settings.items():
+        before = labelling.settings.get(name)
+        if before != value:
+            raise ValueError(
+                f"The pairs of {str(path)!r} were sampled with {name}={before!r}, not {value!r}: "
+                "give the same options to go on, or another --output."
+            )
+    return labelling
+
+
+def pairs_of(
+    agents: Mapping[str, Agent], couples: Sequence[tuple[str, str]], count: int, seed: int
+) -> list[Pair]:
+    """``count`` pairs of each couple of agents, each couple on prompts of its own."""
+    pairs: list[Pair] = []
+    for number, (first, second) in enumerate(couples):
+        names, seed_of_couple = (first, second), seed + 1000 * number
+        pairs += sample_pairs(agents[first], agents[second], count, seed_of_couple, names)
+    return pairs
+
+
+def ask_people(
+    labelling: Labelling, port: int, labeller: str | None, report: Callable[[], None]
+) -> None:
+    """Show the page until Ctrl-C, and report whenever somebody has answered all, and at the end.
+
+    Raises:
+        OSError: the port is in use.
+    """
+    from agents.labels.page import serving
+
+    total, finished, reported = len(labelling.pairs), set[str](), None
+    with Signals() as signals, ExitStack() as stack:
+        try:
+            with signals.waiting():
+                address = stack.enter_context(serving(labelling, port, labeller))
+                console.print(
+                    f"open   {address}\n"
+                    f"file   {labelling.path}: {total} pairs; all answers are stored, so that the "
+                    "same command goes on\n"
+                    "[dim]Ctrl-C ends it[/]",
+                    soft_wrap=True,
+                )
+            while True:
+                with signals.waiting():  # not in the middle of reading the answers
+                    before, finished = finished, _finished(labelling)
+                    if finished - before:
+                        report()
+                        reported = labelling.counts()
+                    console.file.flush()  # a file that somebody follows
+                time.sleep(CHECK_EVERY)
+        except Interrupted:
+            pass
+    if labelling.counts() != reported:
+        report()
+
+
+def print_progress(labelling: Labelling) -> None:
+    """A line for each person."""
+    for name, counts in labelling.counts().items():
+        answered = sum(counts.values())
+        console.print(
+            f"{name}: {answered} of {len(labelling.pairs)} pairs answered, "
+            f"{counts['left'] + counts['right']} preferences, {counts['tie']} ties, "
+            f"{counts['skip']} skipped",
+            markup=False, soft_wrap=True,
+        )  # fmt: skip
+
+
+def _finished(labelling: Labelling) -> set[str]:
+    counts = labelling.counts()
+    return {
+        name for name, each in counts.items() if sum(each.values()) == len(labelling.pairs)
+    }  # fmt: skip
