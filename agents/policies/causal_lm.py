@@ -129,13 +129,16 @@ class CausalLMPolicy(nn.Module, Policy):
         """Whether `act` and `evaluate` differ by the rounding of a reduced precision."""
         return self.dtype != torch.float32
 
-    def autocast(self) -> AbstractContextManager:
-        """The context in which the weights that learn run in the policy's precision."""
+    def autocast(self, captured: bool = False) -> AbstractContextManager:
+        """The context in which the weights that learn run in the policy's precision.
+
+        Args:
+            captured: whether a step may be captured in it. Such a step must not read converted
+                weights that the end of the context frees, so that none are kept.
+        """
         if not self.reduced_precision:
             return nullcontext()
-        # A captured step must not read converted weights that the end of this context frees.
-        cache = torch.is_grad_enabled()
-        return torch.autocast(self.device.type, self.dtype, cache_enabled=cache)
+        return torch.autocast(self.device.type, self.dtype, cache_enabled=not captured)
 
     def initial_state(self, num_rows: int, max_length: int) -> Caches:
         """Empty caches; in reduced precision the policy's uses a new copy of the weights."""
@@ -202,7 +205,7 @@ class CausalLMPolicy(nn.Module, Policy):
         """V(s) ``[B]``: from the model's hidden states, or by the critic's own body."""
         if state.critic is None:
             return self.value_head(hidden)[:, 0]
-        with self.autocast():
+        with self.autocast(captured=state.critic.captured is not None):
             return next_logits(state.critic, observation)[0][:, 0]
 
     def evaluate(
