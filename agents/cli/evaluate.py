@@ -13,9 +13,9 @@ from agents.agent import Agent
 from agents.cli.candidates import load_saved
 from agents.cli.errors import checking_options
 from agents.cli.options import Train, check_options
+from agents.cli.reach import EVALUATION_SEED, measure_reach
 from agents.cli.report import print_evaluations
 from agents.cli.tasks import evaluation_prompts
-from agents.cli.train import EVALUATION_SEED, measure_reach
 from agents.evaluation import evaluate_text
 from agents.reference import WithinReach
 from agents.runs import RunFolder

@@ -130,7 +130,7 @@ def parse_train(arguments: list[str]) -> tuple[Train, dict[str, Any]]:
     if name not in AGENTS:
         raise ValueError(f"--agent {name} is unknown: use one of {', '.join(AGENTS)}.")
     preset, hyperparameters = run_presets(name, _chosen(arguments, "--model", Train.model))
-    preset |= defaults_of(_chosen(arguments, "--env", Train.env))
+    preset |= task_defaults(arguments)
     fields = _hyperparameter_fields(AGENTS[name], hyperparameters)
     group = dataclasses.make_dataclass(AGENTS[name].__name__, fields)
     group.__doc__ = f"Hyper-parameters of {AGENTS[name].__name__}."
@@ -154,6 +154,15 @@ def parse_train(arguments: list[str]) -> tuple[Train, dict[str, Any]]:
         prog="python -m agents train",
     )
     return with_absolute_paths(options), dataclasses.asdict(options.hyperparameters)
+
+
+def task_defaults(arguments: list[str]) -> dict[str, Any]:
+    """The options that a task has values for, by the ``--env`` of a command line.
+
+    Raises:
+        ValueError: there is no such task.
+    """
+    return defaults_of(_chosen(arguments, "--env", Train.env))
 
 
 def check_options(options: Any, agents: Sequence[str] = ()) -> None:
