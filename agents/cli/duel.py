@@ -27,7 +27,8 @@ class Duel:
     """The reward whose higher score wins, as for train; also the folder of a reward model. By
     default that of the task."""
     prompts: str | None = None
-    """As for train. By default those of the task: that of the first agent which has learned."""
+    """As for train. By default those by which the first agent that has learned was evaluated, or
+    those of its task."""
     pairs: int = 512
     """Number of prompts, each answered once by each agent."""
     margin: float = 0.0
@@ -50,7 +51,7 @@ def main(arguments: list[str]) -> None:
             raise ValueError("A duel needs at least two agents.")
         of_task = {"prompts": "prompts", "reward": "judge", "max_new_tokens": "max_new_tokens"}
         given = given_options(options, of_task)
-        agents = open_candidates(options.agents, given, options.device)
+        agents = open_candidates(options.agents, given, options.device, held_out=True)
     shown = [
         name if options.agents.count(name) == 1 else f"{name} ({number})"
         for number, name in enumerate(options.agents, 1)
