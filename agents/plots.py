@@ -51,6 +51,7 @@ def comparison(
     within_reach: WithinReach | None,
     target: str | Path,
     title: str = "",
+    learning_reach: WithinReach | None = None,
 ) -> None:
     """Several algorithms, several seeds each: return against tokens, and final score against KL.
 
@@ -61,6 +62,7 @@ def comparison(
             shows scores instead.
         target: the file of the plot.
         title: the title of the plot.
+        learning_reach: the same for the prompts of the learning, if ``finals`` are of others.
     """
     from matplotlib.figure import Figure
 
@@ -75,7 +77,7 @@ def comparison(
     curves.set(xlabel="tokens", ylabel="mean return of a rollout")
     trade.set(xlabel="KL to the reference, nats per episode", ylabel="mean score at the end")
     if within_reach is not None:
-        draw_levels(curves, within_reach)
+        draw_levels(curves, learning_reach or within_reach)
         draw_plane(trade, within_reach, max(kl for pairs in finals.values() for kl, _ in pairs))
     figure.suptitle(title)
     save_figure(figure, target)

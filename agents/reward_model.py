@@ -25,7 +25,7 @@ from agents.optimization import check_finite, set_learning_rate
 from agents.progress import console
 from textenv.lm.classifier import new_classifier, render
 from textenv.preferences import Preference, ceiling
-from textenv.ranges import COUNT, POSITIVE_OR_NONE, Range, check_numbers
+from textenv.ranges import COUNT, COUNT_OR_NONE, POSITIVE_OR_NONE, Range, check_numbers
 from textenv.rewards.classifier import ClassifierReward
 
 BINS = 10  # of the calibration curve
@@ -35,6 +35,7 @@ RANGES = {
     "n_epochs": COUNT,
     "learning_rate": POSITIVE_OR_NONE,
     "batch_size": COUNT,
+    "max_length": COUNT_OR_NONE,
     "held_out": Range(0, 1, above=True, below=True),
     "seed": Range(0, 2**32 - 1, whole=True),
 }
@@ -152,12 +153,17 @@ class Training:
         n_epochs: passes over the pairs.
         learning_rate: the first learning rate; None takes that of `agents.presets`.
         batch_size: pairs per update.
+        max_length: pairs with a text of more tokens are left out. None leaves none out, and
+            refuses a text that is longer than the model can read.
         held_out: the share of the pairs that measures the accuracy, and is not learned from.
         seed: the seed of the split, the order and the new head.
         device: "auto" uses an accelerator if there is one.
 
+    Attributes:
+        left_out: the number of pairs that ``max_length`` has left out.
+
     Raises:
-        ValueError: an argument is out of its range, or there are too few pairs.
+        ValueError: an argument is out of its range, a text is too long, or there are too few pairs.
     """
 
     def __init__(
@@ -168,6 +174,7 @@ class Training:
         n_epochs: int = 2,
         learning_rate: float | None = None,
         batch_size: int = 32,
+        max_length: int | None = None,
         held_out: float = 0.1,
         seed: int = 0,
         device: str = "auto",
@@ -177,24 +184,58 @@ class Training:
             learning_rate = presets.reward_model(model)["learning_rate"]
         self.n_epochs, self.learning_rate, self.batch_size = n_epochs, learning_rate, batch_size
         self.rng = np.random.default_rng(seed)
-        count = round(held_out * len(preferences))
+        classifier, tokenizer = new_classifier(model, seed, find_device(device))
+        self.reward = ClassifierReward(classifier, tokenizer)
+        texts = [render(preference, tokenizer) for preference in preferences]
+        kept = self.readable(preferences, texts, max_length)
+        self.left_out = len(preferences) - len(kept)
+        count = round(held_out * len(kept))
         if count < MIN_HELD_OUT:
             raise ValueError(
-                f"held_out={held_out} of {len(preferences)} preferences leaves {count} to measure "
+                f"held_out={held_out} of {len(kept)} preferences leaves {count} to measure "
                 f"the accuracy, and {MIN_HELD_OUT} are needed: give more of them."
             )
-        order, count = split(preferences, count, self.rng)
-        if count == len(preferences):
+        order, count = split([preferences[index] for index in kept], count, self.rng)
+        if count == len(kept):
             raise ValueError(
                 f"The {count} preferences are on so few different pairs that none is left to learn "
                 "from: give more pairs."
             )
-        classifier, tokenizer = new_classifier(model, seed, find_device(device))
-        self.reward = ClassifierReward(classifier, tokenizer)
-        texts = [render(preference, tokenizer) for preference in preferences]
+        order = [kept[index] for index in order]
         self.unseen = [texts[index] for index in order[:count]]
         self.learned = [texts[index] for index in order[count:]]
         self.ceiling = ceiling([preferences[index] for index in order[:count]])
+
+    def readable(
+        self,
+        preferences: Sequence[Preference],
+        texts: Sequence[tuple[str, str]],
+        max_length: int | None,
+    ) -> list[int]:
+        """The indices of the pairs that can be read whole, and are not left out.
+
+        Raises:
+            ValueError: a text has no token, or more than the model reads.
+        """
+        limit = self.reward.max_length or np.inf
+        if max_length is not None and max_length > limit:
+            raise ValueError(
+                f"max_length={max_length} is more than the model reads: give {limit} at most."
+            )
+        kept = []
+        for index, (preference, pair) in enumerate(zip(preferences, texts, strict=True)):
+            where = preference.where or f"preferences[{index}]"
+            lengths = [len(ids) for ids in self.reward.tokenizer(list(pair))["input_ids"]]
+            if min(lengths) == 0:
+                raise ValueError(f"{where} has a text without a token: remove it.")
+            if max_length is None and max(lengths) > limit:
+                raise ValueError(
+                    f"{where} has a text of {max(lengths)} tokens, and the model reads {limit}: "
+                    f"shorten it, or leave such pairs out with max_length={limit}."
+                )
+            if max_length is None or max(lengths) <= max_length:
+                kept.append(index)
+        return kept
 
     def run(self, progress_bar: bool = False) -> RewardModel:
         """Learn, and measure.

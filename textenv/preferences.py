@@ -50,12 +50,14 @@ class Preference:
         chosen, rejected: the responses, in the form of the prompt.
         data: other columns. Of those that `label` writes, ``probability`` is the one with which
             this choice was made; a perfect judge agrees with it as often.
+        where: the file and line from which it was read, as the beginning of messages.
     """
 
     prompt: Text
     chosen: Text
     rejected: Text
     data: Mapping[str, Any] = field(default_factory=dict)
+    where: str = field(default="", compare=False, repr=False)
 
     def as_row(self) -> dict[str, Any]:
         """The preference as JSON holds it."""
@@ -196,7 +198,7 @@ def _from_row(row: Any, where: str) -> Preference:
             f"{where} has the same response as chosen and rejected, which says nothing: remove it."
         )
     data = {name: value for name, value in row.items() if name not in ("prompt", *RESPONSES)}
-    return Preference(prompt, chosen, rejected, data)
+    return Preference(prompt, chosen, rejected, data, where)
 
 
 def _text(value: Any, column: str, where: str) -> Text:

@@ -8,7 +8,10 @@ from typing import Any
 
 from agents import algorithms, checkpoint, environments
 from agents.agent import Agent
+from agents.cli.tasks import evaluation_prompts
 from agents.construction import find_device
+from agents.runs import RunFolder
+from agents.runs.folder import read_json
 
 ROWS = 8  # of the environment that an agent brings along; samples are drawn in one of their own
 
@@ -16,13 +19,16 @@ ROWS = 8  # of the environment that an agent brings along; samples are drawn in 
 OF_EPISODES = ("prompts", "reward", "max_new_tokens", "min_new_tokens", "stop", "chat")
 
 
-def open_candidates(sources: Sequence[str], given: dict[str, Any], device: str) -> list[Agent]:
+def open_candidates(
+    sources: Sequence[str], given: dict[str, Any], device: str, held_out: bool = False
+) -> list[Agent]:
     """Agents that only sample, all in the task of the first one that learned.
 
     Args:
         sources: folders of runs or of agents, or models as for ``train``.
         given: arguments of the environment that take precedence, such as prompts and reward.
         device: "auto" uses an accelerator if there is one.
+        held_out: take the prompts of the evaluations of its run, which may be held-out ones.
 
     Raises:
         FileNotFoundError: there is neither an agent nor a model of that name.
@@ -33,6 +39,9 @@ def open_candidates(sources: Sequence[str], given: dict[str, Any], device: str) 
     env_id, task = "TextGen-v0", dict(given)
     described = checkpoint.describe(folders[saved.index(True)])["task"] if any(saved) else None
     if described is not None:
+        prompts = prompts_of_evaluations(sources[saved.index(True)]) if held_out else None
+        if prompts is not None:
+            given = {"prompts": prompts, **given}
         env_id = described["id"]
         arguments = environments.saved_arguments(described, given)
         task = {name: value for name, value in arguments.items() if name in OF_EPISODES}
@@ -49,6 +58,17 @@ def open_candidates(sources: Sequence[str], given: dict[str, Any], device: str) 
         )
         for source, folder, learned in zip(sources, folders, saved, strict=True)
     ]
+
+
+def options_of_run(source: str | Path) -> dict[str, Any]:
+    """The options of a run of this command line; empty for any other source."""
+    return (read_json(RunFolder(source).settings_file) or {}).get("options", {})
+
+
+def prompts_of_evaluations(source: str | Path) -> Any:
+    """The prompts of a run's evaluations; None for those of its learning."""
+    options = options_of_run(source)
+    return evaluation_prompts(options.get("eval_prompts"), options.get("env", ""))
 
 
 def given_options(options: Any, names: Mapping[str, str]) -> dict[str, Any]:

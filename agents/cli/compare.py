@@ -12,12 +12,19 @@ from typing import Any, Literal
 import tyro
 
 from agents.cli.errors import ENDINGS, checking_options, exit_code, in_words
-from agents.cli.options import AGENTS, Train, check_options, run_presets, with_absolute_paths
+from agents.cli.options import (
+    AGENTS,
+    Train,
+    check_options,
+    run_presets,
+    task_defaults,
+    with_absolute_paths,
+)
+from agents.cli.reach import Reach, load_reach
 from agents.cli.report import print_comparison
 from agents.cli.train import draw, run, settings_of
 from agents.plots import comparison, read_progress
 from agents.progress import console
-from agents.reference import WithinReach
 from agents.runs import RunFolder, Signals
 from agents.runs.recorder import SAVE_EVERY
 
@@ -32,6 +39,8 @@ class Compare:
     """Seeds 0, 1, 2, ..."""
     model: str = "bundled"
     """As for train."""
+    env: str = "TextGen-v0"
+    """The task, as for train; its prompts, reward and budget are then the defaults."""
     reward: str = "sentiment"
     """As for train."""
     prompts: str = "bundled"
@@ -47,6 +56,8 @@ class Compare:
     """As for train."""
     max_new_tokens: int = 24
     """Token budget of a response."""
+    stop: list[str] = field(default_factory=list)
+    """Stop strings, in addition to the end-of-sequence token."""
     n_envs: int | None = None
     """Episodes per rollout; by default as for train."""
     eval_episodes: int = 512
@@ -70,13 +81,16 @@ def main(arguments: list[str]) -> None:
 
     Runs in the output folder that are finished are not repeated, and those that are not go on.
     """
-    options = tyro.cli(Compare, args=arguments, prog="python -m agents compare")
     with checking_options():
+        defaults = Compare(**task_defaults(arguments))
+        options = tyro.cli(
+            Compare, args=arguments, default=defaults, prog="python -m agents compare"
+        )
         check_options(with_absolute_paths(options), options.agents)
         if not options.agents:
             raise ValueError(f"--agents must name some of {', '.join(AGENTS)}.")
     names = [(name, seed) for seed in range(options.seeds) for name in options.agents]
-    within_reach: WithinReach | None = None  # the task is the same in all runs
+    reach: Reach | None = None  # the task is the same in all runs
     folders: list[RunFolder] = []
     with Signals() as signals:
         try:
@@ -84,11 +98,9 @@ def main(arguments: list[str]) -> None:
                 _check_folder(options, name, seed)  # all, before the first run takes its time
             for number, (name, seed) in enumerate(names, 1):
                 title = f"run {number} of {len(names)}"
-                folder, within_reach = _finished_run(
-                    options, name, seed, within_reach, signals, title
-                )
+                folder, reach = _finished_run(options, name, seed, reach, signals, title)
                 folders.append(folder)
-            _report(options, names, folders, within_reach)
+            _report(options, names, folders, reach or Reach())
         except ENDINGS as error:
             sys.exit(_end_early(options, error, len(folders) + 1, len(names)))
 
@@ -97,7 +109,7 @@ def _report(
     options: Compare,
     names: list[tuple[str, int]],
     folders: list[RunFolder],
-    within_reach: WithinReach | None,
+    reach: Reach,
 ) -> None:
     """Print the table and draw the plot of finished runs."""
     runs: dict[str, list] = {name: [] for name in options.agents}
@@ -107,11 +119,12 @@ def _report(
         means = {key: after[key]["mean"] for key in ("score", "kl", "length")}
         finals[name].append(means | {"distinct_2": after["distinct_2"]})
         runs[name].append(read_progress(folder.progress))
-    print_comparison(finals, within_reach)
+    print_comparison(finals, reach.evaluation)
     pairs = {name: [(final["kl"], final["score"]) for final in finals[name]] for name in finals}
     title = f"{options.model}, reward {options.reward}, {options.seeds} seeds"
-    comparison(runs, pairs, within_reach, options.output / "comparison.png", title)
-    console.print(f"\nplot   {options.output / 'comparison.png'}")
+    plot = options.output / "comparison.png"
+    comparison(runs, pairs, reach.evaluation, plot, title, reach.learning)
+    console.print(f"\nplot   {plot}")
 
 
 def _check_folder(options: Compare, name: str, seed: int) -> None:
@@ -137,10 +150,10 @@ def _finished_run(
     options: Compare,
     name: str,
     seed: int,
-    within_reach: WithinReach | None,
+    reach: Reach | None,
     signals: Signals,
     title: str,
-) -> tuple[RunFolder, WithinReach | None]:
+) -> tuple[RunFolder, Reach | None]:
     """The folder of a run that is finished: one of an earlier call, or made now."""
     one, hyperparameters = _settings_of_run(options, name, seed)
     folder = RunFolder(options.output / f"{name}-{seed}")
@@ -151,13 +164,13 @@ def _finished_run(
     try:
         if not folder.finished:
             console.print(f"\n[bold]{title}[/]")
-            within_reach = run(one, hyperparameters, folder, within_reach, signals).within_reach
-            draw(one, folder, within_reach)
-        elif within_reach is None and folder.reference_scores.is_file():
-            within_reach = WithinReach.load(folder.reference_scores)
+            reach = run(one, hyperparameters, folder, reach, signals).reach
+            draw(one, folder, reach.learning)
+        elif reach is None and folder.reference_scores.is_file():
+            reach = load_reach(folder)
     finally:
         folder.unlock()
-    return folder, within_reach
+    return folder, reach
 
 
 def _check_same(folder: RunFolder, found: dict[str, Any], wanted: dict[str, Any]) -> None:

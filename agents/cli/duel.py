@@ -44,7 +44,8 @@ class Duel:
     """The reward whose higher score wins, as for train; also the folder of a reward model. By
     default that of the task. "person": somebody, on the page of the command label."""
     prompts: str | None = None
-    """As for train. By default those of the task: that of the first agent which has learned."""
+    """As for train. By default those by which the first agent that has learned was evaluated, or
+    those of its task."""
     pairs: int | None = None
     """Number of prompts, each answered once by each agent; by default 512. With a person, number of
     pairs of each two agents, whose texts differ; by default 50."""
@@ -81,7 +82,7 @@ def main(arguments: list[str]) -> None:
             return
         of_task = {"prompts": "prompts", "reward": "judge", "max_new_tokens": "max_new_tokens"}
         given = given_options(options, of_task)
-        agents = open_candidates(options.agents, given, options.device)
+        agents = open_candidates(options.agents, given, options.device, held_out=True)
     scores = {
         name: sample(agent, options.pairs or PROMPTS, options.seed, draw=number).scores
         for number, (name, agent) in enumerate(zip(shown, agents, strict=True))
@@ -106,7 +107,7 @@ def _by_people(options: Duel, names: list[str]) -> None:
     if labelling is None:
         of_task = {"prompts": "prompts", "max_new_tokens": "max_new_tokens"}
         given = given_options(options, of_task) | {"reward": NO_REWARD}
-        opened = open_candidates(options.agents, given, options.device)
+        opened = open_candidates(options.agents, given, options.device, held_out=True)
         agents = dict(zip(names, opened, strict=True))
         pairs = pairs_of(agents, couples, options.pairs, options.seed)
         labelling = Labelling.create(options.output, pairs, settings)

@@ -10,16 +10,14 @@ import tyro
 
 from agents import checkpoint
 from agents.agent import Agent
-from agents.cli.candidates import load_saved
+from agents.cli.candidates import load_saved, options_of_run, prompts_of_evaluations
 from agents.cli.errors import checking_options
 from agents.cli.options import Train, check_options
+from agents.cli.reach import EVALUATION_SEED, measure_reach
 from agents.cli.report import print_evaluations
-from agents.cli.tasks import evaluation_prompts
-from agents.cli.train import EVALUATION_SEED, measure_reach
 from agents.evaluation import evaluate_text
 from agents.reference import WithinReach
 from agents.runs import RunFolder
-from agents.runs.folder import read_json
 from textenv.lm.loading import hide_progress_bars
 
 
@@ -62,9 +60,8 @@ def main(arguments: list[str]) -> None:
     hide_progress_bars()
     with checking_options():
         check_options(options)
-        of_run = (read_json(RunFolder(options.path).settings_file) or {}).get("options", {})
-        prompts = evaluation_prompts(of_run.get("eval_prompts"), of_run.get("env", ""))
-        agent, same_task = load_agent(options, prompts)
+        of_run = options_of_run(options.path)
+        agent, same_task = load_agent(options, prompts_of_evaluations(options.path))
     kl_coef = of_run.get("kl_coef") if options.kl_coef is None else options.kl_coef
     episodes = options.episodes or of_run.get("eval_episodes", Train.eval_episodes)
     result = evaluate_text(agent, None, episodes, options.seed, kl_coef)

@@ -137,7 +137,7 @@ def parse_train(arguments: list[str]) -> tuple[Train, dict[str, Any]]:
     preset, hyperparameters = run_presets(
         name, _chosen(arguments, "--model", Train.model), None if lora == "None" else lora
     )
-    preset |= defaults_of(_chosen(arguments, "--env", Train.env))
+    preset |= task_defaults(arguments)
     fields = _hyperparameter_fields(AGENTS[name], hyperparameters)
     group = dataclasses.make_dataclass(AGENTS[name].__name__, fields)
     group.__doc__ = f"Hyper-parameters of {AGENTS[name].__name__}."
@@ -161,6 +161,15 @@ def parse_train(arguments: list[str]) -> tuple[Train, dict[str, Any]]:
         prog="python -m agents train",
     )
     return with_absolute_paths(options), dataclasses.asdict(options.hyperparameters)
+
+
+def task_defaults(arguments: list[str]) -> dict[str, Any]:
+    """The options that a task has values for, by the ``--env`` of a command line.
+
+    Raises:
+        ValueError: there is no such task.
+    """
+    return defaults_of(_chosen(arguments, "--env", Train.env))
 
 
 def check_options(options: Any, agents: Sequence[str] = ()) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,6 +33,9 @@ class RewardModelOptions:
     """Of AdamW; it falls linearly to 0. Not given, it suits the model."""
     batch_size: int = 32
     """Pairs per update."""
+    max_length: int | None = None
+    """Leave out pairs with a text of more tokens. Not given, none is left out, and a text that is
+    longer than the model can read is refused."""
     held_out: float = 0.1
     """Share of the pairs that measures the accuracy, and is not learned from."""
     seed: int = 0
@@ -51,11 +55,16 @@ def main(arguments: list[str]) -> None:
                 f"The folder {str(options.output)!r} is not empty: choose another --output."
             )
         preferences = load_preferences(options.preferences)
-        settings = {
-            name: getattr(options, name)
-            for name in ("n_epochs", "learning_rate", "batch_size", "held_out", "seed", "device")
-        }
+        settings = dataclasses.asdict(options)
+        for name in ("preferences", "model", "output"):
+            del settings[name]
         training = Training(preferences, options.model, **settings)
+    if training.left_out:
+        console.print(
+            f"{training.left_out} of {len(preferences)} preferences are left out, because they "
+            f"have more than {options.max_length} tokens",
+            soft_wrap=True,
+        )
     console.print(f"[dim]learning from {len(training.learned)} preferences[/]")
     try:
         model = training.run(progress_bar=True)

@@ -15,6 +15,7 @@ from agents import continuing, storage
 from agents.agent import Agent
 from agents.cli.errors import ENDINGS, checking_options, exit_code, in_words
 from agents.cli.options import AGENTS, Train, check_options, choose_dtype, parse_train
+from agents.cli.reach import EVALUATION_SEED, Reach, find_reach, load_reach
 from agents.cli.report import print_evaluations
 from agents.cli.resuming import parse_resume
 from agents.cli.tasks import OF_TASK, evaluation_prompts
@@ -22,13 +23,11 @@ from agents.construction import find_device
 from agents.evaluation import TextEvaluation, evaluate_text
 from agents.plots import learning_curve, read_progress
 from agents.progress import ProgressBar, console
-from agents.reference import WithinReach, reference_scores
+from agents.reference import WithinReach
 from agents.runs import Interrupted, RunFolder, RunRecorder, Signals
 from textenv.lm.loading import hide_progress_bars
 from textenv.prompts import load_prompts
 from textenv.rewards import names_code
-
-EVALUATION_SEED = 1_000_000  # different from the seeds of training
 
 
 @dataclass(frozen=True)
@@ -36,12 +35,12 @@ class Outcome:
     """A finished run: evaluations before and after, tokens and seconds of learning.
 
     Attributes:
-        within_reach: the optimum and best-of-n; None without a cost of KL.
+        reach: the optimum and best-of-n.
     """
 
     before: TextEvaluation
     after: TextEvaluation
-    within_reach: WithinReach | None
+    reach: Reach
     timesteps: int
     seconds: float
 
@@ -56,14 +55,14 @@ def main(arguments: list[str]) -> None:
         try:
             outcome = run(options, hyperparameters, folder, signals=signals)
             columns = {"before": outcome.before, "after": outcome.after}
-            print_evaluations(columns, outcome.within_reach)
+            print_evaluations(columns, outcome.reach.evaluation)
             console.print(
                 f"\n{outcome.timesteps} tokens in {outcome.seconds:.0f} s "
                 f"({outcome.timesteps / max(outcome.seconds, 1e-9):.0f} tokens/s, learning "
                 f"included)\nagent  {folder.agent}",
                 soft_wrap=True,
             )
-            draw(options, folder, outcome.within_reach)
+            draw(options, folder, outcome.reach.learning)
             console.print(f"again  {evaluate_command(options, folder)}", soft_wrap=True)
         except ENDINGS as error:
             sys.exit(end_early(options, folder, error))
@@ -93,7 +92,7 @@ def run(
     options: Train,
     hyperparameters: dict[str, Any],
     folder: RunFolder,
-    within_reach: WithinReach | None = None,
+    reach: Reach | None = None,
     signals: Signals | None = None,
 ) -> Outcome:
     """Evaluate, learn, evaluate again; write everything into the run's folder.
@@ -103,7 +102,7 @@ def run(
     Args:
         options, hyperparameters: of the run.
         folder: locked by this process.
-        within_reach: the optimum and best-of-n, if they are known already.
+        reach: the optimum and best-of-n, if they are known already.
         signals: which signals wait for the end of an update.
     """
     hide_progress_bars()
@@ -115,9 +114,9 @@ def run(
         folder.write_settings(settings)
     if agent.num_timesteps < options.total_timesteps:
         folder.unfinish()
-    within_reach = find_reach(options, agent, folder, within_reach)
+    reach = find_reach(options, agent, folder, reach)
     before = find_evaluation("before", options, agent, folder)
-    goal = None if within_reach is None else within_reach.optimum.value
+    goal = None if reach.learning is None else reach.learning.optimum.value
     recorder = RunRecorder(
         folder, options.save_every, options.show_samples, resume=resumed, settings=settings,
         signals=signals,
@@ -133,7 +132,7 @@ def run(
         of_learning = {continuing.LEARNING, continuing.TENSORS}
         storage.link(folder.newest, new, ignore=lambda *_: of_learning)
     after = find_evaluation("after", options, agent, folder)
-    return Outcome(before, after, within_reach, agent.num_timesteps, agent.learning_seconds)
+    return Outcome(before, after, reach, agent.num_timesteps, agent.learning_seconds)
 
 
 def settings_of(options: Train, hyperparameters: dict[str, Any]) -> dict[str, Any]:
@@ -172,35 +171,6 @@ def make_or_load(
     return agent, resumed
 
 
-def find_reach(
-    options: Train, agent: Agent, folder: RunFolder, known: WithinReach | None
-) -> WithinReach | None:
-    """The optimum and best-of-n: given, of the run's first part, or measured now."""
-    if known is None and folder.reference_scores.is_file():
-        return WithinReach.load(folder.reference_scores)
-    if known is None:
-        known = measure_reach(
-            agent,
-            options.kl_coef,
-            options.reference_episodes,
-            evaluation_prompts(options.eval_prompts, options.env),
-        )
-    if known is not None:
-        known.save(folder.reference_scores)
-    return known
-
-
-def measure_reach(
-    agent: Agent, kl_coef: float, n_episodes: int, prompts: Any
-) -> WithinReach | None:
-    """The optimum and best-of-n of the agent's task; None if KL costs nothing."""
-    if kl_coef <= 0 or n_episodes <= 0:
-        return None
-    console.print(f"[dim]sampling {n_episodes} episodes of the untouched model, for the optimum[/]")
-    scores = reference_scores(agent, None, n_episodes, EVALUATION_SEED + 1, prompts)
-    return WithinReach(scores, kl_coef)
-
-
 def find_evaluation(when: str, options: Train, agent: Agent, folder: RunFolder) -> TextEvaluation:
     """The evaluation "before" or "after": of the run's first part, or measured now."""
     summaries = folder.evaluations()
@@ -221,7 +191,7 @@ def find_evaluation(when: str, options: Train, agent: Agent, folder: RunFolder) 
 
 
 def draw(options: Train, folder: RunFolder, within_reach: WithinReach | None) -> None:
-    """Draw the learning curve."""
+    """Draw the learning curve, and what can be reached on the prompts of the learning."""
     title = f"{AGENTS[options.agent].__name__} on {options.model}, reward {options.reward}"
     learning_curve(read_progress(folder.progress), folder.plot, title, within_reach)
     console.print(f"plot   {folder.plot}", soft_wrap=True)
@@ -242,8 +212,7 @@ def end_early(options: Train, folder: RunFolder, error: BaseException) -> int:
             for name, column in columns.items():
                 value = float(row[f"rollout/{column}"])
                 console.print(f"{name:6}{before[name]['mean']:+z9.3f}{value:+z14.3f}")
-            reach = folder.reference_scores
-            draw(options, folder, WithinReach.load(reach) if reach.is_file() else None)
+            draw(options, folder, load_reach(folder).learning)
     return exit_code(error)
 
 

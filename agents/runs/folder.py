@@ -7,7 +7,8 @@ completions.jsonl       some episodes of each rollout: step, prompt, response, s
 checkpoints/newest      the agent and all that learning needs to go on exactly
 checkpoints/best        the same, of the checkpoint whose last rollout had the highest return
 agent/                  the agent at the end; from_pretrained can open a language model there
-reference_scores.json   scores of the untouched model: what can be reached
+reference_scores.json   scores of the untouched model: what can be reached in the evaluations
+learning_reference_scores.json   the same on the prompts of the learning, if these are others
 episodes_before.jsonl, episodes_after.jsonl    the episodes of both evaluations
 evaluation.json         mean, standard error and count of each measure, before and after;
                         written last: a run is finished when it has "after"
@@ -35,8 +36,8 @@ CONTENT = (
     # In the order in which they are removed: what says that a run is finished goes first, what
     # says that there is a run goes last.
     "evaluation.json", "checkpoints", "agent", "progress.csv", "completions.jsonl",
-    "reference_scores.json", "episodes_before.jsonl", "episodes_after.jsonl",
-    "learning_curve.png", "settings.json",
+    "reference_scores.json", "learning_reference_scores.json", "episodes_before.jsonl",
+    "episodes_after.jsonl", "learning_curve.png", "settings.json",
 )  # fmt: skip
 LOCK = ".lock"
 PACKAGES = ("textenv", "torch", "transformers", "gymnasium", "stable-baselines3", "numpy")
@@ -58,6 +59,7 @@ class RunFolder:
         self.best = self.path / "checkpoints" / "best"
         self.agent = self.path / "agent"
         self.reference_scores = self.path / "reference_scores.json"
+        self.learning_reference_scores = self.path / "learning_reference_scores.json"
         self.evaluation = self.path / "evaluation.json"
         self.plot = self.path / "learning_curve.png"
         self._lock: FileLock | None = None

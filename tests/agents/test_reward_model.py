@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 
+import gymnasium as gym
 import numpy as np
 import pytest
 import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from agents.reward_model import (
+    Training,
     agreement,
     calibration,
     preference_loss,
@@ -19,7 +21,7 @@ from agents.reward_model import (
 from textenv.episode import Episode
 from textenv.lm.classifier import render
 from textenv.lm.loading import load_tokenizer
-from textenv.preferences import Preference
+from textenv.preferences import Preference, as_lines, load_preferences
 from textenv.rewards import resolve_reward
 
 NOTHING = np.zeros(0, np.int64)
@@ -121,6 +123,9 @@ def test_the_same_seed_gives_the_same_model(trained, preferences):
         ({"learning_rate": 0}, "learning_rate=0 must be a number above 0, or None"),
         ({"batch_size": 1.5}, r"batch_size=1\.5 must be"),
         ({"held_out": 1.0}, r"held_out=1\.0 must be a number from 0 to 1"),
+        ({"max_length": 0}, "max_length=0 must be a whole number of at least 1, or None"),
+        ({"max_length": 257}, "max_length=257 is more than the model reads: give 256 at most"),
+        ({"max_length": 2}, "of 0 preferences leaves 0"),
         ({"held_out": 0.01}, "leaves 2 to measure the accuracy"),
         ({"model": "bundeld"}, "did you mean 'bundled'"),
         ({"device": "gpu"}, "device='gpu' is unknown"),
@@ -130,6 +135,38 @@ def test_wrong_arguments(arguments, sentence, preferences, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     with pytest.raises((ValueError, FileNotFoundError), match=sentence):
         train_reward_model(preferences, **arguments)
+
+
+def test_a_text_that_is_too_long_is_refused_with_its_line_or_left_out(preferences, tmp_path):
+    """The bundled model reads 256 tokens; a full stop is one, like the start of the text."""
+    long = Preference("A", ".", "." * 255)
+    rows = [*preferences[:100], long]
+    with pytest.raises(ValueError, match=r"^preferences\[100\] has a text of 257 tokens, and the "):
+        train_reward_model(rows)
+    (tmp_path / "file.jsonl").write_text("\n" + as_lines(rows))
+    loaded = load_preferences(tmp_path / "file.jsonl")
+    sentence = r"file.jsonl', line 102, has a text of .* reads 256: .* with max_length=256\.$"
+    with pytest.raises(ValueError, match=sentence):
+        train_reward_model(loaded)
+    training = Training(loaded, max_length=256)
+    assert training.left_out == 1
+    assert {*training.learned, *training.unseen} == {
+        (p.prompt + p.chosen, p.prompt + p.rejected) for p in preferences[:100]
+    }
+
+
+def test_it_scores_texts_of_a_model_with_another_tokenizer(trained, tmp_path, tokenizer):
+    """The tokenizer of the environment splits texts into letters, that of the reward into words."""
+    trained.save(tmp_path / "rm")
+    env = gym.make(
+        "TextGen-v0", tokenizer=tokenizer, prompts=["a b"], reward=str(tmp_path / "rm"),
+        max_new_tokens=2,
+    )  # fmt: skip
+    env.reset(seed=0)
+    env.step(tokenizer.convert_tokens_to_ids("c"))
+    *_, info = env.step(tokenizer.convert_tokens_to_ids("a"))
+    episode = Episode("a b", info["response"], NOTHING, NOTHING, "length")
+    assert info["score"] == pytest.approx(trained.reward([episode])[0], abs=1e-5)
 
 
 def test_conversations_need_a_chat_template():

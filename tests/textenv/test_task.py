@@ -11,7 +11,7 @@ from textenv import AdaptiveKL, Shared, TextGenEnv
 
 def test_an_unknown_reward_is_refused_with_near_names(refuses):
     refuses(
-        r"reward='sentimant' is unknown: did you mean 'sentiment'\? Use one of haiku, keyword, ",
+        r"reward='sentimant' is unknown: did you mean 'sentiment'\? Use one of countdown, haiku, ",
         reward="sentimant",
     )
 

@@ -32,7 +32,8 @@ def load_classifier(
         The model and its tokenizer.
 
     Raises:
-        ValueError: If there is no such model, or it has no weights for a classification head.
+        ValueError: If there is no such model, or it has no weights for a classification head, or
+            no tokenizer.
     """
     try:
         name, _ = find(source)
@@ -40,11 +41,17 @@ def load_classifier(
         model, loading = AutoModelForSequenceClassification.from_pretrained(
             name, output_loading_info=True, use_safetensors=True, trust_remote_code=False
         )
-        tokenizer = load_tokenizer(source)
     except UNREADABLE as error:
         raise ValueError(
             f"reward={source!r} cannot be loaded as a sequence-classification model "
             f"({first_line(error)}): check the folder or the hub id."
+        ) from error
+    try:
+        tokenizer = load_tokenizer(source)
+    except UNREADABLE as error:
+        raise ValueError(
+            f"reward={source!r} has no tokenizer beside the model, or none that can be read: save "
+            "the model's own one there, with tokenizer.save_pretrained."
         ) from error
     # transformers sets missing weights to random numbers, and the scores would look valid.
     if loading["missing_keys"]:

@@ -24,8 +24,8 @@ class ClassifierReward:
     one of them: the softmax, or the sigmoid where its config says `multi_label_classification`.
 
     The model stays on its device and is put into eval mode. It has its own tokenizer, not the
-    policy's. Texts longer than the limit are cut at the beginning, with a warning, so that the
-    response is still read.
+    policy's: it reads the text of an episode, whichever model wrote it. Texts longer than the
+    limit are cut at the beginning, with a warning, so that the response is still read.
 
     Args:
         model: A transformers sequence-classification model.
@@ -41,7 +41,8 @@ class ClassifierReward:
             only the response.
 
     Raises:
-        ValueError: If the model has no such label, or an argument is out of its range.
+        ValueError: If the model has no such label, the tokenizer is of another model, or an
+            argument is out of its range.
     """
 
     def __init__(
@@ -76,6 +77,12 @@ class ClassifierReward:
         same_padding = padding_id is not None and padding_id == tokenizer.pad_token_id
         self.batch_size = batch_size if same_padding else 1
         self.name = model.config.name_or_path or type(model).__name__
+        known = model.get_input_embeddings().weight.shape[0]
+        if tokenizer.vocab_size > known:
+            raise ValueError(
+                f"reward {self.name!r} knows {known} tokens, and its tokenizer has "
+                f"{tokenizer.vocab_size}: it is that of another model, so pass the model's own one."
+            )
 
     @torch.no_grad()
     def __call__(self, episodes: Sequence[Episode]) -> list[float]:

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from textenv.rewards.check import NamedReward, name_of
-from textenv.rewards.names import NAMES, build_named, import_object, near_names, parse_name
+from textenv.rewards.names import EVERY_NAME, build_named, import_object, near_names, parse_name
 from textenv.rewards.signatures import from_callable
 
 
@@ -87,8 +87,8 @@ def _from_string(source: str, device: Any) -> NamedReward:
     raise ValueError(
         f"reward={source!r} is unknown: "
         + (f"did you mean {' or '.join(map(repr, near))}? " if near else "")
-        + f"Use one of {', '.join(NAMES)}, 'module:function', a model's folder, or its hub id "
-        "'owner/model'."
+        + f"Use one of {', '.join(sorted(EVERY_NAME))}, 'module:function', a model's folder, or "
+        "its hub id 'owner/model'."
     )
 
 

@@ -69,6 +69,7 @@ REFUSED = {
     "reward-model --preferences few.jsonl": "leaves 0 to measure the accuracy",
     "reward-model --preferences few.jsonl --n-epochs 0": "n_epochs=0 must be",
     "reward-model --preferences few.jsonl --output full": "is not empty",
+    "reward-model --preferences long.jsonl": "line 1, has a text of",
     "reward-model --preferences bad.jsonl": "line 1, has no column 'rejected'",
     "duel bundled": "at least two agents",
     "duel bundled bundled --judge sentimint": "did you mean 'sentiment'",
@@ -82,6 +83,8 @@ REFUSED = {
 def test_what_is_refused_in_one_sentence(line, printed, tmp_path):
     (tmp_path / "few.jsonl").write_text('{"prompt": "a", "chosen": "b", "rejected": "c"}\n')
     (tmp_path / "bad.jsonl").write_text('{"prompt": "a", "chosen": "b"}\n')
+    long = '{"prompt": "a", "chosen": "b", "rejected": "' + "c " * 300 + '"}\n'
+    (tmp_path / "long.jsonl").write_text(long)
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "mine").touch()
     before = sorted(tmp_path.rglob("*"))

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
+import sys
 
 import gymnasium as gym
 import pytest
 
 from agents.cli import main
 from agents.cli.tasks import HELD_OUT, OF_TASK, defaults_of, evaluation_prompts
+from agents.reference import WithinReach
 from textenv import TASKS
 
 SMALL = "--total-timesteps 40 --n-envs 4 --eval-episodes 8 --reference-episodes 0".split()
@@ -41,6 +44,55 @@ def test_a_task_is_learned_on_its_prompts_and_judged_on_others(tmp_path, monkeyp
     (score,) = (line.split()[-3:] for line in again.splitlines() if line.startswith("score "))
     assert " ".join(score) in table  # the same episodes, by the same agent
     main(["train", "--resume", "run", "--total-timesteps", "80"])
+
+
+def prompts_of(file):
+    return {json.loads(line)["prompt"] for line in open(file)}
+
+
+def test_compare_takes_a_task(tmp_path, monkeypatch, capsys):
+    """The algorithms learn on the task's prompts and are judged, like the optimum, on held-out."""
+    monkeypatch.chdir(tmp_path)
+    small = "--total-timesteps 40 --n-envs 4 --eval-episodes 8 --reference-episodes 64".split()
+    main(["compare", "--env", "Sentiment-v0", "--agents", "reinforce", "--seeds", "2",
+          "--max-new-tokens", "6", *small])  # fmt: skip
+    held_out = {row["prompt"] for row in TASKS["Sentiment-v0"].held_out}
+    for seed in range(2):
+        run = tmp_path / "runs" / "compare" / f"reinforce-{seed}"
+        assert prompts_of(run / "episodes_after.jsonl") <= held_out
+        assert not prompts_of(run / "completions.jsonl") & held_out
+        options = json.load(open(run / "settings.json"))["options"]
+        assert (options["env"], options["max_new_tokens"]) == ("Sentiment-v0", 6)
+    assert "optimum" in capsys.readouterr().out
+    with pytest.raises(SystemExit, match="--env Nope-v0 cannot be made"):
+        main(["compare", "--env", "Nope-v0"])
+    with pytest.raises(SystemExit, match="chat template"):  # of DigitSum-v0
+        main(["compare", "--env", "DigitSum-v0", "--agents", "ppo", "--output", "digits", *small])
+    assert not (tmp_path / "digits").exists()
+
+
+def test_learning_is_compared_with_the_optimum_of_its_own_prompts(tmp_path, monkeypatch, capsys):
+    """Nothing can be gained with the held-out prompts, of which each response scores 0."""
+    monkeypatch.chdir(tmp_path)
+    own = [{"prompt": opening, "answer": "is good"} for opening in ("The film", "The cast")]
+    for name, rows in {"own": own, "held_out": [{"prompt": "A", "answer": "0"}]}.items():
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
+    (tmp_path / "mine.py").write_text(
+        "def reward(episodes):\n"
+        "    return [float(e.data['answer'] != '0') * len(e.response) for e in episodes]\n"
+    )
+    small = "--total-timesteps 40 --n-envs 4 --eval-episodes 8 --reference-episodes 64".split()
+    main(["train", "--prompts", "own.jsonl", "--eval-prompts", "held_out.jsonl", "--reward",
+          "mine:reward", "--output", "run", *small])  # fmt: skip
+    of = {
+        name: WithinReach.load(tmp_path / "run" / f"{name}reference_scores.json").optimum.value
+        for name in ("", "learning_")
+    }
+    assert of[""] == pytest.approx(0) and of["learning_"] > 1
+    printed = capsys.readouterr().out
+    (goal,) = set(re.findall(r"return \S+ of (\S+)", printed))
+    assert float(goal) == pytest.approx(of["learning_"], abs=0.006)
 
 
 def test_options_take_precedence_over_the_task(tmp_path, monkeypatch):

@@ -7,6 +7,7 @@ import torch
 import transformers
 
 import textenv.lm.classifier
+from textenv.lm.loading import load_tokenizer
 from textenv.rewards import resolve_reward, score_episodes
 from textenv.rewards.classifier import ClassifierReward
 
@@ -61,7 +62,13 @@ def test_a_model_without_tokenizer_beside_it_is_refused(folder):
         file.unlink()
     with pytest.raises(ValueError, match=r"where no tokenizer can be loaded .*: pass Classifier"):
         resolve_reward(model)
-    with pytest.raises(ValueError, match=r"cannot be loaded .*there is no tokenizer beside the"):
+    with pytest.raises(ValueError, match=r"^reward=.* has no tokenizer beside the model"):
+        resolve_reward(folder)
+
+
+def test_the_tokenizer_of_another_model_is_refused(folder):
+    load_tokenizer("bundled").save_pretrained(folder)
+    with pytest.raises(ValueError, match=r"knows 10 tokens, and its tokenizer has 1536: it is"):
         resolve_reward(folder)
 
 

@@ -26,13 +26,14 @@ def test_an_unknown_name_is_refused_with_near_names():
     with pytest.raises(
         ValueError,
         match=r"reward='sentimant\(3\)' is unknown: did you mean 'sentiment'\? "
-        r"Use one of haiku, keyword, length, sentiment, 'module:function'",
+        r"Use one of countdown, haiku, keyword, last_number, last_word, length, reasoning, "
+        r"sentiment, 'module:function'",
     ):
         resolve_reward("sentimant(3)")
 
 
 def test_an_unknown_name_that_is_near_to_none_is_refused():
-    with pytest.raises(ValueError, match=r"reward='zzz' is unknown: Use one of haiku"):
+    with pytest.raises(ValueError, match=r"reward='zzz' is unknown: Use one of countdown, haiku"):
         resolve_reward("zzz")
 
 
