@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.stats import binomtest
 
-from agents.compare import Interval
+from agents.statistics import Interval
 
 STEPS = 10_000  # of the fit of strengths, which ends earlier
 PRECISION = 1e-10  # of the largest change of a strength, at which it ends

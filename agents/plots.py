@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from agents.compare import interval
+from agents.statistics import interval
 from textenv.optimum import best_of_n_curve
 from textenv.optimum import frontier as optimal_frontier
 

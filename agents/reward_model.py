@@ -19,10 +19,10 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from agents import presets, storage
-from agents.compare import Interval
 from agents.construction import find_device
 from agents.optimization import check_finite, set_learning_rate
 from agents.progress import console
+from agents.statistics import Interval
 from textenv.lm.classifier import new_classifier, render
 from textenv.preferences import Preference, ceiling
 from textenv.ranges import COUNT, COUNT_OR_NONE, POSITIVE_OR_NONE, Range, check_numbers

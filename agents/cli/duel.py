@@ -21,12 +21,12 @@ from agents.cli.people import (
     print_progress,
     saved_labelling,
 )
-from agents.compare import Interval
 from agents.duels import Duel as Result
 from agents.duels import duel, judged_duel, judged_tournament, tournament
 from agents.labels import Labelling
 from agents.progress import console
 from agents.sampling import sample
+from agents.statistics import Interval
 from textenv.lm.loading import hide_progress_bars
 
 PERSON = "person"

@@ -8,11 +8,11 @@ import numpy as np
 from rich.markup import escape
 from rich.table import Table
 
-from agents.compare import interval, significant_differences
 from agents.evaluation import TextEvaluation, mean_and_error
 from agents.progress import console
 from agents.reference import WithinReach
 from agents.runs.recorder import sample_line
+from agents.statistics import all_differences, interval
 from textenv.optimum import BestOf, Optimum, best_of_n_curve
 
 SAMPLES = 5
@@ -133,12 +133,27 @@ def print_comparison(
     )
     if within_reach is not None and within_reach.optimum.warning:
         console.print(f"[yellow]{within_reach.optimum.warning}[/]", soft_wrap=True)
-    console.print("\nreturns significantly apart (Welch's t-test, Holm's correction, 5 %):")
-    differences = significant_differences(returns)
-    for better, worse, p in differences:
-        console.print(f"  {better} over {worse} (p = {p:.2g})")
-    if not differences:
-        console.print("  none")
+    print_differences(returns)
+
+
+def print_differences(returns: Mapping[str, list[float]]) -> None:
+    """The pairs of candidates whose returns differ, by how much, and how sure that is."""
+    differences = all_differences(returns)
+    apart = [one for one in differences if one.p_value < 0.05]
+    console.print(
+        "\nwhat differs (Games-Howell, 95 % for all pairs together):"
+        if apart
+        else "\nno two of them differ (Games-Howell, 95 % for all pairs together)"
+    )
+    table = Table(box=None, pad_edge=False, show_header=False)
+    for one in apart:
+        table.add_row(
+            f"  {one.better} over {one.worse}",
+            escape(f"{one.interval.mean:+.3f} [{one.interval.low:+.3f}, {one.interval.high:+.3f}]"),
+            f"p = {one.p_value:.2g}",
+        )  # fmt: skip
+    if apart:
+        console.print(table)
 
 
 def candidate_row(

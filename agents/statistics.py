@@ -1,0 +1,174 @@
+"""Numbers of few runs: means, differences, and how sure they are.
+
+Every interval is one of Student's t, or of a test that goes with it. Percentile bootstraps are too
+narrow here: of five values, a 95 % bootstrap interval covers the mean in about 85 % of the cases.
+A slow test counts how often each of these intervals covers the truth, with 3, 5 and 10 seeds.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+
+import numpy as np
+from scipy.optimize import brentq
+from scipy.stats import mannwhitneyu, norm, t, tukey_hsd
+from scipy.stats.mstats import trimmed_mean_ci
+
+LEVEL = 0.95  # of every interval, unless another one is asked for
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A number and its interval."""
+
+    mean: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"{self.mean:.3g} [{self.low:.3g}, {self.high:.3g}]"
+
+    @property
+    def half_width(self) -> float:
+        return (self.high - self.low) / 2
+
+
+@dataclass(frozen=True)
+class Difference:
+    """How far a candidate is above another one.
+
+    Attributes:
+        better, worse: the names.
+        interval: of the difference of their means, at the level of all pairs together.
+        p_value: of the test that they are equal, corrected for all pairs. It is below 5 % where the
+            interval leaves 0 out.
+    """
+
+    better: str
+    worse: str
+    interval: Interval
+    p_value: float
+
+
+def interval(values: Sequence[float], level: float = LEVEL) -> Interval:
+    """The mean of independent values, one per seed, and its t-interval.
+
+    The interval of a single value is infinite: nothing is known of its spread.
+    """
+    sample = np.asarray(values, dtype=float)
+    mean = float(sample.mean())
+    if len(sample) < 2:
+        return Interval(mean, -math.inf, math.inf)
+    half = t.ppf((1 + level) / 2, len(sample) - 1) * sample.std(ddof=1) / math.sqrt(len(sample))
+    return Interval(mean, mean - float(half), mean + float(half))
+
+
+def interquartile_mean(values: Sequence[float], level: float = LEVEL) -> Interval:
+    """The mean of the middle half of the values, which single failed runs do not move.
+
+    Agarwal et al. 2021 recommend it for comparisons. With fewer than four values nothing is left
+    out. The interval is that of a trimmed mean (Tukey and McLaughlin 1963).
+    """
+    sample = np.asarray(values, dtype=float)
+    cut = len(sample) // 4
+    mean = float(np.sort(sample)[cut : len(sample) - cut].mean())
+    if cut == 0 or np.ptp(sample) == 0:
+        return interval(sample, level)
+    low, high = trimmed_mean_ci(sample, limits=(0.25, 0.25), alpha=1 - level)
+    return Interval(mean, float(low), float(high))
+
+
+def difference(first: Sequence[float], second: Sequence[float], level: float = LEVEL) -> Interval:
+    """Mean of ``first`` minus mean of ``second``, of independent runs: Welch's t-interval."""
+    one, other = (np.asarray(values, dtype=float) for values in (first, second))
+    mean = float(one.mean() - other.mean())
+    if min(len(one), len(other)) < 2:
+        return Interval(mean, -math.inf, math.inf)
+    parts = [sample.var(ddof=1) / len(sample) for sample in (one, other)]
+    if sum(parts) == 0:
+        return Interval(mean, mean, mean)
+    freedom = sum(parts) ** 2 / (parts[0] ** 2 / (len(one) - 1) + parts[1] ** 2 / (len(other) - 1))
+    half = float(t.ppf((1 + level) / 2, freedom)) * math.sqrt(sum(parts))
+    return Interval(mean, mean - half, mean + half)
+
+
+def paired_difference(
+    first: Sequence[float], second: Sequence[float], level: float = LEVEL
+) -> Interval:
+    """The mean of ``first − second``, paired: by seed, or by prompt. Its t-interval.
+
+    What a pair has in common, such as a hard prompt, does not widen it.
+
+    Raises:
+        ValueError: they are not of the same number.
+    """
+    if len(first) != len(second):
+        raise ValueError(f"{len(first)} and {len(second)} values are no pairs.")
+    return interval(np.asarray(first, dtype=float) - np.asarray(second, dtype=float), level)
+
+
+def probability_of_improvement(
+    first: Sequence[float], second: Sequence[float], level: float = LEVEL
+) -> Interval:
+    """P(a run of ``first`` is above a run of ``second``), ties half (Agarwal et al. 2021, sec. 4).
+
+    The share of all pairs of runs, U / (m·n). The interval is a score interval (Newcombe 2006,
+    method 5), which also holds at 0 and at 1.
+    """
+    m, n = len(first), len(second)
+    share = float(mannwhitneyu(first, second).statistic) / (m * n)
+    z, middle = norm.ppf((1 + level) / 2), (m + n) / 2
+
+    def beyond(theta: float) -> float:
+        """How much farther the share is from ``theta`` than z standard errors allow."""
+        variance = theta * (1 - theta) / (m * n)
+        variance *= 1 + (middle - 1) * ((1 - theta) / (2 - theta) + theta / (1 + theta))
+        return (share - theta) ** 2 - z**2 * variance
+
+    aside = 1e-9  # at 0 and 1 the variance is 0, so that they are solutions, too
+    low = 0.0 if share == 0 else float(brentq(beyond, 0.0, share - aside))
+    high = 1.0 if share == 1 else float(brentq(beyond, share + aside, 1.0))
+    return Interval(share, low, high)
+
+
+def all_differences(
+    results: Mapping[str, Sequence[float]], level: float = LEVEL
+) -> list[Difference]:
+    """Every two candidates, with intervals and p-values that hold for all pairs together.
+
+    The procedure of Games and Howell (1976): Welch's t with the studentised range, which needs
+    neither equal variances nor equal numbers. An interval leaves 0 out where, and only where, the
+    p-value is below ``1 − level``.
+
+    Args:
+        results: for each candidate one number per seed, at least 2.
+        level: the probability that all intervals hold at once.
+
+    Returns:
+        One entry for each pair, the one with the higher mean first; the smallest p-value first.
+
+    Raises:
+        ValueError: a candidate has fewer than 2 results, so its variance is unknown.
+    """
+    if any(len(values) < 2 for values in results.values()):
+        raise ValueError("A comparison needs at least 2 seeds of each candidate.")
+    names = sorted(results, key=lambda name: -float(np.mean(results[name])))
+    if len(names) < 2:
+        return []
+    samples = [np.asarray(results[name], dtype=float) for name in names]
+    with np.errstate(divide="ignore", invalid="ignore"):  # of candidates that do not vary
+        test = tukey_hsd(*samples, equal_var=False)
+        bounds = test.confidence_interval(level)
+    found = []
+    for i, j in combinations(range(len(names)), 2):
+        mean = float(samples[i].mean() - samples[j].mean())
+        if np.ptp(samples[i]) == np.ptp(samples[j]) == 0:
+            p, apart = float(mean == 0), Interval(mean, mean, mean)
+        else:
+            p = float(test.pvalue[i, j])
+            apart = Interval(mean, float(bounds.low[i, j]), float(bounds.high[i, j]))
+        found.append(Difference(names[i], names[j], apart, p))
+    return sorted(found, key=lambda one: one.p_value)
