@@ -55,7 +55,7 @@ class TextGenVectorEnv(SpecOfLiveObjects, VectorEnv):
             ``infos["token_kl"]`` ``[B, T]`` and ``infos["response_length"]`` ``[B]`` give details.
         group_size: G consecutive rows get the same prompt, as GRPO and RLOO need it.
         array: ``"numpy"`` or ``"torch"``, the kind of the arrays of actions, observations, rewards
-            and the infos for each token; scores, lengths and texts are always numpy.
+            and the infos for each token; other infos, and all with text_info=False, are numpy.
         device: the device of the token table (torch mode), the reference and a reward model.
         copy: return copies of the token table. False returns views that the next step changes,
             which is faster, and correct for a client that does not keep observations.
