@@ -26,7 +26,7 @@ def check(folder, columns, rows):
     [file] = glob.glob(f"{folder}/*.mp4")
     with VideoFileClip(file) as video:
         frames = list(video.iter_frames())
-        assert video.w == 672 * columns and video.h == 176 * rows, video.size
+        assert video.w == 672 * columns and video.h == 128 * rows, video.size
     assert len(frames) >= 24, len(frames)
     assert (frames[0] < 100).sum() < (frames[-2] < 100).sum()
 """
@@ -68,6 +68,9 @@ CHECKS = {
         assert dataset.total_episodes == 4
         finals = [episode.infos["score"][-1] for episode in dataset]
         assert finals == [episode.rewards[-1] for episode in dataset] and min(finals) > 0
+        parts = [episode.infos["score_length(8)"][-1] for episode in dataset]
+        parts = zip(parts, [episode.infos["score_sentiment"][-1] for episode in dataset])
+        assert finals == [length + 0.5 * sentiment for length, sentiment in parts]
     """,
     "cleanrl": "assert np.mean(envs.return_queue) > 0.8",
 }

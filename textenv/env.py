@@ -49,7 +49,7 @@ class TextGenEnv(SpecOfLiveObjects, gym.Env):
 
     With ``text_info=False``, ``reset`` and every step have the same keys, and all are numpy
     numbers: ``prompt_index``, ``response_length``, ``score``, ``stopped`` (1 if the finish reason
-    is ``"stop"``) and, where they exist, ``score/NAME`` and ``no_stop_penalty``, which are 0 before
+    is ``"stop"``) and, where they exist, ``score_NAME`` and ``no_stop_penalty``, which are 0 before
     the last step; with a reference ``ref_log_prob``, and ``kl`` if a policy was bound, which are 0
     at ``reset``.
 

@@ -87,14 +87,19 @@ def as_numbers(
 
     Returns:
         numpy columns that are valid in all rows: ``prompt_index``; ``response_length``, ``score``,
-        ``stopped`` (1 if the finish reason is "stop"), ``score/NAME`` and ``no_stop_penalty``, 0
-        before an episode's last step; ``ref_log_prob`` and ``kl``, 0 at a reset.
+        ``stopped`` (1 if the finish reason is "stop"), ``score_NAME`` and ``no_stop_penalty``, 0
+        before an episode's last step; ``ref_log_prob`` and ``kl``, 0 at a reset. The parts of a
+        sum are not ``score/NAME`` here, since a slash in HDF5 would make ``score`` a folder.
     """
     if "finish_reason" in infos:
         stopped = infos["finish_reason"] == "stop"
         infos = infos | {"stopped": stopped, "_stopped": infos["_finish_reason"]}
     dtypes: dict[str, Any] = {"response_length": np.int64, "stopped": np.int64, "score": np.float64}
-    dtypes |= dict.fromkeys((f"score/{name}" for name in part_names(task.reward)), np.float64)
+    for name in part_names(task.reward):
+        dtypes[f"score_{name}"] = np.float64
+        if f"score/{name}" in infos:
+            values, valid = infos[f"score/{name}"], infos[f"_score/{name}"]
+            infos = infos | {f"score_{name}": values, f"_score_{name}": valid}
     if task.no_stop_penalty != 0:
         dtypes["no_stop_penalty"] = np.float64
     if task.reference is not None:

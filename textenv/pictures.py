@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 COLUMNS = 64  # letters in a line
-FEWEST_LINES, MOST_LINES = 6, 30  # even, see `Page`
+FEWEST_LINES, MOST_LINES = 4, 30  # even, see `Page`
 LETTERS_IN_A_TOKEN = 6  # a guess for the size of a page, on the large side for English
 CELL = (10, 24)  # pixels of a letter
 MARGIN = 16  # pixels

@@ -92,7 +92,7 @@ def test_a_long_text_shows_its_end():
 
 
 def test_a_page_has_room_for_prompt_and_response():
-    assert Page(["a"], 8).num_lines == 6  # the fewest
+    assert Page(["a"], 8).num_lines == 4  # the fewest
     assert Page(["line\n" * 10 + "end", "a"], 100).num_lines == 22  # 11 + 10 and one to be even
     assert Page(["a\n" * 1000], 8).num_lines == 30  # the most
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import sys
+import types
 
 import gymnasium as gym
 import numpy as np
@@ -140,6 +142,8 @@ def test_functions_that_another_process_could_not_import_stay_live(monkeypatch):
 
     for function in (inside, lambda prompt, response: 0.0, Uncopyable(), haiku.__call__):
         assert with_names(function) is function
+    script = types.SimpleNamespace(haiku=haiku, __spec__="of python -m")
+    monkeypatch.setitem(sys.modules, "__main__", script)
     monkeypatch.setattr(haiku, "__module__", "__main__")
     assert with_names(haiku) is haiku  # it would be looked for in another script
     with pytest.raises(TypeError, match="not JSON serializable"):

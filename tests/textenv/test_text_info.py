@@ -17,7 +17,7 @@ from textenv.infos import OF_SAME_STEP
 END, Q = 0, 50  # the ids of "<end>" and "Q"
 PARTS = {"reward": {"length(3)": 2.0, "keyword(q)": 1.0}, "no_stop_penalty": 0.5}
 KEYS = {"prompt_index", "response_length", "stopped", "score"}
-OF_PARTS = {"score/length(3)", "score/keyword(q)", "no_stop_penalty"}
+OF_PARTS = {"score_length(3)", "score_keyword(q)", "no_stop_penalty"}
 
 
 def numbers_of(infos):
@@ -78,7 +78,8 @@ def test_the_numbers_are_those_beside_the_texts(mode, make_envs, random_actions)
                 reason == "stop" for reason in texts["finish_reason"][ended]
             ]
         for key in {"response_length", "score"} | OF_PARTS:
-            wanted = texts[key] if key in texts else np.zeros(len(ended))
+            with_slash = key.replace("score_", "score/")
+            wanted = texts[with_slash] if with_slash in texts else np.zeros(len(ended))
             assert numbers[key][ended].tolist() == wanted[ended].tolist()
             if mode != AutoresetMode.SAME_STEP:
                 assert not numbers[key][~ended].any()
