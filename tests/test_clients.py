@@ -67,10 +67,10 @@ CHECKS = {
     "minari": """
         assert dataset.total_episodes == 4
         finals = [episode.infos["score"][-1] for episode in dataset]
-        assert finals == [episode.rewards[-1] for episode in dataset] and min(finals) > 0
-        parts = [episode.infos["score_length(8)"][-1] for episode in dataset]
-        parts = zip(parts, [episode.infos["score_sentiment"][-1] for episode in dataset])
-        assert finals == [length + 0.5 * sentiment for length, sentiment in parts]
+        assert finals == [episode.rewards[-1] for episode in dataset]
+        lengths = [episode.infos["score_length(8)"][-1] for episode in dataset]
+        sentiments = [episode.infos["score_sentiment"][-1] for episode in dataset]
+        assert finals == [a + 0.5 * b for a, b in zip(lengths, sentiments)] and min(lengths) > 0
     """,
     "cleanrl": "assert np.mean(envs.return_queue) > 0.8",
 }
