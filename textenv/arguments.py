@@ -32,6 +32,25 @@ def autoreset_mode_of(mode: AutoresetMode | str) -> AutoresetMode:
     raise ValueError(f"autoreset_mode={mode!r} is unknown: use one of {names}.")
 
 
+def check_scoring(scoring: str, mode: AutoresetMode, text_info: bool) -> None:
+    """Raise an error if batch scoring is combined with what only step scoring has.
+
+    Raises:
+        ValueError: it is, or ``text_info`` is not a bool.
+    """
+    require(isinstance(text_info, bool), f"text_info={text_info!r} must be True or False.")
+    require(
+        scoring != "batch" or mode == AutoresetMode.DISABLED,
+        "scoring='batch' needs autoreset_mode=AutoresetMode.DISABLED, because all rows end "
+        f"together; this is {mode.value!r}.",
+    )
+    require(
+        scoring != "batch" or text_info,
+        "text_info=False needs scoring='step': with 'batch', which agents choose, infos describe "
+        "whole episodes; leave text_info out.",
+    )
+
+
 def checked_device(device: str | torch.device) -> torch.device:
     """The device.
 

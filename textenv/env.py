@@ -11,6 +11,7 @@ from gymnasium.vector import AutoresetMode
 
 from textenv.arguments import checked_options
 from textenv.infos import first_row
+from textenv.rendering import MODES
 from textenv.shaping import KLShaping
 from textenv.sharing import SpecOfLiveObjects
 from textenv.vector_env import TextGenVectorEnv
@@ -46,6 +47,12 @@ class TextGenEnv(SpecOfLiveObjects, gym.Env):
     ``score`` (as the reward returned it), ``score/NAME`` for each part of a weighted sum, and
     ``no_stop_penalty`` if there is such a penalty.
 
+    With ``text_info=False``, ``reset`` and every step have the same keys, and all are numpy
+    numbers: ``prompt_index``, ``response_length``, ``score``, ``stopped`` (1 if the finish reason
+    is ``"stop"``) and, where they exist, ``score_NAME`` and ``no_stop_penalty``, which are 0 before
+    the last step; with a reference ``ref_log_prob``, and ``kl`` if a policy was bound, which are 0
+    at ``reset``.
+
     ## Starting state
     A prompt drawn at random; ``reset(options={"prompt_index": i})`` picks one.
 
@@ -76,7 +83,9 @@ class TextGenEnv(SpecOfLiveObjects, gym.Env):
         reward_timeout: seconds that the reward may take for the episodes that it is asked about at
             once; None waits for ever. A reward that hangs is an error that names the episode.
         reward_retries: how often a reward that failed is asked again before that is an error.
-        render_mode: "ansi" or None.
+        text_info: whether infos have texts. False is for tools that stack infos: see Information.
+        render_mode: "ansi" (a string for a terminal), "rgb_array" (a picture of constant size), or
+            None.
         device: the device of the reference and of a reward model.
 
     Raises:
@@ -86,7 +95,7 @@ class TextGenEnv(SpecOfLiveObjects, gym.Env):
     * v0: first release
     """
 
-    metadata = {"render_modes": ["ansi"], "render_fps": 4}  # noqa: RUF012
+    metadata = {"render_modes": list(MODES), "render_fps": 4}  # noqa: RUF012
 
     def __init__(
         self,
@@ -105,6 +114,7 @@ class TextGenEnv(SpecOfLiveObjects, gym.Env):
         no_stop_penalty: float = 0.0,
         reward_timeout: float | None = None,
         reward_retries: int = 0,
+        text_info: bool = True,
         render_mode: str | None = None,
         device: Any = "cpu",
     ):
@@ -125,6 +135,7 @@ class TextGenEnv(SpecOfLiveObjects, gym.Env):
             no_stop_penalty=no_stop_penalty,
             reward_timeout=reward_timeout,
             reward_retries=reward_retries,
+            text_info=text_info,
             render_mode=render_mode,
             autoreset_mode=AutoresetMode.DISABLED,
             device=device,
@@ -161,7 +172,7 @@ class TextGenEnv(SpecOfLiveObjects, gym.Env):
         if index is None:
             index = self.np_random.integers(len(self.prompts))
         observation, infos = self._row.reset(options={"prompt_index": np.array([index])})
-        return _first(observation), first_row(infos)
+        return _first(observation), self._info(infos)
 
     def step(self, action: Any):
         """Append a token. Returns observation, reward, terminated, truncated and info."""
@@ -169,8 +180,11 @@ class TextGenEnv(SpecOfLiveObjects, gym.Env):
         if action.shape != () or action.dtype.kind not in "iu":
             raise ValueError(f"action={action!r} must be one token id, an integer.")
         observation, reward, terminated, _, infos = self._row.step(action[None])
-        info = first_row(infos)
+        info = self._info(infos)
         return _first(observation), float(reward[0]), bool(terminated[0]), False, info
+
+    def _info(self, infos: dict[str, Any]) -> dict[str, Any]:
+        return first_row(infos, plain=self._row.text_info)
 
     def state_dict(self) -> dict[str, Any]:
         """The state between two steps, as data (`TextGenVectorEnv.state_dict`)."""
@@ -181,10 +195,14 @@ class TextGenEnv(SpecOfLiveObjects, gym.Env):
         self.np_random.bit_generator.state = state["generator"]
         self._row.load_state_dict(state["row"])
 
-    def render(self) -> str | None:
-        """``"ansi"``: the text, each token coloured by its KL, or by its reward without a KL."""
-        texts = self._row.render()
-        return None if texts is None else texts[0]
+    def render(self) -> Any:
+        """The text, each token coloured by its KL, or by its reward without a KL.
+
+        ``"ansi"``: a string for a terminal. ``"rgb_array"``: a picture, uint8
+        ``[height, width, 3]``, whose size is constant; a text that is too long shows its end.
+        """
+        rendered = self._row.render()
+        return None if rendered is None else rendered[0]
 
 
 def _first(observation: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

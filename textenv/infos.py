@@ -12,7 +12,11 @@ from typing import Any
 import numpy as np
 
 from textenv.episode import Episode
-from textenv.token_table import Array
+from textenv.rewards import part_names
+from textenv.task import TextTask
+from textenv.token_table import Array, to_numpy
+
+OF_SAME_STEP = ("final_obs", "_final_obs", "final_info", "_final_info")
 
 
 def column(
@@ -70,10 +74,53 @@ def with_finals(
     }
 
 
-def first_row(infos: dict[str, Any]) -> dict[str, Any]:
-    """The infos of row 0 as plain Python values."""
+def as_numbers(
+    infos: dict[str, Any], task: TextTask, with_kl: bool, prompt_index: np.ndarray
+) -> dict[str, Any]:
+    """The numbers in infos, with the same keys at every reset and step.
+
+    Args:
+        infos: those of a reset or a step; what SAME_STEP adds to them stays as it is.
+        task: with its reward, its penalty and its reference it determines the keys.
+        with_kl: whether a policy is bound, so that there is a KL.
+        prompt_index: ``[B]``, the prompts of the rows.
+
+    Returns:
+        numpy columns that are valid in all rows: ``prompt_index``; ``response_length``, ``score``,
+        ``stopped`` (1 if the finish reason is "stop"), ``score_NAME`` and ``no_stop_penalty``, 0
+        before an episode's last step; ``ref_log_prob`` and ``kl``, 0 at a reset. The parts of a
+        sum are not ``score/NAME`` here, since a slash in HDF5 would make ``score`` a folder.
+    """
+    if "finish_reason" in infos:
+        stopped = infos["finish_reason"] == "stop"
+        infos = infos | {"stopped": stopped, "_stopped": infos["_finish_reason"]}
+    dtypes: dict[str, Any] = {"response_length": np.int64, "stopped": np.int64, "score": np.float64}
+    for name in part_names(task.reward):
+        dtypes[f"score_{name}"] = np.float64
+        if f"score/{name}" in infos:
+            values, valid = infos[f"score/{name}"], infos[f"_score/{name}"]
+            infos = infos | {f"score_{name}": values, f"_score_{name}": valid}
+    if task.no_stop_penalty != 0:
+        dtypes["no_stop_penalty"] = np.float64
+    if task.reference is not None:
+        dtypes |= dict.fromkeys(
+            ("ref_log_prob", "kl") if with_kl else ("ref_log_prob",), np.float64
+        )
+    numbers = {key: infos[key] for key in OF_SAME_STEP if key in infos}
+    numbers |= everywhere("prompt_index", prompt_index)
+    for key, dtype in dtypes.items():
+        values = np.zeros(len(prompt_index), dtype)
+        if key in infos:
+            mask = infos[f"_{key}"]
+            values[mask] = to_numpy(infos[key])[mask]
+        numbers |= everywhere(key, values)
+    return numbers
+
+
+def first_row(infos: dict[str, Any], plain: bool = True) -> dict[str, Any]:
+    """The infos of row 0, ``plain`` as Python's values, else with numpy's scalars."""
     return {
-        key: value[0].item() if isinstance(value[0], np.generic) else value[0]
+        key: value[0].item() if plain and isinstance(value[0], np.generic) else value[0]
         for key, value in infos.items()
         if not key.startswith("_") and infos[f"_{key}"][0]
     }

@@ -1,4 +1,4 @@
-"""Text for the terminal, each token coloured by a number."""
+"""Text for the terminal or as a picture, each token coloured by a number."""
 
 from __future__ import annotations
 
@@ -8,27 +8,49 @@ from typing import Any
 
 import numpy as np
 
+from textenv.pictures import GREY, Colour, Page, Piece
 from textenv.prompts import EncodedPrompt
+from textenv.task import TextTask
 from textenv.token_table import TokenTable, to_numpy
 
+MODES = ("ansi", "rgb_array")
 RESET = "\x1b[0m"
 # Background colours of a terminal with 256 colours, from weak to strong.
 REDS = (224, 217, 210, 203, 196)
 GREENS = (194, 157, 120, 83, 46)
 
 
+def checked_mode(render_mode: Any) -> str | None:
+    """The render mode.
+
+    Raises:
+        ValueError: it is unknown.
+    """
+    if render_mode is None or render_mode in MODES:
+        return render_mode
+    names = ", ".join(map(repr, MODES))
+    raise ValueError(
+        f"render_mode={render_mode!r} is unknown: use {names} or None; for a window, wrap an "
+        "environment that renders 'rgb_array' in gymnasium.wrappers.HumanRendering."
+    )
+
+
 class Renderer:
     """Stores a number for each token, and renders the rows of a token table coloured by them.
 
     Args:
+        mode: "rgb_array" renders pictures, any other mode text.
         num_rows: B, the number of rows.
-        max_new_tokens: the largest number of tokens in a response.
-        tokenizer: decodes the tokens.
+        task: has the prompts, the tokenizer, and the largest number of tokens in a response.
     """
 
-    def __init__(self, num_rows: int, max_new_tokens: int, tokenizer: Any):
-        self.numbers = np.zeros((num_rows, max_new_tokens))
-        self.tokenizer = tokenizer
+    def __init__(self, mode: str | None, num_rows: int, task: TextTask):
+        self.numbers = np.zeros((num_rows, task.max_new_tokens))
+        self.tokenizer = task.tokenizer
+        self._page: Page | None = None
+        if mode == "rgb_array":
+            texts = {printable(prompt.text) for prompt in task.prompts}
+            self._page = Page(texts, task.max_new_tokens)
 
     def begin(self, rows: np.ndarray) -> None:
         """Clear the numbers of rows that are reset."""
@@ -52,18 +74,24 @@ class Renderer:
         at = to_numpy(table.response_lengths())[rows] - 1
         self.numbers[rows, at] = to_numpy(infos.get("kl", rewards))[rows]
 
-    def render(self, table: TokenTable, prompts: Sequence[EncodedPrompt]) -> tuple[str, ...]:
-        """Each row's text, with a plain prompt and a coloured response."""
+    def render(self, table: TokenTable, prompts: Sequence[EncodedPrompt]) -> tuple[Any, ...]:
+        """Each row's text, with a plain prompt and a coloured response.
+
+        Returns:
+            texts, or pictures uint8 ``[height, width, 3]`` of one size.
+        """
         tokens, lengths = to_numpy(table.tokens), to_numpy(table.lengths)
-        texts = []
+        rendered: list[Any] = []
         for row, prompt in enumerate(prompts):
             response = tokens[row, len(prompt.ids) : lengths[row]]
-            pieces = [self.tokenizer.decode([token]) for token in response]
-            texts.append(
-                printable(prompt.text)
-                + coloured([printable(p) for p in pieces], self.numbers[row, : len(pieces)])
-            )
-        return tuple(texts)
+            text = printable(prompt.text)
+            pieces = [printable(self.tokenizer.decode([token])) for token in response]
+            numbers = self.numbers[row, : len(pieces)]
+            if self._page is None:
+                rendered.append(text + coloured(pieces, numbers))
+            else:
+                rendered.append(self._page.draw([Piece(text, GREY), *on_colours(pieces, numbers)]))
+        return tuple(rendered)
 
 
 def printable(text: str) -> str:
@@ -80,17 +108,37 @@ def printable(text: str) -> str:
 
 
 def coloured(pieces: Sequence[str], numbers: Sequence[float] | np.ndarray) -> str:
-    """The pieces as one text, those with a positive number on green, with a negative one on red.
+    """The pieces as one text for a terminal, each on the colour of its number (`colours`)."""
+    return "".join(
+        piece if colour is None else f"\x1b[30;48;5;{colour}m{piece}{RESET}"
+        for piece, colour in zip(pieces, colours(numbers), strict=True)
+    )
+
+
+def on_colours(pieces: Sequence[str], numbers: Sequence[float] | np.ndarray) -> list[Piece]:
+    """The pieces for a picture, each on the colour of its number (`colours`)."""
+    return [
+        Piece(piece) if colour is None else Piece(piece, ground=rgb(colour))
+        for piece, colour in zip(pieces, colours(numbers), strict=True)
+    ]
+
+
+def colours(numbers: Sequence[float] | np.ndarray) -> list[int | None]:
+    """A terminal's colour for each number: green if it is positive, red if negative, None if 0.
 
     The strength of the colour depends on the size of the number relative to the largest one.
     """
     largest = max((abs(number) for number in numbers), default=0)
-    text = ""
-    for piece, number in zip(pieces, numbers, strict=True):
-        if number == 0:
-            text += piece
-            continue
+    found: list[int | None] = []
+    for number in numbers:
         palette = GREENS if number > 0 else REDS
-        strength = min(int(abs(number) / largest * len(palette)), len(palette) - 1)
-        text += f"\x1b[30;48;5;{palette[strength]}m{piece}{RESET}"
-    return text
+        strength = 0 if number == 0 else int(abs(number) / largest * len(palette))
+        found.append(None if number == 0 else palette[min(strength, len(palette) - 1)])
+    return found
+
+
+def rgb(colour: int) -> Colour:
+    """Red, green and blue of a colour from 16 to 231 of a terminal with 256, a cube of 6·6·6."""
+    levels = (0, 95, 135, 175, 215, 255)
+    number = colour - 16
+    return levels[number // 36], levels[number // 6 % 6], levels[number % 6]

@@ -1,4 +1,7 @@
-"""Live objects in an environment's spec, shared instead of copied.
+"""Arguments in an environment's spec: as data where possible, else live objects that are shared.
+
+Functions that can be imported are in the spec as ``"module:function"``, and members of enumerations
+as their values, so that ``spec.to_json()`` can write them.
 
 Gymnasium keeps the arguments of an environment in its spec and deep-copies them, once for each
 wrapper. For a model of 200 MB that would waste memory, so the model is put into a `Shared` holder:
@@ -9,7 +12,10 @@ from __future__ import annotations
 
 import copy
 import os
+import sys
 from collections.abc import Mapping
+from enum import Enum
+from types import FunctionType
 from typing import Any
 
 import numpy as np
@@ -73,8 +79,39 @@ def plain(value: Any) -> Any:
 SHARED_ARGUMENTS = {"tokenizer", "prompts", "reward", "stop", "reference", "kl_coef"}
 
 
+def with_names(reward: Any) -> Any:
+    """A reward in which each function that can be imported is ``"module:function"``.
+
+    A function of the script that runs, ``__main__``, stays as it is: another script that reads the
+    name would look for it in itself.
+    """
+    if isinstance(reward, Mapping):
+        return {with_names(part): weight for part, weight in reward.items()}
+    if isinstance(reward, list | tuple):
+        return [
+            [with_names(part[0]), *part[1:]] if isinstance(part, list | tuple) and part else part
+            for part in reward
+        ]
+    if not isinstance(reward, FunctionType) or reward.__module__ in ("__main__", "__mp_main__"):
+        return reward
+    module, name = sys.modules.get(reward.__module__), reward.__qualname__
+    found = getattr(module, "__spec__", None) is not None and getattr(module, name, None) is reward
+    return f"{reward.__module__}:{name}" if found else reward
+
+
+def in_spec(name: str, value: Any) -> Any:
+    """The value of an argument as it is in a spec: as data, or else a live object in a holder."""
+    value = unwrap_shared(value)
+    if isinstance(value, Enum):
+        return value.value
+    data = plain(with_names(value) if name == "reward" else value)
+    if is_data(data):
+        return data
+    return Shared(value) if name in SHARED_ARGUMENTS else value
+
+
 class SpecOfLiveObjects:
-    """Mixin for environments: puts the live objects of an assigned ``spec`` into holders."""
+    """Mixin for environments: an assigned ``spec`` has its arguments as `in_spec` gives them."""
 
     _spec = None
 
@@ -86,9 +123,5 @@ class SpecOfLiveObjects:
     def spec(self, spec) -> None:
         if spec is not None:
             spec = copy.copy(spec)
-            spec.kwargs = spec.kwargs | {
-                key: Shared(unwrap_shared(value))
-                for key, value in spec.kwargs.items()
-                if key in SHARED_ARGUMENTS and not is_data(value)
-            }
+            spec.kwargs = {name: in_spec(name, value) for name, value in spec.kwargs.items()}
         self._spec = spec

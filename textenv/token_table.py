@@ -11,6 +11,7 @@ import itertools
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+import gymnasium as gym
 import numpy as np
 import torch
 
@@ -196,6 +197,19 @@ class TokenTable:
                 f"{vocabulary - 1}."
             )
         return actions
+
+    def require_running(self) -> None:
+        """Raise an error if there are rows whose episodes have ended.
+
+        Raises:
+            gymnasium.error.ResetNeeded: there are some.
+        """
+        rows = np.flatnonzero(to_numpy(~self.running)).tolist()
+        if rows:
+            raise gym.error.ResetNeeded(
+                f"The episodes of rows {rows} have ended and nothing has reset them: call reset(), "
+                "or reset(options={'reset_mask': mask}) for these rows alone, before the next step."
+            )
 
     def append(self, actions: Array) -> None:
         """Write one token to each running row; the actions of the others are ignored."""

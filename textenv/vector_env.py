@@ -17,10 +17,10 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
 from textenv import infos as columns
-from textenv.arguments import autoreset_mode_of, checked_options, require
+from textenv.arguments import autoreset_mode_of, check_scoring, checked_options, require
 from textenv.lm.vocabulary import check_same_tokenizer
 from textenv.ranges import COUNT, check_numbers
-from textenv.rendering import Renderer
+from textenv.rendering import MODES, Renderer, checked_mode
 from textenv.scoring import make_scoring
 from textenv.shaping import KLShaping
 from textenv.sharing import SpecOfLiveObjects
@@ -55,7 +55,7 @@ class TextGenVectorEnv(SpecOfLiveObjects, VectorEnv):
             ``infos["token_kl"]`` ``[B, T]`` and ``infos["response_length"]`` ``[B]`` give details.
         group_size: G consecutive rows get the same prompt, as GRPO and RLOO need it.
         array: ``"numpy"`` or ``"torch"``, the kind of the arrays of actions, observations, rewards
-            and the infos for each token; scores, lengths and texts are always numpy.
+            and the infos for each token; other infos, and all with text_info=False, are numpy.
         device: the device of the token table (torch mode), the reference and a reward model.
         copy: return copies of the token table. False returns views that the next step changes,
             which is faster, and correct for a client that does not keep observations.
@@ -65,7 +65,7 @@ class TextGenVectorEnv(SpecOfLiveObjects, VectorEnv):
     """
 
     metadata = {  # noqa: RUF012
-        "render_modes": ["ansi"],
+        "render_modes": list(MODES),
         "render_fps": 4,
         "autoreset_mode": AutoresetMode.NEXT_STEP,
     }
@@ -88,6 +88,7 @@ class TextGenVectorEnv(SpecOfLiveObjects, VectorEnv):
         no_stop_penalty: float = 0.0,
         reward_timeout: float | None = None,
         reward_retries: int = 0,
+        text_info: bool = True,
         render_mode: str | None = None,
         autoreset_mode: AutoresetMode | str = AutoresetMode.NEXT_STEP,
         scoring: str = "step",
@@ -109,9 +110,7 @@ class TextGenVectorEnv(SpecOfLiveObjects, VectorEnv):
         )  # fmt: skip
         self.tokenizer, self.prompts = task.tokenizer, task.prompts
         self.max_length, self.max_new_tokens = task.max_length, task.max_new_tokens
-        # Any other mode (SB3 passes "rgb_array" to every environment) means no rendering.
-        # Others do no harm: stable-baselines3's make_vec_env asks for "rgb_array" by itself.
-        self.render_mode = render_mode if render_mode in self.metadata["render_modes"] else None
+        self.render_mode, self.text_info = checked_mode(render_mode), text_info
         self.single_observation_space, self.single_action_space = task.spaces
         self.observation_space, self.action_space = (batch_space(s, num_envs) for s in task.spaces)
         self.shaping = None if task.reference is None else KLShaping(task, num_envs)
@@ -127,11 +126,7 @@ class TextGenVectorEnv(SpecOfLiveObjects, VectorEnv):
     ) -> None:
         """Change how episodes are run, not their content; the next call must be ``reset``."""
         self.autoreset_mode = autoreset_mode_of(autoreset_mode)
-        require(
-            scoring != "batch" or self.autoreset_mode == AutoresetMode.DISABLED,
-            "scoring='batch' needs autoreset_mode=AutoresetMode.DISABLED, because all rows end "
-            f"together; this is {self.autoreset_mode.value!r}.",
-        )
+        check_scoring(scoring, self.autoreset_mode, self.text_info)
         self.metadata = {**type(self).metadata, "autoreset_mode": self.autoreset_mode}
         self.scoring, self.array = scoring, array
         arrays, rows = Arrays(array, device), self.num_envs
@@ -140,7 +135,7 @@ class TextGenVectorEnv(SpecOfLiveObjects, VectorEnv):
             self.shaping.to(self.device)
         self._table = table = TokenTable(rows, self.max_length, arrays, copy)
         self._starts = Starts(self.prompts, rows, self.group_size)
-        self._renderer = Renderer(rows, self.task.max_new_tokens, self.tokenizer)
+        self._renderer = Renderer(self.render_mode, rows, self.task)
         self._scoring = make_scoring(scoring, self.task, self.shaping, table, self._starts)
         self._some_ended = True  # whether any row is between two episodes
         self._has_reset = False
@@ -203,7 +198,7 @@ class TextGenVectorEnv(SpecOfLiveObjects, VectorEnv):
             self._starts.draw(mask, together=True)
         else:
             self._starts.choose(mask, options["prompt_index"])
-        infos = self._begin(mask)
+        infos = self._begin(mask, {})
         self._has_reset = True
         return self._table.observation(), infos
 
@@ -227,6 +222,7 @@ class TextGenVectorEnv(SpecOfLiveObjects, VectorEnv):
         ended = table.running & (stops | table.budget_spent())
         self._some_ended = finished = scoring.end(ended, stops)
         rewards, terminated, infos = scoring.pay(ended, finished)
+        infos = self._shown(infos)
         if self.render_mode is not None:
             self._renderer.remember(table, waiting, rewards, infos)
 
@@ -234,15 +230,15 @@ class TextGenVectorEnv(SpecOfLiveObjects, VectorEnv):
             mask = to_numpy(ended)
             infos = columns.with_finals(mask, infos, table.observation())
             self._starts.draw(mask, together=False)
-            infos |= self._begin(mask)
+            infos = self._begin(mask, infos)
         elif waiting is not None and self.autoreset_mode == AutoresetMode.NEXT_STEP:
             self._starts.draw(waiting, together=False)
-            infos = infos | self._begin(waiting)
+            infos = self._begin(waiting, infos)
         truncated = table.arrays.zeros(self.num_envs, np.bool_)
         return table.observation(), rewards, terminated, truncated, infos
 
-    def _begin(self, mask: np.ndarray) -> dict[str, Any]:
-        """Put the drawn prompts into the rows of ``mask``. Returns the infos of the reset."""
+    def _begin(self, mask: np.ndarray, infos: dict[str, Any]) -> dict[str, Any]:
+        """Put the drawn prompts into the rows of ``mask``; the infos, with those of the reset."""
         rows = np.flatnonzero(mask)
         prompts = self._starts.of_rows(rows)
         self._table.begin(rows, [prompt.ids for prompt in prompts], self.task.max_new_tokens)
@@ -251,10 +247,18 @@ class TextGenVectorEnv(SpecOfLiveObjects, VectorEnv):
         if self.shaping is not None:
             self.shaping.begin(rows)
         self._some_ended = not mask.all() and bool((~self._table.running).any())
-        return columns.column("prompt", mask, [prompt.text for prompt in prompts])
+        texts = columns.column("prompt", mask, [prompt.text for prompt in prompts])
+        return self._shown(infos | texts)
 
-    def render(self) -> tuple[str, ...] | None:
-        """``"ansi"``: each row's text, each token coloured by its KL, or else by its reward."""
+    def _shown(self, infos: dict[str, Any]) -> dict[str, Any]:
+        """The infos, without texts if ``text_info`` is False."""
+        if self.text_info:
+            return infos
+        with_kl = self.shaping is not None and self.shaping.policy is not None
+        return columns.as_numbers(infos, self.task, with_kl, self.prompt_index)
+
+    def render(self) -> tuple[Any, ...] | None:
+        """Each row's text, as ``"ansi"`` or a picture, coloured by the KL, or else the reward."""
         if self.render_mode is None:
             return None
         return self._renderer.render(self._table, self._starts.of_rows(np.arange(self.num_envs)))
@@ -292,8 +296,4 @@ class TextGenVectorEnv(SpecOfLiveObjects, VectorEnv):
             raise gym.error.ResetNeeded("Call reset() before step().")
         # With SAME_STEP this is the case only after an error in the reward, before any reset.
         if self._some_ended and self.autoreset_mode != AutoresetMode.NEXT_STEP:
-            rows = np.flatnonzero(to_numpy(~self._table.running)).tolist()
-            raise gym.error.ResetNeeded(
-                f"The episodes of rows {rows} have ended and nothing has reset them: call reset(), "
-                "or reset(options={'reset_mask': mask}) for these rows alone, before the next step."
-            )
+            self._table.require_running()

@@ -223,7 +223,7 @@ class RandomTokens:
         return np.array([self.action_space.sample() for _ in range(rows)]), state
 
 
-@pytest.mark.filterwarnings("ignore:.*render_mode='rgb_array'")
+@pytest.mark.filterwarnings("error:.*render_mode")
 def test_stable_baselines3_drives_and_evaluates_it():
     env_util = pytest.importorskip("stable_baselines3.common.env_util")
     from stable_baselines3.common.evaluation import evaluate_policy

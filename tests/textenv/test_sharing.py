@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import sys
+import types
+
 import gymnasium as gym
 import numpy as np
 import pytest
@@ -11,6 +15,8 @@ from gymnasium.utils.env_checker import data_equivalence as equivalent
 from gymnasium.wrappers import RecordEpisodeStatistics, TimeLimit
 
 from textenv import AdaptiveKL, Shared, TextGenVectorEnv
+from textenv.rewards.haiku import haiku
+from textenv.sharing import with_names
 
 
 def test_a_spec_of_string_ids_survives_json():
@@ -99,3 +105,46 @@ def test_an_id_of_ones_own_may_hold_live_objects(live_arguments):
         assert envs.reset(seed=1)[0]["input_ids"].shape == (2, 7)
     finally:
         del registry["Mine-v0"]
+
+
+# --- specs as data ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("reward", "written"),
+    [
+        (haiku, "textenv.rewards.haiku:haiku"),
+        ({haiku: 1.0, "length": 0.5}, {"textenv.rewards.haiku:haiku": 1.0, "length": 0.5}),
+        ([(haiku, 1.0)], [["textenv.rewards.haiku:haiku", 1.0]]),
+    ],
+)
+def test_functions_and_enumerations_are_text_in_json(reward, written):
+    arguments = {"reward": reward, "max_new_tokens": np.int64(3), "stop": {"b", "a"}}
+    env = gym.make("TextGen-v0", **arguments)
+    envs = gym.make_vec(
+        "TextGen-v0", num_envs=2, autoreset_mode=gym.vector.AutoresetMode.SAME_STEP,
+        device=torch.device("cpu"), **arguments,
+    )  # fmt: skip
+    for spec in (env.spec, envs.spec):
+        kwargs = json.loads(spec.to_json())["kwargs"]
+        assert kwargs["reward"] == written and kwargs["stop"] == ["a", "b"]
+    assert kwargs["autoreset_mode"] == "SameStep" and kwargs["device"] == "cpu"
+    again = gym.make_vec(EnvSpec.from_json(envs.spec.to_json()))
+    assert again.metadata["autoreset_mode"] == gym.vector.AutoresetMode.SAME_STEP
+    assert equivalent(envs.reset(seed=5), again.reset(seed=5))
+    steps = np.random.default_rng(0).integers(100, 1000, (6, 2))
+    assert all(envs.step(a)[1].tolist() == again.step(a)[1].tolist() for a in steps)
+
+
+def test_functions_that_another_process_could_not_import_stay_live(monkeypatch):
+    def inside(episodes):
+        return [0.0] * len(episodes)
+
+    for function in (inside, lambda prompt, response: 0.0, Uncopyable(), haiku.__call__):
+        assert with_names(function) is function
+    script = types.SimpleNamespace(haiku=haiku, __spec__="of python -m")
+    monkeypatch.setitem(sys.modules, "__main__", script)
+    monkeypatch.setattr(haiku, "__module__", "__main__")
+    assert with_names(haiku) is haiku  # it would be looked for in another script
+    with pytest.raises(TypeError, match="not JSON serializable"):
+        gym.make("TextGen-v0", reward=inside).spec.to_json()

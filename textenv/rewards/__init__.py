@@ -14,6 +14,7 @@ from textenv.rewards.check import (
     NamedReward,
     Reward,
     RewardError,
+    part_names,
     score_episodes,
     score_in_parts,
 )
@@ -27,6 +28,7 @@ __all__ = [
     "Reward",
     "RewardError",
     "names_code",
+    "part_names",
     "resolve_reward",
     "score_episodes",
     "score_in_parts",

@@ -25,14 +25,14 @@ def last_number_reward() -> Reward:
     Raises:
         ValueError: In a call, if a row has no column ``answer``, or the answer is no number.
     """
-
-    def last_number(episodes: Sequence[Episode]) -> list[float]:
-        return [
-            float(finished(episode) and number_in(episode.response) == _number_of(episode))
-            for episode in episodes
-        ]
-
     return last_number
+
+
+def last_number(episodes: Sequence[Episode]) -> list[float]:
+    return [
+        float(finished(episode) and number_in(episode.response) == _number_of(episode))
+        for episode in episodes
+    ]
 
 
 def last_word_reward() -> Reward:
@@ -44,14 +44,14 @@ def last_word_reward() -> Reward:
     Raises:
         ValueError: In a call, if a row has no column ``answer``.
     """
-
-    def last_word(episodes: Sequence[Episode]) -> list[float]:
-        return [
-            float(finished(episode) and word_in(episode.response) == _word_of(episode))
-            for episode in episodes
-        ]
-
     return last_word
+
+
+def last_word(episodes: Sequence[Episode]) -> list[float]:
+    return [
+        float(finished(episode) and word_in(episode.response) == _word_of(episode))
+        for episode in episodes
+    ]
 
 
 def number_in(text: str) -> float | None:

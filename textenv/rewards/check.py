@@ -123,6 +123,12 @@ def score_in_parts(
     return np.array(scores), parts
 
 
+def part_names(reward: Reward) -> tuple[str, ...]:
+    """The names of the parts that `score_in_parts` tells apart; none for any other reward."""
+    function: Any = reward.function if isinstance(reward, NamedReward) else reward
+    return tuple(getattr(function, "part_names", ()))
+
+
 def name_of(reward: Any) -> str:
     """A reward's `name` or `__name__`, else that of the function it wraps, else of its class."""
     for attribute in ("name", "__name__"):

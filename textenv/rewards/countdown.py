@@ -28,17 +28,17 @@ def countdown_reward() -> Reward:
     Raises:
         ValueError: In a call, if a row lacks one of the columns.
     """
-
-    def countdown(episodes: Sequence[Episode]) -> list[float]:
-        return [
-            float(
-                reaches(episode.response, column(episode, "numbers"), column(episode, "target"))
-                and finished(episode)
-            )
-            for episode in episodes
-        ]
-
     return countdown
+
+
+def countdown(episodes: Sequence[Episode]) -> list[float]:
+    return [
+        float(
+            reaches(episode.response, column(episode, "numbers"), column(episode, "target"))
+            and finished(episode)
+        )
+        for episode in episodes
+    ]
 
 
 def reaches(text: str, numbers: Sequence[int], target: int) -> bool:

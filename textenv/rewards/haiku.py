@@ -45,21 +45,21 @@ def haiku_reward() -> Reward:
     counted by `textenv.rewards.syllables.estimated_syllables`. Grammar, season and beauty are not
     scored.
     """
-
-    def haiku(episodes: Sequence[Episode]) -> list[float]:
-        return [
-            haiku_score(
-                episode.response,
-                topic=_checked_topic(episode.data.get("topic")),
-                related=_checked_related(episode.data.get("related", ())),
-                prompt=episode.prompt,
-                finished=episode.finish_reason != "length",
-            )
-            for episode in episodes
-        ]
-
     pronunciations()  # Takes half a second: do it here and not in the first episode.
     return haiku
+
+
+def haiku(episodes: Sequence[Episode]) -> list[float]:
+    return [
+        haiku_score(
+            episode.response,
+            topic=_checked_topic(episode.data.get("topic")),
+            related=_checked_related(episode.data.get("related", ())),
+            prompt=episode.prompt,
+            finished=episode.finish_reason != "length",
+        )
+        for episode in episodes
+    ]
 
 
 def haiku_score(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from functools import partial
 
 from textenv.episode import Episode
 from textenv.rewards.check import Reward
@@ -31,12 +32,12 @@ def keyword_reward(*keywords: str | int) -> Reward:
         re.compile(rf"(?<!\w){re.escape(str(keyword))}(?!\w)", re.IGNORECASE)
         for keyword in keywords
     ]
+    return partial(keyword, patterns=patterns)
 
-    def fraction_found(episode: Episode) -> float:
-        found = [pattern.search(episode.response) is not None for pattern in patterns]
-        return sum(found) / len(found)
 
-    def keyword(episodes: Sequence[Episode]) -> list[float]:
-        return [fraction_found(episode) for episode in episodes]
+def keyword(episodes: Sequence[Episode], patterns: Sequence[re.Pattern[str]]) -> list[float]:
+    return [_share_found(episode.response, patterns) for episode in episodes]
 
-    return keyword
+
+def _share_found(text: str, patterns: Sequence[re.Pattern[str]]) -> float:
+    return sum(pattern.search(text) is not None for pattern in patterns) / len(patterns)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 from textenv.episode import Episode
 from textenv.rewards.check import Reward
@@ -26,9 +27,9 @@ def length_reward(target: int = 20) -> Reward:
             f"target={target!r} is not a positive whole number: give a number of tokens, "
             "as in 'length(20)'."
         )
+    return partial(length, target=target)
 
-    def length(episodes: Sequence[Episode]) -> list[float]:
-        lengths = [len(episode.response_ids) for episode in episodes]
-        return [min(tokens, target) / max(tokens, target) for tokens in lengths]
 
-    return length
+def length(episodes: Sequence[Episode], target: int) -> list[float]:
+    lengths = [len(episode.response_ids) for episode in episodes]
+    return [min(tokens, target) / max(tokens, target) for tokens in lengths]

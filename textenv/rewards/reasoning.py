@@ -35,11 +35,11 @@ def reasoning_reward() -> Reward:
         ValueError: If reasoning-gym is not installed; in a call, if a row lacks a column.
     """
     reasoning_gym()
-
-    def reasoning(episodes: Sequence[Episode]) -> list[float]:
-        return [_score(episode) for episode in episodes]
-
     return reasoning
+
+
+def reasoning(episodes: Sequence[Episode]) -> list[float]:
+    return [_score(episode) for episode in episodes]
 
 
 def reasoning_gym() -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 from vaderSentiment.vaderSentiment import SentimentIntensityAnalyzer
 
@@ -20,9 +21,8 @@ def sentiment_reward() -> Reward:
         Hutto and Gilbert (2014), "VADER: A Parsimonious Rule-based Model for Sentiment Analysis
         of Social Media Text".
     """
-    analyzer = SentimentIntensityAnalyzer()
+    return partial(sentiment, analyzer=SentimentIntensityAnalyzer())
 
-    def sentiment(episodes: Sequence[Episode]) -> list[float]:
-        return [analyzer.polarity_scores(episode.response)["compound"] for episode in episodes]
 
-    return sentiment
+def sentiment(episodes: Sequence[Episode], analyzer: SentimentIntensityAnalyzer) -> list[float]:
+    return [analyzer.polarity_scores(episode.response)["compound"] for episode in episodes]

@@ -62,7 +62,7 @@ def from_callable(function: Any, name: str) -> NamedReward:
         if len(required) == 1:
             return NamedReward(name, function)
         if len(required) == 2:
-            return NamedReward(name, _one_by_one(function, name))
+            return NamedReward(name, functools.partial(_score_each, function, name))
     raise TypeError(f"reward {name!r} has the parameters {signature}: {fix}.")
 
 
@@ -81,22 +81,20 @@ def _required(parameters: Mapping[str, inspect.Parameter]) -> list[inspect.Param
     ]
 
 
-def _one_by_one(function: Callable[[str, str], float], name: str) -> Reward:
-    """A batch reward of a function that scores one prompt and response."""
-
-    def score_each(episodes: Sequence[Episode]) -> list[float]:
-        scores = []
-        for index, episode in enumerate(episodes):
-            try:
-                scores.append(function(episode.prompt, episode.response))
-            except Exception as error:
-                raise RewardError(
-                    f"reward {name!r} raised {type(error).__name__}: {error}; it was given "
-                    f"episode {index}, with {excerpt(episode)}."
-                ) from error
-        return scores
-
-    return score_each
+def _score_each(
+    function: Callable[[str, str], float], name: str, episodes: Sequence[Episode]
+) -> list[float]:
+    """The scores of a function that takes one prompt and response."""
+    scores = []
+    for index, episode in enumerate(episodes):
+        try:
+            scores.append(function(episode.prompt, episode.response))
+        except Exception as error:
+            raise RewardError(
+                f"reward {name!r} raised {type(error).__name__}: {error}; it was given "
+                f"episode {index}, with {excerpt(episode)}."
+            ) from error
+    return scores
 
 
 # --- rewards of TRL -----------------------------------------------------------------------------
@@ -107,28 +105,41 @@ def _of_lists(
 ) -> Reward:
     """A batch reward of a function with TRL's parameters."""
     takes_all = any(one.kind is one.VAR_KEYWORD for one in parameters.values())
-    required = [parameter.name for parameter in _required(parameters)]
+    return functools.partial(
+        _score_lists,
+        function,
+        name,
+        required=[parameter.name for parameter in _required(parameters)],
+        known=None if takes_all else list(parameters),
+    )
 
-    def score_lists(episodes: Sequence[Episode]) -> Any:
-        texts = _texts(episodes)
-        _check_columns(name, [column for column in required if column not in texts], episodes)
-        keywords = _columns(episodes) | texts
-        given = {key: keywords[key] for key in keywords if takes_all or key in parameters}
-        try:
-            answer = function(**given)
-        except (TypeError, IndexError) as error:
-            if any(map(_messages, episodes)):
-                raise
-            # The usual reason: the function reads messages, completion[0]["content"].
-            raise RewardError(
-                f"reward {name!r} raised {type(error).__name__}: {error}; it was given "
-                f"{len(episodes)} completions as texts, the first with {excerpt(episodes[0])}: "
-                "if it reads messages, make the prompts conversations, as chat=True does."
-            ) from error
-        _check_applicable(name, answer, episodes)
-        return answer
 
-    return score_lists
+def _score_lists(
+    function: Callable[..., Any],
+    name: str,
+    episodes: Sequence[Episode],
+    *,
+    required: Sequence[str],
+    known: Sequence[str] | None,
+) -> Any:
+    """The scores of a function that requires some parameters and knows some, None if all."""
+    texts = _texts(episodes)
+    _check_columns(name, [column for column in required if column not in texts], episodes)
+    keywords = _columns(episodes) | texts
+    given = {key: keywords[key] for key in keywords if known is None or key in known}
+    try:
+        answer = function(**given)
+    except (TypeError, IndexError) as error:
+        if any(map(_messages, episodes)):
+            raise
+        # The usual reason: the function reads messages, completion[0]["content"].
+        raise RewardError(
+            f"reward {name!r} raised {type(error).__name__}: {error}; it was given "
+            f"{len(episodes)} completions as texts, the first with {excerpt(episodes[0])}: "
+            "if it reads messages, make the prompts conversations, as chat=True does."
+        ) from error
+    _check_applicable(name, answer, episodes)
+    return answer
 
 
 def _texts(episodes: Sequence[Episode]) -> dict[str, Any]:

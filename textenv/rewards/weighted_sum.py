@@ -40,6 +40,11 @@ class WeightedSum:
     def __call__(self, episodes: Sequence[Episode]) -> np.ndarray:
         return self.combine(self.score_parts(episodes))
 
+    @property
+    def part_names(self) -> tuple[str, ...]:
+        """The names of the parts, each once."""
+        return tuple(name for name, _, _ in self._named_parts())
+
     def score_parts(self, episodes: Sequence[Episode]) -> dict[str, np.ndarray]:
         """The scores of each part by its name, without its weight."""
         return {name: score_episodes(part, episodes) for name, part, _ in self._named_parts()}

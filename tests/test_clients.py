@@ -1,0 +1,130 @@
+"""The page of other clients: each block runs as a script, and the checks after it hold."""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+import os
+import re
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PAGE = (ROOT / "examples" / "clients.md").read_text()
+BLOCKS = re.findall(r"^```python\n(.+?)^```", PAGE, re.DOTALL | re.MULTILINE)
+
+# What a video of the page shows: the text grows.
+VIDEO = """
+import glob
+from moviepy import VideoFileClip
+
+def check(folder, columns, rows):
+    [file] = glob.glob(f"{folder}/*.mp4")
+    with VideoFileClip(file) as video:
+        frames = list(video.iter_frames())
+        assert video.w == 672 * columns and video.h == 128 * rows, video.size
+    assert len(frames) >= 24, len(frames)
+    assert (frames[0] < 100).sum() < (frames[-2] < 100).sum()
+"""
+# The blocks in the order of the page; what must be true after each; what it needs but does not
+# import.
+CHECKS = {
+    "gymnasium": """
+        numbers = [value for key, value in info.items() if key != "episode"]
+        assert len(numbers) == 4 and all(value.shape == () for value in numbers)
+        assert truncated == (info["episode"]["l"] == 12 and not terminated)
+    """,
+    "gymnasium vector": """
+        assert terminated.all() and observation["input_ids"].shape[0] == 2
+        assert infos["score"].dtype == torch.float64 and infos["response_length"].max() <= 8
+    """,
+    "gymnasium videos": VIDEO + "check('runs/video', 1, 1)\ncheck('runs/videos', 2, 2)",
+    "gymnasium window": """
+        import pygame
+        assert type(env).__name__ == "HumanRendering" and not pygame.display.get_init()
+    """,
+    "stable-baselines3": """
+        assert agent.num_timesteps >= 500 and -1 <= mean <= 1
+    """,
+    "stable-baselines3 video": VIDEO + "check('runs/sb3', 2, 2)",
+    "sb3-contrib": """
+        assert agent.num_timesteps == 256 and "train/policy_objective" in agent.logger.name_to_value
+    """,
+    "torchrl": """
+        assert rollout["next", "done"].sum() >= 2 and rollout["next", "score"].shape == (20,)
+        done = data["next", "done"][..., 0]
+        scores, rewards = data["next", "score"].flatten(), data["next", "reward"].flatten()
+        assert done.any() and torch.equal(scores.float(), rewards.float())
+    """,
+    "tianshou": """
+        assert result.train_step == 512 and result.update_step == 4
+        assert sum(p.grad is not None for p in ppo.parameters()) == 2
+    """,
+    "minari": """
+        assert dataset.total_episodes == 4
+        finals = [episode.infos["score"][-1] for episode in dataset]
+        assert finals == [episode.rewards[-1] for episode in dataset]
+        lengths = [episode.infos["score_length(8)"][-1] for episode in dataset]
+        sentiments = [episode.infos["score_sentiment"][-1] for episode in dataset]
+        assert finals == [a + 0.5 * b for a, b in zip(lengths, sentiments)] and min(lengths) > 0
+    """,
+    "cleanrl": "assert np.mean(envs.return_queue) > 0.8",
+}
+NEEDS = {
+    "gymnasium": ("array_api_compat",),
+    "gymnasium vector": ("array_api_compat",),
+    "gymnasium videos": ("moviepy",),
+    "gymnasium window": ("pygame",),
+    "stable-baselines3 video": ("moviepy",),
+    "minari": ("h5py", "jax"),
+}
+SLOW = {"cleanrl"}  # it learns
+
+
+def packages_of(block: str) -> set[str]:
+    """The packages that a block imports."""
+    found = set()
+    for node in ast.walk(ast.parse(block)):
+        if isinstance(node, ast.Import):
+            found |= {alias.name.partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            found.add((node.module or "").partition(".")[0])
+    return found
+
+
+def test_every_block_of_the_page_has_its_checks():
+    assert len(BLOCKS) == len(CHECKS)
+
+
+@pytest.mark.parametrize(
+    ("name", "block"),
+    [
+        pytest.param(name, block, id=name, marks=[pytest.mark.slow] if name in SLOW else [])
+        for name, block in zip(CHECKS, BLOCKS, strict=False)
+    ],
+)
+def test_a_client_drives_the_environments(name, block, tmp_path):
+    for package in sorted(packages_of(block).union(NEEDS.get(name, ()))):
+        if importlib.util.find_spec(package) is None:
+            pytest.skip(f"{package} is not installed")
+    script = tmp_path / "client.py"
+    # Clients that start processes import the script in each of them.
+    checks = textwrap.indent("import torch\n" + textwrap.dedent(CHECKS[name]), "    ")
+    script.write_text(f'{block}\n\nif __name__ == "__main__":\n{checks}\n')
+    done = subprocess.run(
+        [sys.executable, str(script)],
+        cwd=tmp_path, capture_output=True, text=True, timeout=300,
+        env={
+            **os.environ,
+            "OMP_NUM_THREADS": "1",
+            "PYTHONPATH": str(ROOT),
+            "SDL_VIDEODRIVER": "dummy",
+            "MINARI_DATASETS_PATH": str(tmp_path / "datasets"),
+        },
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-4000:]
+    assert "render_mode" not in done.stderr, done.stderr[-4000:]
