@@ -12,14 +12,14 @@ import numpy as np
 import torch
 from gymnasium.vector import VectorEnv
 from stable_baselines3.common.callbacks import BaseCallback
-from stable_baselines3.common.logger import Logger
 from torch import Tensor
 
 from agents import checkpoint, environments, optimization, policies
-from agents.callbacks import as_callback
-from agents.collect import Stopped, evaluate_old_log_probs, make_collector, undone_by_errors
+from agents.callbacks import StepReport, as_callback, needs_steps
+from agents.collect import OnStep, Stopped, evaluate_old_log_probs, make_collector, undone_by_errors
 from agents.construction import AUTO, Construction, find_device
-from agents.metrics import log_entry, make_logger, mean_metrics, record_all, speed
+from agents.members import SB3Members
+from agents.metrics import log_entry, mean_metrics, record_all, speed
 from agents.optimization import Schedule, check_finite, make_optimizer, set_learning_rate
 from agents.policies.base import Policy
 from agents.progress import ProgressBar
@@ -27,7 +27,7 @@ from agents.ranges import check_ranges
 from agents.rollout import Batch, Rollout
 
 
-class Agent(metaclass=Construction):
+class Agent(SB3Members, metaclass=Construction):
     """Base class of all algorithms: collects rollouts and passes them to ``update``.
 
     An algorithm implements ``update(rollout) -> metrics`` and, for `optimizer_step`,
@@ -83,6 +83,7 @@ class Agent(metaclass=Construction):
         seed: int | None = None,
         device: str | torch.device = "auto",
     ):
+        super().__init__()
         self.device = find_device(device)
         self.learning_rate, self.lr_schedule = learning_rate, lr_schedule
         self.anneal, self.n_steps = optimization.lr_schedule(lr_schedule), n_steps
@@ -108,7 +109,6 @@ class Agent(metaclass=Construction):
         self.collector = make_collector(self.env, env_seed)
         self.num_timesteps, self.num_rollouts, self.learning_seconds = 0, 0, 0.0
         self.progress_remaining, self.between_rollouts = 1.0, True
-        self.logger: Logger | None = None  # where `learn` writes: stdout, CSV, TensorBoard
 
     # --- what an algorithm implements -------------------------------------------------------
 
@@ -155,13 +155,17 @@ class Agent(metaclass=Construction):
         """The value of a hyper-parameter at the current progress."""
         return optimization.at_progress(value, self.progress_remaining)
 
+    def _set_learning_rate(self) -> None:
+        rate = self.scheduled(self.learning_rate) * self.scheduled(self.anneal)
+        set_learning_rate(self.optimizer, rate)
+
     # --- learning ---------------------------------------------------------------------------
 
     def learn(
         self,
         total_timesteps: int,
         callback: Callable | BaseCallback | list[BaseCallback] | None = None,
-        log_interval: int = 1,
+        log_interval: int | None = 1,
         tb_log_name: str | None = None,
         reset_num_timesteps: bool = True,
         progress_bar: bool | ProgressBar = False,
@@ -170,30 +174,31 @@ class Agent(metaclass=Construction):
 
         Args:
             total_timesteps: at least this number; the last rollout is completed.
-            callback: of stable-baselines3, or a function ``(locals, globals) -> bool``.
-            log_interval: rollouts between two entries of the log.
-            tb_log_name: name of the run for TensorBoard; the algorithm's name by default.
+            callback: of stable-baselines3, or a function ``(locals, globals) -> bool``; see
+                `agents.callbacks`.
+            log_interval: rollouts between two entries of the log; None leaves them to callbacks.
+            tb_log_name: name of the run for TensorBoard; the algorithm's name by default. Each
+                call begins a run, unless ``reset_num_timesteps`` is False.
             reset_num_timesteps: False continues the count, as after `load`.
             progress_bar: show a bar with return, score, KL and speed; or a bar to use.
         """
         check_ranges({"total_timesteps": total_timesteps, "log_interval": log_interval})
         if reset_num_timesteps:
             self.num_timesteps, self.num_rollouts, self.learning_seconds = 0, 0, 0.0
-        target = self.num_timesteps + total_timesteps  # schedules run up to it, as in SB3
+        total_timesteps += self.num_timesteps  # schedules run up to it, as in SB3
         callback = as_callback(callback, self)  # it may set the logger
-        logger = self.logger or make_logger(self, tb_log_name, reset_num_timesteps)
-        self.logger = logger
+        logger = self.begin_log(tb_log_name, reset_num_timesteps)
         callback.on_training_start(locals(), globals())
         bar = ProgressBar.of(progress_bar)
         try:
-            with bar.over(target, self.num_timesteps):
-                while self.num_timesteps < target:
-                    self.progress_remaining = 1 - self.num_timesteps / target
-                    rate = self.scheduled(self.learning_rate) * self.scheduled(self.anneal)
-                    set_learning_rate(self.optimizer, rate)
+            with bar.over(total_timesteps, self.num_timesteps):
+                while self.num_timesteps < total_timesteps:
+                    self.progress_remaining = 1 - self.num_timesteps / total_timesteps
+                    self._set_learning_rate()
                     callback.on_rollout_start()
                     began = time.perf_counter()
-                    rollout = self.collect(on_step=callback.on_step)
+                    report = StepReport(self, callback) if needs_steps(callback) else None
+                    rollout = self.collect(on_step=report)
                     collected = time.perf_counter()
                     callback.update_locals(locals())
                     callback.on_rollout_end()
@@ -206,7 +211,7 @@ class Agent(metaclass=Construction):
                     time_metrics = speed(self, rollout, collected - began)
                     record = log_entry(rollout, train=metrics, time=time_metrics)
                     record_all(logger, record)
-                    if self.num_rollouts % log_interval == 0:
+                    if log_interval is not None and self.num_rollouts % log_interval == 0:
                         logger.dump(self.num_timesteps)
                     bar.show(self.num_timesteps, record)
         except Stopped:
@@ -218,20 +223,22 @@ class Agent(metaclass=Construction):
         callback.on_training_end()
         return self
 
-    def collect(self, on_step: Callable[[], bool] | None = None) -> Rollout:
+    def collect(self, on_step: OnStep | None = None) -> Rollout:
         """One rollout with the current policy. Counts its steps, and updates the schedule of β.
 
         After an error the agent is as before, and can be saved or learn on. In reduced precision
         its log-probabilities come from `evaluate`, so that the first ratio is 1 there, too.
         """
-        with undone_by_errors(self.collector, self.policy):
+        with undone_by_errors(self):
             rollout = self.collector.collect(self.policy, self.n_steps, on_step)
             if self.policy.reduced_precision:
                 at_once = self.micro_batch_size or getattr(self, "batch_size", None)
                 evaluate_old_log_probs(self.policy, rollout, at_once)
             self.between_rollouts = False  # until the update has ended
         environments.move_schedules(self.env, rollout.episodes.get("kl", []))
-        self.num_timesteps += rollout.num_steps
+        if on_step is None:  # else it has counted them
+            self.num_timesteps += rollout.num_steps
+            self.add_episodes(rollout.episodes["return"], rollout.episodes["length"])
         return rollout
 
     # --- acting and saving ------------------------------------------------------------------
@@ -288,13 +295,3 @@ class Agent(metaclass=Construction):
             ValueError: the agent is of another class, or an argument must be given again.
         """
         return checkpoint.load(cls, Path(path), env, policy, changes)
-
-    def set_logger(self, logger: Logger) -> None:
-        """Use a logger of stable-baselines3."""
-        self.logger = logger
-
-    def get_env(self) -> VectorEnv:
-        return self.env
-
-    def get_vec_normalize_env(self) -> None:
-        """For callbacks of stable-baselines3; nothing is normalised here."""

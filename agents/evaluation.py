@@ -16,6 +16,7 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from agents import environments, storage
 from agents.collect import collect_episodes
 from agents.rollout import Rollout
+from textenv.legality import of_rows
 from textenv.vector_env import TextGenVectorEnv
 
 # Of an evaluation; another number of rows gives other random texts.
@@ -239,11 +240,14 @@ def recomputed_kl(policy: Any, reference: Any, rollout: Rollout) -> np.ndarray:
     )
     steps = torch.arange(rollout.mask.shape[1], device=input_ids.device)
     columns = (prompt_lengths[:, None] + steps - 1).clamp(max=input_ids.shape[1] - 1)
+    every_step = torch.ones_like(rollout.mask)
+    early = of_rows(rollout.observations, every_step)
 
     def log_probs(model: Any, rows: torch.Tensor) -> torch.Tensor:
         every = model(input_ids=input_ids[rows], use_cache=False).logits
         at = columns[rows][:, :, None].expand(-1, -1, every.shape[-1])
-        logits = policy.sampling.apply(every.gather(1, at))
+        illegal = None if early is None else early.view(*rollout.mask.shape, -1)[rows]
+        logits = policy.sampling.apply(every.gather(1, at), illegal)
         return logits.log_softmax(-1).gather(2, rollout.actions[rows][:, :, None])[:, :, 0]
 
     at_once = max(1, LOGITS_AT_ONCE // (policy.sampling.vocabulary * input_ids.shape[1]))

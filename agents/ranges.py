@@ -50,7 +50,7 @@ RANGES: dict[str, Range] = {
     "verbose": Range(0, whole=True),
     # of `Agent.learn`
     "total_timesteps": FACTOR,
-    "log_interval": COUNT,
+    "log_interval": COUNT_OR_NONE,
 }
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field, fields, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -18,6 +18,32 @@ ABSENT: Any = None  # a column that the algorithm has not added
 def take(tree: Tree, rows: Any) -> Tree:
     """The chosen rows of a tensor, or of each tensor in a dictionary."""
     return {k: v[rows] for k, v in tree.items()} if isinstance(tree, dict) else tree[rows]
+
+
+class Step(NamedTuple):
+    """A step of an environment, as it is reported to callbacks; columns over the rows.
+
+    Attributes:
+        taken: rows in which the step counts.
+        actions, log_probs, values: of the policy.
+        observation: the next one, of ended rows that of the next episode.
+        rewards, terminated, truncated, infos: as the environment returned them.
+        final: the last observations of the rows that ended; None if none did.
+        returns, lengths: of the episodes that ended, in the order of their rows.
+    """
+
+    taken: int
+    actions: Any
+    log_probs: Tensor
+    values: Tensor
+    observation: Any
+    rewards: Any
+    terminated: Any
+    truncated: Any
+    infos: dict[str, Any]
+    final: Any
+    returns: Any
+    lengths: Any
 
 
 @dataclass

@@ -22,12 +22,15 @@ class TextGenEnv(SpecOfLiveObjects, gym.Env):
 
     ## Action space
     ``Discrete(vocabulary)``: the id of the next token. Every id is legal in every state. The stop
-    token is an action like any other.
+    token is an action like any other. `action_masks` tells which ids make sense.
 
     ## Observation space
     ``Dict(input_ids=Box(int64, (L,)), attention_mask=Box(int8, (L,)))`` with L = longest prompt +
     ``max_new_tokens``: the tokens of the prompt and of the response so far, contiguous from column
     0, then padding. The logits for the next action are at column ``attention_mask.sum() - 1``.
+    With ``min_new_tokens`` above 1 also ``stop_tokens=Box(int64, (K,))``, the ids that stop, and
+    ``stop_column=Box(int64, (1,))``, the first column in which one of them does (the policies of
+    this project never choose them earlier).
 
     ## Transition
     The token is appended. The transition is deterministic.
@@ -160,6 +163,15 @@ class TextGenEnv(SpecOfLiveObjects, gym.Env):
                 several environments at once.
         """
         self._row.bind(policy, row)
+
+    def action_masks(self) -> np.ndarray:
+        """Which tokens make sense now, bool ``[vocabulary]``, as sb3-contrib's MaskablePPO asks.
+
+        False are the tokens that a bound policy bans (``policy.sampling.banned_tokens``), and the
+        stop tokens that come too early to end the episode (``min_new_tokens``). The environment
+        accepts them all the same.
+        """
+        return self._row.action_masks()[0]
 
     def sibling(self, num_envs: int, **changes: Any) -> TextGenVectorEnv:
         """A native vector environment of the same task (`TextGenVectorEnv.sibling`)."""

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from textenv import infos as columns
 from textenv.kl import k1
+from textenv.legality import of_observation
 from textenv.rewards import score_within_limits
 from textenv.shaping import KLShaping, shaped_reward
 from textenv.starts import Starts
@@ -103,8 +104,9 @@ class StepScoring:
         table, convert = self.table, self.table.arrays.convert
         tokens, lengths, running = map(to_tensor, (table.tokens, table.lengths, table.running))
         reference_log_probs, log_probs = self.shaping.step(
-            tokens[:, : table.max_length], lengths, table.origin, to_tensor(actions), running
-        )
+            tokens[:, : table.max_length], lengths, table.origin, to_tensor(actions), running,
+            of_observation(table.stops(), lengths),
+        )  # fmt: skip
         was_running = to_numpy(running).copy()
         infos = {"ref_log_prob": convert(reference_log_probs), "_ref_log_prob": was_running}
         if log_probs is not None:
@@ -184,9 +186,10 @@ class BatchScoring:
     def _shaped(self, rewards: Tensor, mask: Tensor, shaping: KLShaping) -> tuple[Tensor, Infos]:
         """The token rewards ``[B, T]`` shaped by the KL, and the infos about it."""
         table, convert = self.table, self.table.arrays.convert
+        begins = {"prompt_lengths": table.prompt_lengths, **table.stops()}
         reference_log_probs = shaping.score(
             to_tensor(table.tokens)[:, : table.max_length],
-            to_tensor(table.prompt_lengths),
+            {key: to_tensor(value) for key, value in begins.items()},
             table.responses(mask),
             mask,
         ).to(mask.device)

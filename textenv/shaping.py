@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from textenv.kl import k1
+from textenv.legality import of_rows
 from textenv.lm.parts import split, unwrapped
 from textenv.lm.support import check_supported
 from textenv.schedules import Schedule, resolve_schedule
@@ -226,14 +227,16 @@ class KLShaping:
 
     @torch.no_grad()
     def step(
-        self, input_ids: Tensor, lengths: Tensor, origin: Origin, actions: Tensor, running: Tensor
-    ) -> tuple[Tensor, Tensor | None]:
+        self, input_ids: Tensor, lengths: Tensor, origin: Origin, actions: Tensor,
+        running: Tensor, early: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor | None]:  # fmt: skip
         """Step scoring: the reference's and the policy's log-probs ``[B]`` of ``actions``.
 
         Args:
             input_ids, lengths, origin: the states, as `textenv.lm.decoder.Decoder.next` takes them.
             actions: ``[B]``.
             running: ``[B]`` bool; the results of the other rows are 0.
+            early: ``[B, K]``, stop tokens that come too early (`textenv.legality.early_stops`).
 
         Returns:
             reference_log_probs, and log_probs or None if no policy is bound; in nats.
@@ -253,7 +256,7 @@ class KLShaping:
             self._decoder = Decoder(self.reference, self.num_rows, self.max_length)
         logits, _ = self._decoder.next(input_ids, lengths, origin)
         chosen = actions.to(logits.device)[:, None]
-        every = self.sampling.apply(logits).log_softmax(-1)
+        every = self.sampling.apply(logits, early).log_softmax(-1)
         waits = ~running.to(logits.device)
         reference_log_probs = every.gather(1, chosen)[:, 0].masked_fill(waits, 0)
         if record is None:
@@ -262,22 +265,26 @@ class KLShaping:
 
     @torch.no_grad()
     def score(
-        self, input_ids: Tensor, prompt_lengths: Tensor, actions: Tensor, mask: Tensor
+        self, input_ids: Tensor, begins: dict[str, Tensor], actions: Tensor, mask: Tensor
     ) -> Tensor:
-        """Batch scoring: reference log-probs ``[B, T]`` of whole responses; 0 outside the mask."""
+        """Batch scoring: reference log-probs ``[B, T]`` of whole responses; 0 outside the mask.
+
+        ``begins``: the ``prompt_lengths``, and what `textenv.legality.of_rows` reads.
+        """
         from textenv.lm.scoring import response_states, token_log_probs
 
         device = next(self.reference.parameters()).device
-        input_ids, prompt_lengths, actions, mask = (
-            tensor.to(device) for tensor in (input_ids, prompt_lengths, actions, mask)
-        )
+        input_ids, actions, mask = (tensor.to(device) for tensor in (input_ids, actions, mask))
+        begins = {key: value.to(device) for key, value in begins.items()}
         body, head = split(self.reference)
         scores = torch.zeros(mask.shape, device=device)
         rows_at_once = max(1, TOKENS_AT_ONCE // input_ids.shape[1])
         for rows in torch.arange(len(mask), device=device).split(rows_at_once):
-            hidden = response_states(body, input_ids[rows], prompt_lengths[rows], mask[rows])
+            of = {key: value[rows] for key, value in begins.items()}
+            hidden = response_states(body, input_ids[rows], of["prompt_lengths"], mask[rows])
             tokens = actions[rows][mask[rows]]
-            log_probs, _ = token_log_probs(head, hidden, tokens, self.sampling)
+            early = of_rows(of, mask[rows])
+            log_probs, _ = token_log_probs(head, hidden, tokens, self.sampling, early=early)
             scores[rows] = scores[rows].masked_scatter(mask[rows], log_probs)
         return scores
 

@@ -76,6 +76,13 @@ class StopRule:
         # A token adds at least one byte, and a character has at most four.
         self.tail = 4 * max(map(len, strings), default=0)
 
+    @property
+    def first_stops(self) -> tuple[list[int], int] | None:
+        """The stop tokens and ``min_new_tokens``, if they must not be chosen from the start on."""
+        return (
+            (self.tokens, self.min_new_tokens) if self.tokens and self.min_new_tokens > 1 else None
+        )
+
     def text_ends(self, tokens: Sequence[int], before: Sequence[int] = ()) -> bool:
         """Whether the last of these response tokens completes a stop string.
 

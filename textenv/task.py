@@ -81,11 +81,17 @@ class TextTask:
 
         vocabulary = vocabulary_size(self.tokenizer)
         self.max_length = max(len(prompt.ids) for prompt in self.prompts) + max_new_tokens
-        observation_space = gym.spaces.Dict(
-            input_ids=gym.spaces.Box(0, vocabulary - 1, (self.max_length,), np.int64),
-            attention_mask=gym.spaces.Box(0, 1, (self.max_length,), np.int8),
-        )
-        self.spaces = observation_space, gym.spaces.Discrete(vocabulary)
+        observation: dict[str, gym.Space] = {
+            "input_ids": gym.spaces.Box(0, vocabulary - 1, (self.max_length,), np.int64),
+            "attention_mask": gym.spaces.Box(0, 1, (self.max_length,), np.int8),
+        }
+        if self.stop.first_stops is not None:
+            ids = (len(self.stop.tokens),)
+            observation |= {
+                "stop_tokens": gym.spaces.Box(0, vocabulary - 1, ids, np.int64),
+                "stop_column": gym.spaces.Box(0, self.max_length, (1,), np.int64),
+            }
+        self.spaces = gym.spaces.Dict(observation), gym.spaces.Discrete(vocabulary)
 
         self.reference, self.kl_coef = None, given["kl_coef"]
         if given["reference"] is not None:

@@ -112,9 +112,18 @@ class TokenTable:
         max_length: L, the largest number of tokens in a row.
         arrays: the kind of array.
         copy: whether observations are copies of the table or views of it.
+        first_stops: the stop tokens, and the smallest number of tokens with which they end a
+            response; None if they may come first.
     """
 
-    def __init__(self, num_rows: int, max_length: int, arrays: Arrays, copy: bool):
+    def __init__(
+        self,
+        num_rows: int,
+        max_length: int,
+        arrays: Arrays,
+        copy: bool,
+        first_stops: tuple[list[int], int] | None = None,
+    ):
         self.num_rows, self.max_length = num_rows, max_length
         self.arrays, self.copy = arrays, copy
         self.tokens = arrays.zeros((num_rows, max_length + 1), np.int64)
@@ -127,6 +136,8 @@ class TokenTable:
         self._columns = arrays.zeros(num_rows, np.int64)  # where a row's next token goes
         self._limits = arrays.zeros(num_rows, np.int64)  # the length at which the budget is used
         self.origin = Origin(np.zeros(num_rows, np.int64), 0)
+        stop_tokens, self.min_new_tokens = first_stops or ([], 0)
+        self.stop_tokens = arrays.convert(np.tile(np.array(stop_tokens, np.int64), (num_rows, 1)))
 
     def begin(self, rows: np.ndarray, prompts: Sequence[np.ndarray], max_new_tokens: int) -> None:
         """Put a prompt into each of ``rows`` (indices) and start their episodes."""
@@ -239,13 +250,24 @@ class TokenTable:
         columns = to_tensor(self.prompt_lengths)[:, None] + steps
         return to_tensor(self.tokens).gather(1, columns.clamp(max=self.max_length))
 
+    def stops(self) -> dict[str, Array]:
+        """``stop_tokens`` ``[B, K]`` and ``stop_column`` ``[B, 1]`` (see `textenv.legality`).
+
+        Empty if every stop token is legal from the start on.
+        """
+        if not self.min_new_tokens:
+            return {}
+        first = self.prompt_lengths + (self.min_new_tokens - 1)
+        return {"stop_tokens": self.arrays.copy(self.stop_tokens), "stop_column": first[:, None]}
+
     def observation(self) -> dict[str, Array]:
-        """``input_ids`` and ``attention_mask``, each ``[B, L]``."""
+        """``input_ids`` and ``attention_mask``, each ``[B, L]``, and `stops`."""
         tokens, mask = self.tokens[:, : self.max_length], self.mask[:, : self.max_length]
         if self.copy:
             tokens, mask = self.arrays.copy(tokens), self.arrays.copy(mask)
+        parts = {"input_ids": tokens, "attention_mask": mask, **self.stops()}
         if self.arrays.numpy:
-            return {"input_ids": tokens, "attention_mask": mask}
-        observation = TokenObservation(input_ids=tokens, attention_mask=mask)
+            return parts
+        observation = TokenObservation(parts)
         observation.origin = self.origin
         return observation

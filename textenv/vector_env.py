@@ -18,6 +18,7 @@ from gymnasium.vector.utils import batch_space
 
 from textenv import infos as columns
 from textenv.arguments import autoreset_mode_of, check_scoring, checked_options, require
+from textenv.legality import action_masks
 from textenv.lm.vocabulary import check_same_tokenizer
 from textenv.ranges import COUNT, check_numbers
 from textenv.rendering import MODES, Renderer, checked_mode
@@ -100,7 +101,7 @@ class TextGenVectorEnv(SpecOfLiveObjects, VectorEnv):
         check_numbers({"num_envs": num_envs, "group_size": group_size}, RANGES)
         multiple = f"num_envs={num_envs} must be a multiple of group_size={group_size}."
         require(num_envs % group_size == 0, multiple)
-        self.num_envs, self.group_size = num_envs, group_size
+        self.num_envs, self.group_size, self._policy = num_envs, group_size, None
         self.task = task = TextTask(
             tokenizer=tokenizer, prompts=prompts, reward=reward, max_new_tokens=max_new_tokens,
             min_new_tokens=min_new_tokens, stop=stop, max_prompt_tokens=max_prompt_tokens,
@@ -130,20 +131,28 @@ class TextGenVectorEnv(SpecOfLiveObjects, VectorEnv):
         self.metadata = {**type(self).metadata, "autoreset_mode": self.autoreset_mode}
         self.scoring, self.array = scoring, array
         arrays, rows = Arrays(array, device), self.num_envs
-        self.device = arrays.device
+        self.device, first_stops = arrays.device, self.task.stop.first_stops
         if self.shaping is not None and array == "torch":
             self.shaping.to(self.device)
-        self._table = table = TokenTable(rows, self.max_length, arrays, copy)
+        self._table = table = TokenTable(rows, self.max_length, arrays, copy, first_stops)
         self._starts = Starts(self.prompts, rows, self.group_size)
         self._renderer = Renderer(self.render_mode, rows, self.task)
         self._scoring = make_scoring(scoring, self.task, self.shaping, table, self._starts)
-        self._some_ended = True  # whether any row is between two episodes
-        self._has_reset = False
+        self._some_ended, self._has_reset = True, False  # some row is between two episodes
 
     @property
     def prompt_index(self) -> np.ndarray:
         """Which of ``self.prompts`` each row's episode began with, ``[B]``."""
         return self._starts.prompt_index.copy()
+
+    @property
+    def running(self) -> Any:
+        """Rows whose episodes have not ended, bool ``[B]`` of the configured array kind."""
+        return self._table.running
+
+    def action_masks(self) -> np.ndarray:
+        """Which tokens make sense, bool ``[B, vocabulary]`` (`textenv.TextGenEnv.action_masks`)."""
+        return action_masks(self._table, int(self.task.spaces[1].n), self._policy)
 
     def bind(self, policy: Any, row: int | None = None) -> None:
         """Read ``policy.action_record`` at every step, to shape rewards by KL; None unbinds.
@@ -158,20 +167,18 @@ class TextGenVectorEnv(SpecOfLiveObjects, VectorEnv):
         model = getattr(policy, "model", None)
         if model is not None:
             check_same_tokenizer(self.tokenizer, model, "The policy")
+        self._policy = policy
         if self.shaping is not None:
             self.shaping.bind(policy, row)
 
     def sibling(self, num_envs: int, **changes: Any) -> TextGenVectorEnv:
-        """Another environment of the same task, with its own rows and random numbers.
+        """Another environment of the same task with its own random numbers, for an evaluation.
 
-        Tokenizer, prompts, reward and reference are shared; rewards are not shaped. An evaluation
-        uses one, so that it does not change the environment that an agent learns in.
+        Tokenizer, prompts, reward and reference are shared; rewards are not shaped.
         """
-        arguments = self.task.sibling_arguments()
-        if self.array == "torch":
-            arguments["device"] = self.device  # where `reconfigure` has moved the reference
-        arguments |= changes
-        return TextGenVectorEnv(num_envs, **arguments)
+        # `reconfigure` has moved the reference to the device of tensors.
+        moved = {"device": self.device} if self.array == "torch" else {}
+        return TextGenVectorEnv(num_envs, **self.task.sibling_arguments() | moved | changes)
 
     def reset(
         self,
@@ -215,7 +222,6 @@ class TextGenVectorEnv(SpecOfLiveObjects, VectorEnv):
         table, scoring = self._table, self._scoring
         actions = table.checked(actions, self.single_action_space.n)
         waiting = to_numpy(~table.running) if self._some_ended else None
-
         scoring.ask(actions)
         table.append(actions)
         stops = self.task.stop.stops(actions, table)
@@ -270,9 +276,8 @@ class TextGenVectorEnv(SpecOfLiveObjects, VectorEnv):
         """
         state: dict[str, Any] = {"starts": self._starts.state_dict()}
         if self.scoring == "step" and self._has_reset:
-            state |= {"table": self._table.state_dict(), "some_ended": self._some_ended}
-            if self.shaping is not None:
-                state["kl_coef"] = self.shaping.kl_coef.copy()
+            kl_coef = {} if self.shaping is None else {"kl_coef": self.shaping.kl_coef.copy()}
+            state |= {"table": self._table.state_dict(), "some_ended": self._some_ended, **kl_coef}
         return state
 
     def load_state_dict(self, state: dict[str, Any]) -> None:

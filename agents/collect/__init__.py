@@ -15,11 +15,12 @@ from gymnasium.vector import VectorEnv
 
 from agents.collect.episodes import EpisodeCollector, collect_episodes
 from agents.collect.precision import evaluate_old_log_probs
-from agents.collect.steps import StepCollector, Stopped
+from agents.collect.steps import OnStep, StepCollector, Stopped
 from agents.collect.undo import undone_by_errors
 
 __all__ = [
     "EpisodeCollector",
+    "OnStep",
     "StepCollector",
     "Stopped",
     "collect_episodes",

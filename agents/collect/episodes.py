@@ -9,7 +9,7 @@ from gymnasium.vector import VectorEnv
 
 from agents.collect.steps import OnStep, Stopped, is_of_episode
 from agents.policies.base import Policy
-from agents.rollout import Rollout
+from agents.rollout import Rollout, Step
 
 
 class EpisodeCollector:
@@ -46,7 +46,8 @@ def collect_episodes(
     Args:
         env: a native text environment with torch arrays.
         policy: chooses the actions; of `Policy` it needs ``act`` and ``rollout_observations``.
-        on_step: called after each step; False ends the collection.
+        on_step: called after each step; False ends the collection. Whoever passes it lets the loop
+            wait for the device at each step, since it counts the rows that still run.
         seed: the seed of the reset; None continues with the environment's generators.
         options: of the reset, such as ``prompt_index``.
 
@@ -60,11 +61,19 @@ def collect_episodes(
     infos: dict[str, Any] = {}
     while "token_rewards" not in infos:
         actions, log_probs, values, state = policy.act(observation, state, start)
-        observation, _, _, _, infos = env.step(actions)
+        count = 0 if on_step is None else int(env.unwrapped.running.sum())  # type: ignore[attr-defined]
+        observation, rewards, terminated, truncated, infos = env.step(actions)
         steps.append((actions, log_probs, values))
         start = torch.zeros(env.num_envs, dtype=torch.bool)
-        if on_step is not None and not on_step():
-            raise Stopped
+        if on_step is not None:
+            ended = "token_rewards" in infos  # all rows together
+            step = Step(
+                count, actions, log_probs, values, observation, rewards, terminated, truncated,
+                infos, observation, rewards if ended else [],
+                infos["response_length"] if ended else [],
+            )  # fmt: skip
+            if not on_step(step):
+                raise Stopped
     rewards = infos["token_rewards"].float()
     lengths = torch.as_tensor(infos["response_length"], device=rewards.device)[:, None]
     column = torch.arange(rewards.shape[1], device=rewards.device)

@@ -16,11 +16,12 @@ from torch import Tensor
 
 from agents import environments, snapshot
 from agents.collect.segments import Segments
+from agents.infos import copied
 from agents.policies.base import Policy
-from agents.rollout import Rollout
+from agents.rollout import Rollout, Step
 from textenv.token_table import to_numpy
 
-OnStep = Callable[[], bool]  # called after each step of the environment; False stops learning
+OnStep = Callable[[Step], bool]  # called after each step of the environment; False stops learning
 
 STEPS = 128  # of each row in a rollout, if the caller gives no number
 
@@ -89,13 +90,17 @@ class StepCollector:
             episode_end = (terminated | truncated) & counts
             self._add(rewards, infos, episode_end, counts)
             record.step(t, rewards, episode_end, self._of_step(infos, "ref_log_prob", episode_end))
+            final, of_step = None, infos
+            returns, lengths = self.returns[episode_end], self.lengths[episode_end]
             if episode_end.any():
                 final = self._final_observation(next_observation, infos, episode_end)
+                if on_step is not None:
+                    final = copied(final)  # the reset may write to it
                 self._end_episodes(record, infos, episode_end)
                 record.end(t, episode_end, final)
-                truncated = episode_end & truncated & ~terminated
-                if truncated.any():
-                    record.bootstrap(t, truncated, policy.predict_values(final))
+                cut = episode_end & truncated & ~terminated
+                if cut.any():
+                    record.bootstrap(t, cut, policy.predict_values(final))
             if self.mode == AutoresetMode.NEXT_STEP:
                 self.resetting = episode_end
                 self.start = ~counts  # a row is at its start after the step that reset it
@@ -105,8 +110,13 @@ class StepCollector:
                 next_observation, infos = self.env.reset(options={"reset_mask": episode_end})
             self._note_prompts(infos)
             self.observation = next_observation
-            if on_step is not None and not on_step():
-                raise Stopped
+            if on_step is not None:
+                step = Step(
+                    int(counts.sum()), actions, log_probs, values, next_observation, rewards,
+                    terminated & counts, truncated & counts, of_step, final, returns, lengths,
+                )  # fmt: skip
+                if not on_step(step):
+                    raise Stopped
         return record.finish(policy, self.observation)
 
     def _begin(self) -> None:

@@ -11,13 +11,14 @@ from agents.collect.steps import StepCollector
 
 
 @contextmanager
-def undone_by_errors(collector: Any, policy: Any) -> Iterator[None]:
-    """Put generators and environment back if the block does not end, so that it can be repeated.
+def undone_by_errors(agent: Any) -> Iterator[None]:
+    """Put generators, counts and environment back if the block does not end, as if it never began.
 
     The weights do not change while a rollout is collected. Text environments go back to where they
     were. Any other environment is not read before each rollout, which may take longer than the
     rollout: after an error it begins new episodes.
     """
+    policy, collector, num_timesteps = agent.policy, agent.collector, agent.num_timesteps
     generator, before = policy.generator.get_state(), None
     if environments.text_environments(collector.env):
         with suppress(snapshot.NotData):
@@ -26,6 +27,7 @@ def undone_by_errors(collector: Any, policy: Any) -> Iterator[None]:
         yield
     except BaseException:
         policy.generator.set_state(generator)
+        agent.num_timesteps = num_timesteps
         try:
             if before is None:
                 raise snapshot.NotData("The environment was not read.")

@@ -15,9 +15,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from agents.policies.base import Evaluation, Policy
-from agents.policies.checks import check_live, checked_tokens
+from agents.policies.checks import check_live, check_space, checked_tokens
 from agents.policies.decoding import Caches, Decoders, next_logits, next_tokens
 from agents.policies.distributions import TokenDistribution, to_rows
+from textenv.legality import KEYS, of_rows
 from textenv.lm.adapters import add_adapters
 from textenv.lm.loading import cast, load_model
 from textenv.lm.parts import first_layers, split, unwrapped
@@ -36,7 +37,8 @@ class CausalLMPolicy(nn.Module, Policy):
 
     The state of this recurrent policy is the cache of keys and values, so acting passes only
     one token per row to the model. `act` and `evaluate` give the same log-probabilities:
-    temperature, bans and precision are set here and apply to both.
+    temperature, bans and precision are set here and apply to both. So do the stop tokens that an
+    observation forbids (``min_new_tokens``).
 
     Args:
         observation_space, action_space: those of one row of the environment.
@@ -61,7 +63,7 @@ class CausalLMPolicy(nn.Module, Policy):
 
     def __init__(
         self,
-        observation_space: gym.Space,
+        observation_space: Any,
         action_space: gym.Space,
         *,
         model: Any = "bundled",
@@ -77,14 +79,7 @@ class CausalLMPolicy(nn.Module, Policy):
         super().__init__()
         if dtype not in DTYPES:
             raise ValueError(f"dtype={dtype!r} is unknown: use one of {', '.join(DTYPES)}.")
-        if not (
-            isinstance(observation_space, gym.spaces.Dict)
-            and {"input_ids", "attention_mask"} <= observation_space.spaces.keys()
-        ):
-            raise ValueError(
-                "CausalLMPolicy reads the observations of TextGen-v0 (a Dict with input_ids and "
-                f"attention_mask), not {observation_space}: use 'MlpPolicy' here."
-            )
+        check_space(observation_space)
         self.model: Any = load_model(model, device=device, attn_implementation=attn_implementation)
         if lora is not None:
             self.model = add_adapters(self.model, lora, seed)
@@ -99,8 +94,8 @@ class CausalLMPolicy(nn.Module, Policy):
                 f"{len(outputs)}: give the environment the tokenizer of this model."
             )
         banned = checked_tokens(banned_tokens, vocabulary)
-        check_supported(self.model, gym.spaces.flatdim(observation_space["input_ids"]))
-        self.sampling = Sampling(temperature, banned, vocabulary)
+        check_supported(self.model, observation_space["input_ids"].shape[0])
+        self.sampling = Sampling(temperature, banned, vocabulary, forbids_early_stops=True)
         self.dtype, self.device = DTYPES[dtype], torch.device(device)
         size = outputs.shape[1]  # of the hidden states: some bodies end in a projection
         # Random weights are not needed here, and would change the global random state.
@@ -167,6 +162,7 @@ class CausalLMPolicy(nn.Module, Policy):
         state: Caches | None = None,
         episode_start: Any = None,
         deterministic: bool = False,
+        action_masks: Any = None,
     ) -> tuple[Tensor, Tensor, Tensor, Caches]:
         """Choose the next token of each row.
 
@@ -177,6 +173,7 @@ class CausalLMPolicy(nn.Module, Policy):
             episode_start: not used. New rows are found by a comparison with the tokens in the
                 cache or, on an accelerator, by the environment's own count of episodes.
             deterministic: choose the most likely token instead of a sampled one.
+            action_masks: bool ``[B, V]``, tokens that may be chosen (sb3-contrib's MaskablePPO).
 
         Returns:
             actions ``[B]`` int64, log_probs ``[B]`` (nats), values ``[B]``, state. The first two
@@ -185,7 +182,7 @@ class CausalLMPolicy(nn.Module, Policy):
         if state is None:
             state = self.initial_state(*observation["input_ids"].shape)
         actions, log_probs, hidden = next_tokens(
-            state.policy, observation, self.sampling, self.generator, deterministic
+            state.policy, observation, self.sampling, self.generator, deterministic, action_masks
         )
         values = self._values(observation, state, hidden)
         # A copy of the actions, so that a change of the returned ones is detected.
@@ -198,7 +195,7 @@ class CausalLMPolicy(nn.Module, Policy):
         state = self.initial_state(*observation["input_ids"].shape)
         hidden = None
         if state.critic is None:
-            _, hidden = next_logits(state.policy, observation)
+            hidden = next_logits(state.policy, observation)[1]
         return self._values(observation, state, hidden)
 
     def _values(self, observation: dict[str, Any], state: Caches, hidden: Any) -> Tensor:
@@ -228,7 +225,9 @@ class CausalLMPolicy(nn.Module, Policy):
             hidden = response_states(
                 self.body, observations["input_ids"], observations["prompt_lengths"], mask
             )
-        distribution = TokenDistribution(self.head, hidden, mask, self.sampling, self.autocast)
+        distribution = TokenDistribution(
+            self.head, hidden, mask, self.sampling, self.autocast, of_rows(observations, mask)
+        )
         log_probs, entropies = distribution.log_probs(actions, entropy)
         if self.critic_body is None:
             values = to_rows(self.value_head(hidden.float())[:, 0], mask)
@@ -251,7 +250,8 @@ class CausalLMPolicy(nn.Module, Policy):
     ) -> dict[str, Tensor]:
         """The input of `evaluate` for episodes, from their first and their last observations."""
         lengths = torch.as_tensor(first["attention_mask"]).sum(dim=1, dtype=torch.int64)
-        return {"input_ids": torch.as_tensor(last["input_ids"]), "prompt_lengths": lengths}
+        stops = {key: torch.as_tensor(first[key]) for key in KEYS if key in first}
+        return {"input_ids": torch.as_tensor(last["input_ids"]), "prompt_lengths": lengths} | stops
 
     def save(self, folder: Path, tokenizer: Any = None) -> None:
         """Write the model as `from_pretrained` reads it, its tokenizer, and the critic."""

@@ -4,12 +4,25 @@ from __future__ import annotations
 
 from typing import Any
 
+import gymnasium as gym
 import torch
 from torch import nn
 
 from textenv.lm.parts import unwrapped
 from textenv.ranges import Range
 from textenv.sharing import plain
+
+
+def check_space(observation_space: Any) -> None:
+    """Raise an error for observations that are not those of a text environment."""
+    if not (
+        isinstance(observation_space, gym.spaces.Dict)
+        and {"input_ids", "attention_mask"} <= observation_space.spaces.keys()
+    ):
+        raise ValueError(
+            "CausalLMPolicy reads the observations of TextGen-v0 (a Dict with input_ids and "
+            f"attention_mask), not {observation_space}: use 'MlpPolicy' here."
+        )
 
 
 def check_live(model: nn.Module, attn_implementation: str | None) -> None:

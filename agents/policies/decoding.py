@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from agents.policies.distributions import draw
+from textenv.legality import forbid, of_observation
 from textenv.lm.decoder import Decoder
 from textenv.lm.scoring import Sampling
 
@@ -21,24 +22,37 @@ def next_tokens(
     sampling: Sampling,
     generator: torch.Generator,
     deterministic: bool = False,
+    action_masks: Any = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """One token for each row of an observation, from a cache of what came before.
+
+    ``action_masks``: bool ``[B, V]``, tokens that may be chosen; None: all that ``sampling`` has.
 
     Returns:
         actions ``[B]``, their log-probabilities ``[B]`` (nats), and the body's last hidden states
         ``[B, H]`` from which they were drawn.
     """
-    logits, hidden = next_logits(decoder, observation)
-    every = sampling.apply(logits).log_softmax(dim=-1)
+    logits, hidden, early = next_logits(decoder, observation)
+    every = sampling.apply(logits, early)
+    if action_masks is not None:
+        every = forbid(every, ~torch.as_tensor(action_masks, dtype=torch.bool))
+    every = every.log_softmax(dim=-1)
     actions = every.argmax(dim=-1) if deterministic else draw(every, generator)
     return actions, every.gather(1, actions[:, None])[:, 0], hidden
 
 
-def next_logits(decoder: Decoder, observation: dict[str, Any]) -> tuple[Tensor, Tensor]:
-    """What the decoder's head gives for each row, and the hidden states ``[B, H]``."""
+def next_logits(
+    decoder: Decoder, observation: dict[str, Any]
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """What the decoder's head gives for each row, the hidden states, and stops that are too early.
+
+    Returns:
+        ``[B, ...]``, ``[B, H]``, and ``[B, K]`` or None (`textenv.legality.early_stops`).
+    """
     input_ids = torch.as_tensor(observation["input_ids"])
     lengths = torch.as_tensor(observation["attention_mask"]).sum(dim=1, dtype=torch.int64)
-    return decoder.next(input_ids, lengths, getattr(observation, "origin", None))
+    logits, hidden = decoder.next(input_ids, lengths, getattr(observation, "origin", None))
+    return logits, hidden, of_observation(observation, lengths)
 
 
 @dataclass

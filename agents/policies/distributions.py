@@ -70,6 +70,7 @@ class TokenDistribution:
         mask: ``[B, T]`` bool with N True entries.
         sampling: the rule from logits to probabilities.
         autocast: creates the context in which the head runs.
+        early: ``[N, K]``, stop tokens that come too early (`textenv.legality`), or None.
     """
 
     def __init__(
@@ -79,15 +80,16 @@ class TokenDistribution:
         mask: Tensor,
         sampling: Sampling,
         autocast: Callable[[], AbstractContextManager],
+        early: Tensor | None = None,
     ):
         self.head, self.hidden, self.mask = head, hidden, mask
-        self.sampling, self.autocast = sampling, autocast
+        self.sampling, self.autocast, self.early = sampling, autocast, early
 
     def log_probs(self, actions: Tensor, entropy: bool = False) -> tuple[Tensor, Tensor | None]:
         """log π of ``actions`` ``[B, T]`` and, if requested, the entropy of π, both ``[B, T]``."""
         with self.autocast():
             log_probs, entropies = token_log_probs(
-                self.head, self.hidden, actions[self.mask], self.sampling, entropy
+                self.head, self.hidden, actions[self.mask], self.sampling, entropy, self.early
             )
         return to_rows(log_probs, self.mask), (
             to_rows(entropies, self.mask) if entropies is not None else None
@@ -96,19 +98,23 @@ class TokenDistribution:
     def kl(self, other: TokenDistribution) -> Tensor:
         """KL(self‖other) over the whole vocabulary, ``[B, T]`` in nats; gradients flow to both."""
 
-        def of_chunk(hidden: Tensor, other_hidden: Tensor) -> tuple[Tensor]:
-            logits = self.sampling.apply(self.head(hidden))
-            return (exact(logits, other.sampling.apply(other.head(other_hidden))),)
+        def of_chunk(
+            hidden: Tensor, other_hidden: Tensor, early: Tensor | None = None
+        ) -> tuple[Tensor]:
+            logits = self.sampling.apply(self.head(hidden), early)
+            return (exact(logits, other.sampling.apply(other.head(other_hidden), early)),)
 
+        others = [other.hidden] if self.early is None else [other.hidden, self.early]
         with self.autocast():
-            (kl,) = in_chunks(of_chunk, self.head, self.hidden, other.hidden)
+            (kl,) = in_chunks(of_chunk, self.head, self.hidden, *others)
         return to_rows(kl, self.mask)
 
     def detach(self) -> TokenDistribution:
         """A copy, which later changes of the model do not affect: the head is copied."""
         return TokenDistribution(
-            self.head.frozen(), self.hidden.detach(), self.mask, self.sampling, self.autocast
-        )
+            self.head.frozen(), self.hidden.detach(), self.mask, self.sampling, self.autocast,
+            self.early,
+        )  # fmt: skip
 
 
 class TorchDistribution:

@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 from rich.markup import escape
-from stable_baselines3.common.callbacks import BaseCallback
 
 from agents import checkpoint, environments, storage
+from agents.callbacks import RolloutCallback
 from agents.progress import console
 from agents.runs.folder import RunFolder
 from agents.runs.log import cut_completions, run_logger
@@ -27,7 +27,7 @@ IN_TENSORBOARD = 3  # and of these, those that TensorBoard shows
 WITHOUT_SPREAD = 3  # rollouts in a row after which a warning says that there is nothing to learn
 
 
-class RunRecorder(BaseCallback):
+class RunRecorder(RolloutCallback):
     """Writes the folder of a run while an agent learns (see `agents.runs.folder`).
 
         agent = PPO("CausalLMPolicy", "TextGen-v0", ...)
@@ -93,7 +93,7 @@ class RunRecorder(BaseCallback):
 
     def _open(self, agent: Any) -> None:
         """Begin the run, or go on with the one in the folder."""
-        self.former_logger, self.completions = agent.logger, None
+        self.former_logger, self.completions = agent.given_logger, None
         begins = 0
         if self.resume:
             self._check_goes_on(agent)
@@ -136,9 +136,6 @@ class RunRecorder(BaseCallback):
         if self.signals is not None:
             # What a rollout of text has done can be undone, so a signal may interrupt it.
             self.signals.at_once = self.is_text
-
-    def _on_step(self) -> bool:
-        return True
 
     def _on_rollout_end(self) -> None:
         if self.signals is not None:

@@ -266,6 +266,22 @@ def make_agent(make_text_envs, make_model) -> Callable:
 
 
 @pytest.fixture(scope="session")
+def next_logits():
+    """``next_logits(policy, observation)``: of each row's next token, by the model's own forward,
+    ``[B, V]``."""
+
+    @torch.no_grad()
+    def forward(policy, observation) -> torch.Tensor:
+        rows = []
+        for ids, mask in zip(observation["input_ids"], observation["attention_mask"], strict=True):
+            prefix = torch.as_tensor(ids)[None, : int(mask.sum())]
+            rows.append(policy.model(input_ids=prefix).logits[0, -1])
+        return torch.stack(rows)
+
+    return forward
+
+
+@pytest.fixture(scope="session")
 def weights() -> Callable:
     """``weights(agent)``: a copy of the policy's parameters by their names."""
     return lambda agent: {n: p.detach().clone() for n, p in agent.policy.named_parameters()}

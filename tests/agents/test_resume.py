@@ -255,7 +255,7 @@ def test_an_environment_of_another_size_begins_anew(text_agent, tmp_path):
 
 def test_stopped_is_no_error(text_agent):
     with pytest.raises(Stopped):
-        text_agent("PPO").collect(on_step=lambda: False)
+        text_agent("PPO").collect(on_step=lambda step: False)
 
 
 def test_the_parameters_of_another_environment_are_kept(tmp_path):

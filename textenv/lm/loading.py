@@ -190,6 +190,17 @@ def _with_adapters(folder: str, dtype: torch.dtype, attn_implementation: str | N
 
 
 @torch.no_grad()
+def new_model(cls: Any, config: Any) -> Any:
+    """A model of a class of transformers with random weights, in float32.
+
+    Args:
+        cls: its class.
+        config: its config.
+    """
+    attention = getattr(config, "_attn_implementation", None)
+    return cls._from_config(config, attn_implementation=attention, dtype=torch.float32)
+
+
 def cast(model: nn.Module, dtype: torch.dtype) -> nn.Module:
     """Change the precision of the weights only, in place.
 

@@ -15,6 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from textenv.legality import forbid
+
 MIN_PASS = 256  # tokens of a forward pass, padding included, unless there are fewer
 CHUNK_ELEMENTS = 2**27  # logits in one chunk: 512 MB in float32
 
@@ -30,11 +32,14 @@ class Sampling:
         temperature: logits are divided by it; above 0.
         banned_tokens: ids that are never drawn.
         vocabulary: logits beyond this number are dropped (some heads are padded); None keeps all.
+        forbids_early_stops: whether stop tokens that could not end the episode yet
+            (`textenv.legality`) are never drawn.
     """
 
     temperature: float = 1.0
     banned_tokens: tuple[int, ...] = ()
     vocabulary: int | None = None
+    forbids_early_stops: bool = False
 
     def __post_init__(self):
         if not self.temperature > 0:
@@ -43,14 +48,19 @@ class Sampling:
                 "for greedy text use deterministic=True."
             )
 
-    def apply(self, logits: Tensor) -> Tensor:
-        """Turn raw logits ``[..., V]`` into the logits of the distribution, in float32."""
+    def apply(self, logits: Tensor, early: Tensor | None = None) -> Tensor:
+        """Turn raw logits ``[..., V]`` into the logits of the distribution, in float32.
+
+        Args:
+            logits: of the model's head.
+            early: ids ``[..., K]`` of stop tokens that come too early, -1 for none.
+        """
         logits = logits[..., : self.vocabulary].float()
         if self.temperature != 1:
             logits = logits / self.temperature
         if self.banned_tokens:
             logits = logits.index_fill(-1, _index(self.banned_tokens, logits.device), -torch.inf)
-        return logits
+        return forbid(logits, early) if self.forbids_early_stops else logits
 
     def limited_to(self, vocabulary: int) -> Sampling:
         return replace(self, vocabulary=vocabulary)
@@ -67,7 +77,8 @@ def response_states(
 ) -> Tensor:
     """Hidden states from which each counted response token is predicted.
 
-    Rows of similar length share a forward pass, so that little of it is spent on padding.
+    Rows of similar length share a forward pass, so that little of it is spent on padding. Of single
+    steps, those that are in one episode share a row of it (`states_of_steps`).
 
     Args:
         body: the model's body (see `textenv.lm.parts.split`).
@@ -79,6 +90,9 @@ def response_states(
     Returns:
         ``[N, H]`` with N = ``mask.sum()``, in the order of ``mask.nonzero()``.
     """
+    if mask.shape[1] == 1:
+        rows = mask[:, 0]
+        return states_of_steps(body, input_ids[rows], prompt_lengths[rows])
     steps = torch.arange(1, mask.shape[1] + 1, device=mask.device)
     needed = prompt_lengths + (mask * steps).amax(dim=1) - 1  # columns of each row
     place = (mask.flatten().cumsum(0) - 1).view(mask.shape)  # of each counted token in the result
@@ -90,6 +104,48 @@ def response_states(
         states.append(hidden[row, prompt_lengths[rows][row] + step - 1])
         places.append(place[rows][mask[rows]])
     return torch.cat(states)[torch.cat(places).argsort()]
+
+
+def states_of_steps(body: nn.Module, input_ids: Tensor, lengths: Tensor) -> Tensor:
+    """The last hidden state ``[N, H]`` of each of N token rows, whose order is arbitrary.
+
+    A row that is the beginning of another one needs no forward pass of its own: attention is
+    causal, so its state is that of its last column in the other row.
+
+    Args:
+        body: the model's body.
+        input_ids: ``[N, L]``, contiguous from column 0.
+        lengths: ``[N]``.
+    """
+    whole = longest(input_ids, lengths)
+    distinct = whole.unique()
+    states, places = [], []
+    for chosen, width in by_length(lengths.cpu()[distinct]):
+        rows = distinct[chosen]
+        hidden = body(
+            input_ids=input_ids[rows.to(input_ids.device), :width], use_cache=False
+        ).last_hidden_state
+        members = torch.isin(whole, rows).nonzero()[:, 0]
+        # `rows` is in the order of length, not of index.
+        order = rows.argsort()
+        at = order[torch.searchsorted(rows[order], whole[members])].to(hidden.device)
+        members = members.to(hidden.device)
+        states.append(hidden[at, lengths[members] - 1])
+        places.append(members)
+    return torch.cat(states)[torch.cat(places).argsort()]
+
+
+def longest(input_ids: Tensor, lengths: Tensor) -> Tensor:
+    """For each of N rows the index ``[N]`` of a longest row that begins with it, on the CPU."""
+    tokens = input_ids.cpu().numpy().astype(">i8")
+    keys = [row[:length].tobytes() for row, length in zip(tokens, lengths.tolist(), strict=True)]
+    order = sorted(range(len(keys)), key=keys.__getitem__)
+    whole = list(range(len(keys)))
+    # In this order, whatever is between a row and an extension of it extends it, too.
+    for row, following in zip(order[-2::-1], order[:0:-1], strict=True):
+        if keys[following].startswith(keys[row]):
+            whole[row] = whole[following]
+    return torch.tensor(whole)
 
 
 def by_length(lengths: Tensor) -> Iterator[tuple[Tensor, int]]:
@@ -118,6 +174,7 @@ def token_log_probs(
     tokens: Tensor,
     sampling: Sampling,
     entropy: bool = False,
+    early: Tensor | None = None,
 ) -> tuple[Tensor, Tensor | None]:
     """log π of ``tokens`` and, if requested, the entropy of π, both ``[N]`` in nats, float32.
 
@@ -127,10 +184,13 @@ def token_log_probs(
         tokens: ``[N]`` int64.
         sampling: the rule that turns logits into the distribution.
         entropy: whether to compute H(π) = −Σ π log π as well.
+        early: ``[N, K]``, as `Sampling.apply` takes it.
     """
 
-    def of_chunk(hidden: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        logits = sampling.apply(head(hidden))
+    def of_chunk(
+        hidden: Tensor, tokens: Tensor, early: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        logits = sampling.apply(head(hidden), early)
         log_probs = -F.cross_entropy(logits, tokens, reduction="none")
         if not entropy:
             return log_probs, log_probs
@@ -138,7 +198,8 @@ def token_log_probs(
         # A banned token has p log p = 0, but 0 · (−inf) would be nan.
         return log_probs, -(every.exp() * every.masked_fill(every == -torch.inf, 0)).sum(-1)
 
-    log_probs, entropies = in_chunks(of_chunk, head, hidden, tokens)
+    others = [tokens] if early is None else [tokens, early]
+    log_probs, entropies = in_chunks(of_chunk, head, hidden, *others)
     return log_probs, entropies if entropy else None
 
 
