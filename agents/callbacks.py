@@ -49,8 +49,13 @@ class StepReport:
 
     ``agent.num_timesteps`` counts the step before the callback is called. ``locals`` has
     ``actions, rewards, dones, infos, new_obs, values, log_probs`` over the rows, ``n_steps`` of
-    this rollout, and ``env``. An episode's return and length are in ``infos[row]["episode"]`` at its end, and
-    in ``agent.ep_info_buffer``.
+    this rollout, and ``env``. An episode's return and length are in ``infos[row]["episode"]`` at
+    its end, and in ``agent.ep_info_buffer``.
+
+    With whole episodes of text, a step counts the rows that still run, and the rewards, ``dones``
+    and infos come with the last step, when all episodes are scored. (SB3's `ProgressBarCallback`
+    adds all rows at each step, so it runs ahead there; ``learn(progress_bar=True)`` does not.)
+    What a callback stops is undone: the count goes back to the last rollout that was learned from.
 
     Args:
         agent: counts.

@@ -112,7 +112,7 @@ class SB3Members:
         self.logger = self.given_logger = logger
 
     def begin_log(self, name: str | None, new_run: bool) -> Logger:
-        """The log of one `learn`: that of `set_logger`, or a new one (`agents.metrics.make_logger`).
+        """The log of one `learn`: that of `set_logger`, or a new one.
 
         Args:
             name: of the run for TensorBoard.

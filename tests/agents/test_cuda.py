@@ -7,6 +7,7 @@ import json
 import gymnasium as gym
 import pytest
 import torch
+from stable_baselines3 import PPO as SB3PPO
 from torch.testing import assert_close
 
 import agents
@@ -14,6 +15,7 @@ from agents import PPO
 from agents.collect import collect_episodes
 from agents.evaluation import evaluate_text, recomputed_kl
 from agents.policies.decoding import Decoders
+from agents.sb3 import SB3CausalLMPolicy, text_vec_env
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA")
 CLOSE = dict(rtol=0, atol=2e-3)
@@ -164,3 +166,30 @@ def test_a_run_of_the_command_line_ends_and_is_evaluated(tmp_path, capsys):
     ])  # fmt: skip
     after = json.loads((tmp_path / "run" / "evaluation.json").read_text())["after"]
     assert after["timesteps"] >= 3000
+
+
+def test_no_stop_before_min_new_tokens(make_model, make_tokenizer):
+    envs = gym.make_vec(
+        "TextGen-v0", num_envs=64, tokenizer=make_tokenizer(8), prompts=["a b", "c"],
+        reward="length", max_new_tokens=6, min_new_tokens=4, stop=[5], scoring="batch",
+        autoreset_mode="DISABLED", array="torch", device="cuda",
+    )  # fmt: skip
+    policy = agents.CausalLMPolicy(
+        envs.single_observation_space, envs.single_action_space, model=make_model(), device="cuda"
+    )
+    policy.seed(0)
+    rollout = collect_episodes(envs, policy, seed=0)
+    assert_act_equals_evaluate(policy, rollout)
+    assert not torch.isin(rollout.actions[:, :3], torch.tensor([0, 5], device="cuda")).any()
+
+
+def test_ppo_of_stable_baselines3(tmp_path):
+    env = text_vec_env(n_envs=8, reference="bundled", kl_coef=0.1, min_new_tokens=4)
+    settings = dict(n_steps=12, batch_size=96, n_epochs=1, seed=0, device="cuda")
+    agent = SB3PPO(SB3CausalLMPolicy, env, policy_kwargs={"critic_layers": 1}, **settings)
+    agent.learn(192)
+    assert abs(agent.logger.name_to_value["train/approx_kl"]) < 1e-4
+    agent.save(tmp_path / "agent")
+    again = SB3PPO.load(tmp_path / "agent", env=env, device="cuda")
+    again.learn(96)
+    assert again.policy.lm.device.type == "cuda"

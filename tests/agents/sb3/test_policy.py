@@ -161,6 +161,27 @@ def test_steps_of_one_episode_share_a_forward_pass(make_ppo):
     assert_close(together, alone, rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.slow
+def test_the_return_with_kl_rises_on_the_default_task():
+    """The settings of the README, for fewer tokens."""
+    shaped = {"reference": "bundled", "kl_coef": 0.1}
+    agent = PPO(
+        SB3CausalLMPolicy, text_vec_env(n_envs=64, **shaped), seed=0, device="cpu", n_steps=24,
+        batch_size=384, n_epochs=1, gamma=1.0, gae_lambda=0.8,
+        learning_rate=lambda left: 1e-3 * left,
+        policy_kwargs={"critic_layers": 2, "optimizer_kwargs": {"eps": 1e-3}},
+    )  # fmt: skip
+    judge = text_vec_env(n_envs=128, **shaped)
+
+    def mean_return() -> float:
+        judge.seed(1000)
+        return float(evaluate_policy(agent, judge, n_eval_episodes=512, deterministic=False)[0])
+
+    before = mean_return()
+    agent.learn(30_000)
+    assert before < 0.1 and mean_return() > before + 0.1  # the standard error is 0.015
+
+
 @pytest.mark.parametrize("kind", [PPO, A2C])
 def test_the_return_rises(kind, make_ppo, text_kwargs):
     settings = dict(n_epochs=4) if kind is PPO else dict(n_steps=8, use_rms_prop=False, gamma=1.0)
