@@ -16,8 +16,8 @@ from textenv.optimum import frontier as optimal_frontier
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+    from agents.calibration import Calibration
     from agents.reference import WithinReach
-    from agents.reward_model import Calibration
 
 SCORE, KL = "rollout/score_mean", "rollout/kl"
 RETURN = "return"  # a column that is computed here, for one β

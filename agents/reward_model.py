@@ -6,19 +6,21 @@ Stiennon et al. 2020, section 3.3). The model is a transformers sequence classif
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import copy
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from rich.progress import track
-from scipy.stats import binomtest
+from rich.progress import Progress
 from torch import Tensor
 from torch.nn.functional import logsigmoid
+from torch.optim.swa_utils import AveragedModel
 
 from agents import presets, storage
+from agents.calibration import Calibration, agreement, calibration
 from agents.construction import find_device
 from agents.optimization import check_finite, set_learning_rate
 from agents.progress import console
@@ -28,12 +30,14 @@ from textenv.preferences import Preference, ceiling
 from textenv.ranges import COUNT, COUNT_OR_NONE, POSITIVE_OR_NONE, Range, check_numbers
 from textenv.rewards.classifier import ClassifierReward
 
-BINS = 10  # of the calibration curve
 MIN_HELD_OUT = 8  # pairs, below which an accuracy says nothing
 MAX_GRAD_NORM = 1.0
+TEXTS_AT_ONCE = 16  # in a forward pass
 RANGES = {
     "n_epochs": COUNT,
     "learning_rate": POSITIVE_OR_NONE,
+    "adam_epsilon": POSITIVE_OR_NONE,
+    "n_averaged": COUNT_OR_NONE,
     "batch_size": COUNT,
     "max_length": COUNT_OR_NONE,
     "held_out": Range(0, 1, above=True, below=True),
@@ -44,41 +48,6 @@ RANGES = {
 def preference_loss(chosen: Tensor, rejected: Tensor) -> Tensor:
     """−log σ(r_chosen − r_rejected) of each pair ``[N]``."""
     return -logsigmoid(chosen - rejected)
-
-
-@dataclass(frozen=True)
-class Calibration:
-    """How often the preferred response was the one that a model gave a certain probability.
-
-    Attributes:
-        predicted: mean σ(|Δr|) of each bin ``[K]``, from 0.5 to 1.
-        observed: the share of its pairs in which the label agrees ``[K]``.
-        counts: pairs of each bin ``[K]``; empty bins are left out.
-    """
-
-    predicted: np.ndarray
-    observed: np.ndarray
-    counts: np.ndarray
-
-
-def calibration(differences: np.ndarray, bins: int = BINS) -> Calibration:
-    """The calibration of r_chosen − r_rejected ``[N]`` on held-out pairs."""
-    confidence = 1 / (1 + np.exp(-np.abs(differences)))
-    place = np.minimum(((confidence - 0.5) * 2 * bins).astype(int), bins - 1)
-    used = np.unique(place)
-    means = [(confidence[place == k].mean(), (differences[place == k] > 0).mean()) for k in used]
-    predicted, observed = np.array(means).reshape(-1, 2).T
-    return Calibration(predicted, observed, np.bincount(place)[used])
-
-
-def agreement(differences: np.ndarray) -> Interval:
-    """The share of pairs whose chosen response scores higher, with its 95 % Wilson interval.
-
-    Equal scores count as wrong.
-    """
-    right, count = int((differences > 0).sum()), len(differences)
-    bounds = binomtest(right, count).proportion_ci(method="wilson")
-    return Interval(right / count, float(bounds.low), float(bounds.high))
 
 
 @dataclass(frozen=True)
@@ -147,20 +116,26 @@ def split(
 class Training:
     """The training of a reward model, with AdamW whose learning rate falls linearly to 0.
 
+    Few pairs are learned better by several models that start from the same weights and see the
+    pairs in another order; the result is the mean of their weights (Wortsman et al. 2022).
+
     Args:
         preferences: of `textenv.preferences.load_preferences`.
         model: the source of a causal language model whose body it begins with.
         n_epochs: passes over the pairs.
-        learning_rate: the first learning rate; None takes that of `agents.presets`.
+        learning_rate, adam_epsilon: of AdamW, the first learning rate; None takes those of
+            `agents.presets`.
+        n_averaged: the number of models whose weights are averaged; None as before.
         batch_size: pairs per update.
         max_length: pairs with a text of more tokens are left out. None leaves none out, and
             refuses a text that is longer than the model can read.
         held_out: the share of the pairs that measures the accuracy, and is not learned from.
+        eval_preferences: other pairs that measure the accuracy; all of the first are learned from.
         seed: the seed of the split, the order and the new head.
         device: "auto" uses an accelerator if there is one.
 
     Attributes:
-        left_out: the number of pairs that ``max_length`` has left out.
+        left_out: the number of ``preferences`` that ``max_length`` has left out.
 
     Raises:
         ValueError: an argument is out of its range, a text is too long, or there are too few pairs.
@@ -173,59 +148,67 @@ class Training:
         *,
         n_epochs: int = 2,
         learning_rate: float | None = None,
+        adam_epsilon: float | None = None,
+        n_averaged: int | None = None,
         batch_size: int = 32,
         max_length: int | None = None,
         held_out: float = 0.1,
+        eval_preferences: Sequence[Preference] | None = None,
         seed: int = 0,
         device: str = "auto",
     ):
         check_numbers(locals(), RANGES)
-        if learning_rate is None:
-            learning_rate = presets.reward_model(model)["learning_rate"]
-        self.n_epochs, self.learning_rate, self.batch_size = n_epochs, learning_rate, batch_size
+        preset = presets.reward_model(model)
+        self.learning_rate: float = learning_rate or preset["learning_rate"]
+        self.adam_epsilon: float = adam_epsilon or preset["adam_epsilon"]
+        self.n_averaged: int = n_averaged or preset["n_averaged"]
+        self.n_epochs, self.batch_size = n_epochs, batch_size
         self.rng = np.random.default_rng(seed)
         classifier, tokenizer = new_classifier(model, seed, find_device(device))
         self.reward = ClassifierReward(classifier, tokenizer)
-        texts = [render(preference, tokenizer) for preference in preferences]
-        kept = self.readable(preferences, texts, max_length)
-        self.left_out = len(preferences) - len(kept)
-        count = round(held_out * len(kept))
-        if count < MIN_HELD_OUT:
+        learned, unseen = self.readable(preferences, max_length), []
+        self.left_out = len(preferences) - len(learned)
+        if eval_preferences is None:
+            wanted = round(held_out * len(learned))
+            found = f"held_out={held_out} of {len(learned)} preferences leaves {wanted}"
+            order, count = split([preference for preference, _ in learned], wanted, self.rng)
+            unseen = [learned[index] for index in order[:count]]
+            learned = [learned[index] for index in order[count:]]
+        else:
+            unseen = self.readable(eval_preferences, max_length)
+            wanted = len(unseen)
+            found = f"eval_preferences has {wanted}"
+        if wanted < MIN_HELD_OUT:
             raise ValueError(
-                f"held_out={held_out} of {len(kept)} preferences leaves {count} to measure "
-                f"the accuracy, and {MIN_HELD_OUT} are needed: give more of them."
+                f"{found} to measure the accuracy, and {MIN_HELD_OUT} are needed: give more."
             )
-        order, count = split([preferences[index] for index in kept], count, self.rng)
-        if count == len(kept):
+        if not learned:
             raise ValueError(
-                f"The {count} preferences are on so few different pairs that none is left to learn "
-                "from: give more pairs."
+                f"The {len(unseen)} preferences are on so few different pairs that none is left to "
+                "learn from: give more pairs."
             )
-        order = [kept[index] for index in order]
-        self.unseen = [texts[index] for index in order[:count]]
-        self.learned = [texts[index] for index in order[count:]]
-        self.ceiling = ceiling([preferences[index] for index in order[:count]])
+        self.learned = [texts for _, texts in learned]
+        self.unseen = [texts for _, texts in unseen]
+        self.ceiling = ceiling([preference for preference, _ in unseen])
 
     def readable(
-        self,
-        preferences: Sequence[Preference],
-        texts: Sequence[tuple[str, str]],
-        max_length: int | None,
-    ) -> list[int]:
-        """The indices of the pairs that can be read whole, and are not left out.
+        self, preferences: Sequence[Preference], max_length: int | None
+    ) -> list[tuple[Preference, tuple[str, str]]]:
+        """The preferences that are not left out, each with its two texts.
 
         Raises:
             ValueError: a text has no token, or more than the model reads.
         """
-        limit = self.reward.max_length or np.inf
+        tokenizer, limit = self.reward.tokenizer, self.reward.max_length or np.inf
         if max_length is not None and max_length > limit:
             raise ValueError(
                 f"max_length={max_length} is more than the model reads: give {limit} at most."
             )
         kept = []
-        for index, (preference, pair) in enumerate(zip(preferences, texts, strict=True)):
+        for index, preference in enumerate(preferences):
             where = preference.where or f"preferences[{index}]"
-            lengths = [len(ids) for ids in self.reward.tokenizer(list(pair))["input_ids"]]
+            pair = render(preference, tokenizer)
+            lengths = [len(ids) for ids in tokenizer(list(pair), verbose=False)["input_ids"]]
             if min(lengths) == 0:
                 raise ValueError(f"{where} has a text without a token: remove it.")
             if max_length is None and max(lengths) > limit:
@@ -234,7 +217,7 @@ class Training:
                     f"shorten it, or leave such pairs out with max_length={limit}."
                 )
             if max_length is None or max(lengths) <= max_length:
-                kept.append(index)
+                kept.append((preference, pair))
         return kept
 
     def run(self, progress_bar: bool = False) -> RewardModel:
@@ -252,17 +235,41 @@ class Training:
         return RewardModel(self.reward, losses, unseen[:, 0] - unseen[:, 1], self.ceiling)
 
     def fit(self, progress_bar: bool) -> list[float]:
-        """Minimise the loss; returns that of each update."""
+        """Train the models and average their weights; returns the loss of each update."""
+        model: torch.nn.Module = self.reward.model
+        updates = self.n_averaged * self.n_epochs * -(-len(self.learned) // self.batch_size)
+        losses: list[float] = []
+        with Progress(console=console, disable=not progress_bar) as progress:
+            task = progress.add_task("learning", total=updates)
+
+            def learn() -> None:
+                for loss in self.minimise():
+                    losses.append(loss)
+                    progress.advance(task)
+
+            if self.n_averaged == 1:  # without two more copies of the weights
+                learn()
+                return losses
+            first, average = copy.deepcopy(model.state_dict()), AveragedModel(model)
+            for _ in range(self.n_averaged):
+                model.load_state_dict(first)
+                learn()
+                average.update_parameters(model)
+        model.load_state_dict(average.module.state_dict())
+        return losses
+
+    def minimise(self) -> Iterator[float]:
+        """Minimise the loss from the current weights; yields that of each update."""
         parameters = list(self.reward.model.parameters())
-        optimizer = torch.optim.AdamW(parameters, self.learning_rate, weight_decay=0.01)
+        optimizer = torch.optim.AdamW(
+            parameters, self.learning_rate, eps=self.adam_epsilon, weight_decay=0.01
+        )
         batches = [
             order[begin : begin + self.batch_size]
             for order in (self.rng.permutation(len(self.learned)) for _ in range(self.n_epochs))
             for begin in range(0, len(self.learned), self.batch_size)
         ]
-        losses: list[float] = []
-        shown = track(batches, "learning", console=console, disable=not progress_bar)
-        for number, batch in enumerate(shown):
+        for number, batch in enumerate(batches):
             set_learning_rate(optimizer, self.learning_rate * (1 - number / len(batches)))
             chosen, rejected = self.read([self.learned[index] for index in batch])
             loss = preference_loss(chosen, rejected).mean()
@@ -271,13 +278,18 @@ class Training:
             torch.nn.utils.clip_grad_norm_(parameters, MAX_GRAD_NORM)
             optimizer.step()
             check_finite(parameters, number + 1)
-            losses.append(loss.item())
-        return losses
+            yield loss.item()
 
     def read(self, pairs: Sequence[tuple[str, str]]) -> Tensor:
         """The logits of both texts of each pair ``[2, N]``."""
         texts = [text for side in zip(*pairs, strict=True) for text in side]
-        return self.reward.logits(texts)[:, 0].view(2, -1)
+        # Texts of similar lengths are read together, so that there is little padding.
+        order = sorted(range(len(texts)), key=lambda index: len(texts[index]))
+        parts = [
+            self.reward.logits([texts[index] for index in order[begin : begin + TEXTS_AT_ONCE]])
+            for begin in range(0, len(order), TEXTS_AT_ONCE)
+        ]
+        return torch.cat(parts)[np.argsort(order), 0].view(2, -1)
 
     @torch.no_grad()
     def logits(self, pairs: Sequence[tuple[str, str]]) -> np.ndarray:

@@ -31,6 +31,11 @@ class RewardModelOptions:
     """Passes over the pairs."""
     learning_rate: float | None = None
     """Of AdamW; it falls linearly to 0. Not given, it suits the model."""
+    adam_epsilon: float | None = None
+    """Of AdamW. Not given, it suits the model."""
+    n_averaged: int | None = None
+    """Number of models, trained in another order of the pairs, whose weights are averaged. Not
+    given, it suits the model."""
     batch_size: int = 32
     """Pairs per update."""
     max_length: int | None = None
@@ -38,6 +43,8 @@ class RewardModelOptions:
     longer than the model can read is refused."""
     held_out: float = 0.1
     """Share of the pairs that measures the accuracy, and is not learned from."""
+    eval_preferences: Path | None = None
+    """Other pairs that measure the accuracy; all of --preferences are then learned from."""
     seed: int = 0
     """Seed of the split, the order and the new head."""
     device: str = "auto"
@@ -58,6 +65,8 @@ def main(arguments: list[str]) -> None:
         settings = dataclasses.asdict(options)
         for name in ("preferences", "model", "output"):
             del settings[name]
+        if options.eval_preferences is not None:
+            settings["eval_preferences"] = load_preferences(options.eval_preferences)
         training = Training(preferences, options.model, **settings)
     if training.left_out:
         console.print(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 
 import gymnasium as gym
@@ -10,14 +11,8 @@ import pytest
 import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from agents.reward_model import (
-    Training,
-    agreement,
-    calibration,
-    preference_loss,
-    split,
-    train_reward_model,
-)
+from agents.calibration import agreement, calibration
+from agents.reward_model import Training, preference_loss, split, train_reward_model
 from textenv.episode import Episode
 from textenv.lm.classifier import render
 from textenv.lm.loading import load_tokenizer
@@ -42,7 +37,7 @@ def preferences():
 
 @pytest.fixture(scope="module")
 def trained(preferences):
-    return train_reward_model(preferences, "bundled", n_epochs=2, learning_rate=1e-3, seed=0)
+    return train_reward_model(preferences, "bundled", n_epochs=2, n_averaged=2, seed=0)
 
 
 def test_the_loss_and_its_gradient_by_hand():
@@ -109,9 +104,35 @@ def test_what_is_saved_is_a_reward_and_a_classifier(trained, preferences, tmp_pa
         trained.save(folder)
 
 
+def test_the_model_is_the_mean_of_several(preferences):
+    """Each begins with the same weights, and sees the pairs in another order."""
+    settings = {"n_epochs": 1, "n_averaged": 2, "seed": 3}
+    together = Training(preferences[:80], **settings)
+    losses = together.fit(progress_bar=False)
+    alone = Training(preferences[:80], **settings)
+    model = alone.reward.model
+    first = copy.deepcopy(model.state_dict())
+    each, weights = [], []
+    for _ in range(2):
+        model.load_state_dict(first)
+        each += list(alone.minimise())
+        weights.append(copy.deepcopy(model.state_dict()))
+    assert each == losses and losses[0] != losses[len(losses) // 2]
+    for name, mean in together.reward.model.state_dict().items():
+        assert not torch.equal(weights[0][name], weights[1][name]), name
+        assert torch.allclose(mean, (weights[0][name] + weights[1][name]) / 2, atol=1e-6), name
+
+
+def test_texts_that_are_read_together_keep_their_places(preferences):
+    training = Training(preferences, n_averaged=1)
+    pairs = [(p.prompt, p.prompt + p.chosen * (1 + index)) for index, p in enumerate(preferences)]
+    alone = [[training.reward.logits([text]).item() for text in pair] for pair in pairs[:20]]
+    assert training.logits(pairs[:20]) == pytest.approx(np.array(alone), abs=1e-4)
+
+
 def test_the_same_seed_gives_the_same_model(trained, preferences):
     state = torch.random.get_rng_state()
-    again = train_reward_model(preferences, "bundled", n_epochs=2, learning_rate=1e-3, seed=0)
+    again = train_reward_model(preferences, "bundled", n_epochs=2, n_averaged=2, seed=0)
     assert again.losses == trained.losses
     assert torch.equal(torch.random.get_rng_state(), state)
 
@@ -121,6 +142,8 @@ def test_the_same_seed_gives_the_same_model(trained, preferences):
     [
         ({"n_epochs": 0}, "n_epochs=0 must be a whole number of at least 1"),
         ({"learning_rate": 0}, "learning_rate=0 must be a number above 0, or None"),
+        ({"n_averaged": 0}, "n_averaged=0 must be a whole number of at least 1, or None"),
+        ({"adam_epsilon": 0}, "adam_epsilon=0 must be a number above 0, or None"),
         ({"batch_size": 1.5}, r"batch_size=1\.5 must be"),
         ({"held_out": 1.0}, r"held_out=1\.0 must be a number from 0 to 1"),
         ({"max_length": 0}, "max_length=0 must be a whole number of at least 1, or None"),
@@ -153,6 +176,17 @@ def test_a_text_that_is_too_long_is_refused_with_its_line_or_left_out(preference
     assert {*training.learned, *training.unseen} == {
         (p.prompt + p.chosen, p.prompt + p.rejected) for p in preferences[:100]
     }
+
+
+def test_other_pairs_can_measure_the_accuracy(preferences):
+    training = Training(preferences[:20], eval_preferences=preferences[20:40])
+    for texts, pairs in (
+        (training.learned, preferences[:20]),
+        (training.unseen, preferences[20:40]),
+    ):
+        assert texts == [(p.prompt + p.chosen, p.prompt + p.rejected) for p in pairs]
+    with pytest.raises(ValueError, match="eval_preferences has 3 to measure the accuracy, and 8"):
+        Training(preferences[:20], eval_preferences=preferences[20:23])
 
 
 def test_it_scores_texts_of_a_model_with_another_tokenizer(trained, tmp_path, tokenizer):

@@ -69,6 +69,8 @@ REFUSED = {
     "reward-model --preferences few.jsonl": "leaves 0 to measure the accuracy",
     "reward-model --preferences few.jsonl --n-epochs 0": "n_epochs=0 must be",
     "reward-model --preferences few.jsonl --output full": "is not empty",
+    "reward-model --preferences few.jsonl --eval-preferences few.jsonl": "eval_preferences has 1",
+    "reward-model --preferences few.jsonl --eval-preferences bad.jsonl": "no column 'rejected'",
     "reward-model --preferences long.jsonl": "line 1, has a text of",
     "reward-model --preferences bad.jsonl": "line 1, has no column 'rejected'",
     "duel bundled": "at least two agents",

@@ -10,6 +10,7 @@ import gymnasium as gym
 import pytest
 
 from agents.cli import main
+from agents.cli.candidates import open_candidates
 from agents.cli.tasks import HELD_OUT, OF_TASK, defaults_of, evaluation_prompts
 from agents.reference import WithinReach
 from textenv import TASKS
@@ -43,6 +44,14 @@ def test_a_task_is_learned_on_its_prompts_and_judged_on_others(tmp_path, monkeyp
     again = capsys.readouterr().out
     (score,) = (line.split()[-3:] for line in again.splitlines() if line.startswith("score "))
     assert " ".join(score) in table  # the same episodes, by the same agent
+    for wanted in (True, False):
+        for agent in open_candidates(["run", "bundled"], {}, "cpu", held_out=wanted):
+            own = agent.env.unwrapped
+            assert own.spec.id == "Sentiment-v0"
+            assert all((prompt.text in held_out) == wanted for prompt in own.prompts)
+    main(["duel", "run", "bundled", "--pairs", "8"])
+    main(["preferences", "--agents", "run", "--pairs", "8", "--output", "p.jsonl"])
+    assert not prompts_of("p.jsonl") & held_out
     main(["train", "--resume", "run", "--total-timesteps", "80"])
 
 
