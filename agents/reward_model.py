@@ -26,7 +26,7 @@ from agents.optimization import check_finite, set_learning_rate
 from agents.progress import console
 from agents.statistics import Interval
 from textenv.lm.classifier import new_classifier, render
-from textenv.preferences import Preference, ceiling
+from textenv.preferences import Preference, ceiling, split
 from textenv.ranges import COUNT, COUNT_OR_NONE, POSITIVE_OR_NONE, Range, check_numbers
 from textenv.rewards.classifier import ClassifierReward
 
@@ -89,28 +89,6 @@ class RewardModel:
         with storage.replacing(folder) as new:
             self.reward.model.save_pretrained(new)
             self.reward.tokenizer.save_pretrained(new)
-
-
-def split(
-    preferences: Sequence[Preference], count: int, rng: np.random.Generator
-) -> tuple[list[int], int]:
-    """A random order whose first preferences are held out, and their number.
-
-    What several people say about the same two texts stays on one side, so that nothing that is held
-    out has been learned from; there may be a few more than ``count`` for that.
-    """
-    pairs = [
-        (repr(each.prompt), frozenset((repr(each.chosen), repr(each.rejected))))
-        for each in preferences
-    ]
-    order = [int(index) for index in rng.permutation(len(preferences))]
-    first: dict[Any, int] = {}
-    for place, index in enumerate(order):
-        first.setdefault(pairs[index], place)
-    order.sort(key=lambda index: first[pairs[index]])  # stable: alone, a preference keeps its place
-    while 0 < count < len(order) and pairs[order[count - 1]] == pairs[order[count]]:
-        count += 1
-    return order, count
 
 
 class Training:

@@ -128,6 +128,28 @@ def ceiling(preferences: Sequence[Preference]) -> float | None:
     return float(np.mean([max(value, 1 - value) for value in values]))
 
 
+def split(
+    preferences: Sequence[Preference], count: int, rng: np.random.Generator
+) -> tuple[list[int], int]:
+    """A random order whose first preferences are held out, and their number.
+
+    What several people say about the same two texts stays on one side, so that nothing that is held
+    out has been learned from; there may be a few more than ``count`` for that.
+    """
+    pairs = [
+        (repr(each.prompt), frozenset((repr(each.chosen), repr(each.rejected))))
+        for each in preferences
+    ]
+    order = [int(index) for index in rng.permutation(len(preferences))]
+    first: dict[Any, int] = {}
+    for place, index in enumerate(order):
+        first.setdefault(pairs[index], place)
+    order.sort(key=lambda index: first[pairs[index]])  # stable: alone, a preference keeps its place
+    while 0 < count < len(order) and pairs[order[count - 1]] == pairs[order[count]]:
+        count += 1
+    return order, count
+
+
 # --- reading and writing --------------------------------------------------------------------------
 
 

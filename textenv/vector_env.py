@@ -56,7 +56,7 @@ class TextGenVectorEnv(SpecOfLiveObjects, VectorEnv):
             ``infos["token_kl"]`` ``[B, T]`` and ``infos["response_length"]`` ``[B]`` give details.
         group_size: G consecutive rows get the same prompt, as GRPO and RLOO need it.
         array: ``"numpy"`` or ``"torch"``, the kind of the arrays of actions, observations, rewards
-            and the infos for each token; other infos, and all with text_info=False, are numpy.
+            and the infos of each token; other infos, and all with text_info=False, are numpy.
         device: the device of the token table (torch mode), the reference and a reward model.
         copy: return copies of the token table. False returns views that the next step changes,
             which is faster, and correct for a client that does not keep observations.
@@ -66,10 +66,8 @@ class TextGenVectorEnv(SpecOfLiveObjects, VectorEnv):
     """
 
     metadata = {  # noqa: RUF012
-        "render_modes": list(MODES),
-        "render_fps": 4,
-        "autoreset_mode": AutoresetMode.NEXT_STEP,
-    }
+        "render_modes": list(MODES), "render_fps": 4, "autoreset_mode": AutoresetMode.NEXT_STEP,
+    }  # fmt: skip
 
     def __init__(
         self,
@@ -257,11 +255,10 @@ class TextGenVectorEnv(SpecOfLiveObjects, VectorEnv):
         return self._shown(infos | texts)
 
     def _shown(self, infos: dict[str, Any]) -> dict[str, Any]:
-        """The infos, without texts if ``text_info`` is False."""
         if self.text_info:
             return infos
-        with_kl = self.shaping is not None and self.shaping.policy is not None
-        return columns.as_numbers(infos, self.task, with_kl, self.prompt_index)
+        bound = self.shaping is not None and self.shaping.policy is not None
+        return columns.as_numbers(infos, self.task, bound, self.prompt_index)
 
     def render(self) -> tuple[Any, ...] | None:
         """Each row's text, as ``"ansi"`` or a picture, coloured by the KL, or else the reward."""

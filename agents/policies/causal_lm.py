@@ -19,7 +19,7 @@ from agents.policies.checks import check_live, check_space, checked_tokens
 from agents.policies.decoding import Caches, Decoders, next_logits, next_tokens
 from agents.policies.distributions import TokenDistribution, to_rows
 from textenv.legality import KEYS, of_rows
-from textenv.lm.adapters import add_adapters
+from textenv.lm.adapters import add_adapters, merged
 from textenv.lm.loading import cast, load_model
 from textenv.lm.parts import first_layers, split, unwrapped
 from textenv.lm.scoring import Sampling, response_states
@@ -278,10 +278,7 @@ class CausalLMPolicy(nn.Module, Policy):
         folder = Path(folder)
         if folder.is_dir() and any(folder.iterdir()):
             raise FileExistsError(f"The folder {str(folder)!r} is not empty: name another one.")
-        model = copy.deepcopy(self.model)
-        if hasattr(model, "merge_and_unload"):
-            model = model.merge_and_unload()
-        model.save_pretrained(folder)
+        merged(self.model).save_pretrained(folder)
         tokenizer = own_tokenizer(self.model)
         if tokenizer is not None:
             tokenizer.save_pretrained(folder)

@@ -12,11 +12,11 @@ import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from agents.calibration import agreement, calibration
-from agents.reward_model import Training, preference_loss, split, train_reward_model
+from agents.reward_model import Training, preference_loss, train_reward_model
 from textenv.episode import Episode
 from textenv.lm.classifier import render
 from textenv.lm.loading import load_tokenizer
-from textenv.preferences import Preference, as_lines, load_preferences
+from textenv.preferences import Preference, as_lines, load_preferences, split
 from textenv.rewards import resolve_reward
 
 NOTHING = np.zeros(0, np.int64)

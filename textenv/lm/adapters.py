@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from typing import Any
 
@@ -62,3 +63,9 @@ def add_adapters(model: Any, lora: int | Mapping[str, Any], seed: int | None = N
         model, LOADED_FROM, model.name_or_path
     )
     return adapted.eval()
+
+
+def merged(model: Any) -> Any:
+    """A copy of a model with its adapters, if it has some, merged into its weights."""
+    copied = copy.deepcopy(model)
+    return copied.merge_and_unload() if hasattr(copied, "merge_and_unload") else copied
