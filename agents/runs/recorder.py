@@ -227,8 +227,13 @@ class RunRecorder(RolloutCallback):
             )
 
 
+SHOWN_OF_PROMPT = 100  # its last characters
+
+
 def sample_line(score: float, prompt: str, response: str) -> str:
     """An episode for the console: a line, or several of a response that has several."""
+    if len(prompt) > SHOWN_OF_PROMPT:
+        prompt = f"…{prompt[-SHOWN_OF_PROMPT:]}"
     begin, lines = escape(prompt.replace("\n", "⏎")), escape(response).strip("\n").split("\n")
     indent = "\n         " if len(lines) > 1 else ""
     return f"  [dim]{score:+.2f}[/]  [dim]{begin}[/]{indent}{indent.join(lines)}"
