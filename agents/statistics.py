@@ -17,6 +17,8 @@ from scipy.optimize import brentq
 from scipy.stats import mannwhitneyu, norm, t, tukey_hsd
 from scipy.stats.mstats import trimmed_mean_ci
 
+Values = Sequence[float] | np.ndarray  # one per run
+
 LEVEL = 0.95  # of every interval, unless another one is asked for
 
 
@@ -53,7 +55,7 @@ class Difference:
     p_value: float
 
 
-def interval(values: Sequence[float], level: float = LEVEL) -> Interval:
+def interval(values: Values, level: float = LEVEL) -> Interval:
     """The mean of independent values, one per seed, and its t-interval.
 
     The interval of a single value is infinite: nothing is known of its spread.
@@ -66,7 +68,7 @@ def interval(values: Sequence[float], level: float = LEVEL) -> Interval:
     return Interval(mean, mean - float(half), mean + float(half))
 
 
-def interquartile_mean(values: Sequence[float], level: float = LEVEL) -> Interval:
+def interquartile_mean(values: Values, level: float = LEVEL) -> Interval:
     """The mean of the middle half of the values, which single failed runs do not move.
 
     Agarwal et al. 2021 recommend it for comparisons. With fewer than four values nothing is left
@@ -81,7 +83,7 @@ def interquartile_mean(values: Sequence[float], level: float = LEVEL) -> Interva
     return Interval(mean, float(low), float(high))
 
 
-def difference(first: Sequence[float], second: Sequence[float], level: float = LEVEL) -> Interval:
+def difference(first: Values, second: Values, level: float = LEVEL) -> Interval:
     """Mean of ``first`` minus mean of ``second``, of independent runs: Welch's t-interval."""
     one, other = (np.asarray(values, dtype=float) for values in (first, second))
     mean = float(one.mean() - other.mean())
@@ -95,9 +97,7 @@ def difference(first: Sequence[float], second: Sequence[float], level: float = L
     return Interval(mean, mean - half, mean + half)
 
 
-def paired_difference(
-    first: Sequence[float], second: Sequence[float], level: float = LEVEL
-) -> Interval:
+def paired_difference(first: Values, second: Values, level: float = LEVEL) -> Interval:
     """The mean of ``first − second``, paired: by seed, or by prompt. Its t-interval.
 
     What a pair has in common, such as a hard prompt, does not widen it.
@@ -110,9 +110,7 @@ def paired_difference(
     return interval(np.asarray(first, dtype=float) - np.asarray(second, dtype=float), level)
 
 
-def probability_of_improvement(
-    first: Sequence[float], second: Sequence[float], level: float = LEVEL
-) -> Interval:
+def probability_of_improvement(first: Values, second: Values, level: float = LEVEL) -> Interval:
     """P(a run of ``first`` is above a run of ``second``), ties half (Agarwal et al. 2021, sec. 4).
 
     The share of all pairs of runs, U / (m·n). The interval is a score interval (Newcombe 2006,
@@ -134,9 +132,7 @@ def probability_of_improvement(
     return Interval(share, low, high)
 
 
-def all_differences(
-    results: Mapping[str, Sequence[float]], level: float = LEVEL
-) -> list[Difference]:
+def all_differences(results: Mapping[str, Values], level: float = LEVEL) -> list[Difference]:
     """Every two candidates, with intervals and p-values that hold for all pairs together.
 
     The procedure of Games and Howell (1976): Welch's t with the studentised range, which needs
