@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import unicodedata
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -46,11 +47,13 @@ class Renderer:
 
     def __init__(self, mode: str | None, num_rows: int, task: TextTask):
         self.numbers = np.zeros((num_rows, task.max_new_tokens))
-        self.tokenizer = task.tokenizer
-        self._page: Page | None = None
-        if mode == "rgb_array":
-            texts = {printable(prompt.text) for prompt in task.prompts}
-            self._page = Page(texts, task.max_new_tokens)
+        self.tokenizer, self.task, self.mode = task.tokenizer, task, mode
+
+    @cached_property
+    def _page(self) -> Page:
+        # Made when it is first needed: stable-baselines3 asks every environment for pictures, and
+        # most of them never draw one.
+        return Page((printable(p.text) for p in self.task.prompts), self.task.max_new_tokens)
 
     def begin(self, rows: np.ndarray) -> None:
         """Clear the numbers of rows that are reset."""
@@ -87,10 +90,10 @@ class Renderer:
             text = printable(prompt.text)
             pieces = [printable(self.tokenizer.decode([token])) for token in response]
             numbers = self.numbers[row, : len(pieces)]
-            if self._page is None:
-                rendered.append(text + coloured(pieces, numbers))
-            else:
+            if self.mode == "rgb_array":
                 rendered.append(self._page.draw([Piece(text, GREY), *on_colours(pieces, numbers)]))
+            else:
+                rendered.append(text + coloured(pieces, numbers))
         return tuple(rendered)
 
 
