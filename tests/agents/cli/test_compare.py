@@ -17,7 +17,7 @@ def options(small, tmp_path):
 
 def test_compare_trains_each_and_draws(options, printed, tmp_path):
     text = printed(*options, "--agents", "ppo", "grpo")
-    assert "significantly apart" in text
+    assert "Games-Howell" in text
     assert (tmp_path / "comparison.png").stat().st_size > 5_000
     for name in ("ppo", "grpo"):
         runs = [tmp_path / f"{name}-{seed}" for seed in (0, 1)]
