@@ -21,11 +21,8 @@ from stable_baselines3.common.callbacks import (
     StopTrainingOnRewardThreshold,
 )
 from stable_baselines3.common.logger import configure
-from stable_baselines3.common.vec_env import VecEnv
 
 from agents import PPO
-from agents.callbacks import RolloutCallback, needs_steps
-from agents.runs import RunRecorder
 from agents.sb3 import SB3VecEnv
 
 
@@ -83,130 +80,6 @@ def test_a_function_as_callback(make_agent):
 
     agent = make_agent("REINFORCE").learn(10_000, callback=stop_at_seven)
     assert len(calls) == 7 and calls[0] is agent
-
-
-# --- what a step shows --------------------------------------------------------------------------
-
-
-class Steps(BaseCallback):
-    """Copies what it is shown at each step."""
-
-    def __init__(self):
-        super().__init__()
-        self.seen = []
-
-    def _on_step(self):
-        names = "actions rewards dones infos new_obs env values log_probs n_steps".split()
-        self.seen.append({name: self.locals[name] for name in names})
-        self.seen[-1] |= {"timesteps": self.num_timesteps, "agent": self.model.num_timesteps,
-                          "buffer": len(self.model.ep_info_buffer)}  # fmt: skip
-        return True
-
-
-def test_the_steps_of_whole_episodes(make_agent):
-    """A step is a token of each row that still runs; all rows end together."""
-    steps = Steps()
-    agent = make_agent("PPO", 16)
-    silent = make_agent("PPO", 16)
-    agent.learn(1, steps)
-    silent.learn(1)
-    assert agent.num_timesteps == silent.num_timesteps > 16  # one number, however it is counted
-    assert agent.ep_info_buffer[0]["r"] == silent.ep_info_buffer[0]["r"]
-    counts = [step["timesteps"] for step in steps.seen]
-    lengths = np.array([episode["l"] for episode in agent.ep_info_buffer])
-    running = [int((lengths > t).sum()) for t in range(lengths.max())]
-    assert counts == np.cumsum(running).tolist() == [step["agent"] for step in steps.seen]
-    assert running[0] == 16 > running[-1] and counts[-1] == lengths.sum()
-    for number, step in enumerate(steps.seen, 1):
-        last = number == len(steps.seen)
-        assert step["n_steps"] == number and step["dones"].tolist() == [last] * 16
-        assert isinstance(step["env"], VecEnv) and step["env"] is agent.get_env()
-        assert step["actions"].shape == (16,) and step["actions"].dtype == np.int64
-        assert type(step["new_obs"]["input_ids"]) is np.ndarray and len(step["infos"]) == 16
-        assert (step["rewards"] != 0).any() == last
-    infos = steps.seen[-1]["infos"]
-    assert [info["episode"]["r"] for info in infos] == pytest.approx([i["score"] for i in infos])
-    assert [info["episode"]["l"] for info in infos] == lengths.tolist()
-    assert len(agent.ep_info_buffer) == steps.seen[-1]["buffer"] + 0 == 16
-
-
-def test_the_steps_of_other_environments(corridor):
-    steps = Steps()
-    agent = PPO("MlpPolicy", corridor(), n_steps=50, batch_size=50, n_epochs=1, seed=0)
-    silent = PPO("MlpPolicy", corridor(), n_steps=50, batch_size=50, n_epochs=1, seed=0)
-    agent.learn(100, steps)
-    silent.learn(100)
-    assert [step["timesteps"] for step in steps.seen] == list(range(1, 101))
-    assert [entry["r"] for entry in agent.ep_info_buffer] == [
-        entry["r"] for entry in silent.ep_info_buffer
-    ]  # fmt: skip
-    total, length, before, ends, cuts = 0.0, 0, None, 0, 0
-    for step in steps.seen:
-        total, length = total + step["rewards"][0], length + 1
-        (done,), (info,) = step["dones"], step["infos"]
-        assert ("episode" in info) == done == ("terminal_observation" in info)
-        if done:
-            assert info["episode"]["r"] == pytest.approx(total) and info["episode"]["l"] == length
-            assert step["new_obs"][0].argmax() == 0  # the next episode has begun
-            arrived = info["terminal_observation"].argmax() == 5
-            assert info["TimeLimit.truncated"] == (not arrived) and (arrived or length == 20)
-            total, length, ends, cuts = 0.0, 0, ends + 1, cuts + info["TimeLimit.truncated"]
-        elif before is not None:
-            moved = step["new_obs"][0].argmax() - before
-            assert moved in ((1,) if step["actions"][0] == 1 else (-1, 0))
-        before = step["new_obs"][0].argmax()
-    assert ends > cuts > 0 and ends == len(agent.ep_info_buffer)
-
-
-def test_steps_that_only_reset_do_not_count(mode, corridor):
-    """NEXT_STEP spends a step on each reset."""
-    steps = Steps()
-    envs = gym.vector.SyncVectorEnv([corridor] * 2, autoreset_mode=mode)
-    agent = PPO("MlpPolicy", envs, n_steps=60, batch_size=50, n_epochs=1, seed=0)
-    agent.learn(1, steps)
-    episodes = agent.ep_info_buffer
-    expected = 120 - len(episodes) if mode == gym.vector.AutoresetMode.NEXT_STEP else 120
-    assert abs(agent.num_timesteps - expected) <= 2  # an end in the last step is reset in the next
-    assert steps.seen[-1]["timesteps"] == agent.num_timesteps
-    assert sum(step["dones"].sum() for step in steps.seen) == len(episodes) > 4
-
-
-def test_text_step_by_step(wrapped, make_model):
-    steps = Steps()
-    agent = PPO("CausalLMPolicy", wrapped(4), n_steps=10, batch_size=4, n_epochs=1, seed=0,
-                policy_kwargs={"model": make_model()})  # fmt: skip
-    agent.learn(1, steps)
-    assert steps.seen[-1]["timesteps"] == agent.num_timesteps < 40
-    ended = [info for step in steps.seen for info in step["infos"] if "episode" in info]
-    assert len(ended) == len(agent.ep_info_buffer) > 4
-    for info in ended:
-        assert info["episode"]["r"] == pytest.approx(info["score"]) and info["response"] is not None
-
-
-def test_whether_steps_are_needed(tmp_path):
-    """Only then a rollout on an accelerator waits for the device at each step."""
-    silent = [ConvertCallback(None), RunRecorder(tmp_path / "run"), CallbackList([])]
-    assert not any(map(needs_steps, silent)) and not needs_steps(CallbackList(silent))
-
-    class Eager(RolloutCallback):
-        def _on_step(self):
-            return False
-
-    for callback in (Steps(), ConvertCallback(lambda *_: True), Eager(), LogEveryNTimesteps(5)):
-        assert needs_steps(callback) and needs_steps(CallbackList([*silent, callback]))
-
-
-def test_an_error_at_a_step_takes_the_count_back(make_agent):
-    agent = make_agent("PPO", env={"min_new_tokens": 5})
-
-    def fail(local_variables, global_variables):
-        if local_variables["self"].num_timesteps > 100:
-            raise KeyError("a bug")
-        return True
-
-    with pytest.raises(KeyError):
-        agent.learn(1000, fail)
-    assert agent.num_timesteps == 80 and agent.num_rollouts == 1  # those that it has learned from
 
 
 # --- each callback of stable-baselines3 ---------------------------------------------------------
@@ -311,57 +184,10 @@ def test_progress_bar_callback_counts_rows(agent, capsys):
 
 
 def test_a_list_and_functions_see_the_same(agent):
-    steps, seen = Steps(), []
-    function = ConvertCallback(lambda now, _: seen.append(now["self"].num_timesteps) or True)
-    agent.learn(80, CallbackList([steps, CallbackList([function])]))
-    assert seen == [step["timesteps"] for step in steps.seen] == [16, 32, 48, 64, 80]
-
-
-# --- runs of the log, and another environment ---------------------------------------------------
-
-
-def test_each_learn_begins_a_run_of_its_name(make_agent, tmp_path):
-    agent = make_agent("PPO", tensorboard_log=str(tmp_path))
-    agent.learn(1, tb_log_name="first")
-    agent.learn(1, tb_log_name="second")
-    agent.learn(1, tb_log_name="second")
-    agent.learn(1, tb_log_name="second", reset_num_timesteps=False)  # goes on in the same
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["first_1", "second_1", "second_2"]
-    assert len(list((tmp_path / "second_2").iterdir())) == 2
-
-
-def test_a_given_logger_stays(make_agent, tmp_path):
-    agent = make_agent("PPO", tensorboard_log=str(tmp_path / "board"))
-    log = configure(str(tmp_path / "own"), ["csv"])
-    agent.set_logger(log)
-    for _ in range(2):
-        agent.learn(1)
-        assert agent.logger is log
-    assert not (tmp_path / "board").exists()
-
-
-def test_dump_logs_needs_a_log(make_agent):
-    with pytest.raises(ValueError, match="call learn, or set_logger"):
-        make_agent("PPO").dump_logs()
-
-
-def test_the_spaces_of_an_agent_are_those_of_a_row(agent):
-    assert agent.observation_space == agent.env.single_observation_space
-    assert agent.action_space == agent.env.single_action_space and agent.n_envs == 16
-
-
-def test_set_env(agent, make_text_envs, corridor, make_model):
-    agent.learn(80)
-    envs = make_text_envs(8, min_new_tokens=5, stop=None, reference=make_model(seed=1), kl_coef=0.2)
-    agent.set_env(envs)
-    assert agent.env is envs and agent.n_envs == 8 and agent.get_env().env is envs
-    agent.learn(40, reset_num_timesteps=False)
-    assert agent.num_timesteps == 80 + 40 and envs.shaping.policy is agent.policy
-    agent.set_env(agent.get_env())
-    with pytest.raises(ValueError, match="single_observation_space"):
-        agent.set_env(make_text_envs(8, max_new_tokens=7))
-    with pytest.raises(ValueError, match="force_reset"):
-        agent.set_env(envs, force_reset=False)
-    walker = PPO("MlpPolicy", corridor(), n_steps=10, seed=0)
-    walker.set_env(corridor())
-    walker.learn(10)
+    seen: list[list[int]] = [[], []]
+    functions = [
+        ConvertCallback(lambda now, _, own=own: own.append(now["self"].num_timesteps) or True)
+        for own in seen
+    ]
+    agent.learn(80, CallbackList([functions[0], CallbackList([functions[1]])]))
+    assert seen[0] == seen[1] == [16, 32, 48, 64, 80]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import zipfile
-
 import gymnasium as gym
 import numpy as np
 import pytest
@@ -19,35 +17,11 @@ from agents import bind
 from agents.evaluation import evaluate_returns
 from agents.sb3 import LiveModel, SB3CausalLMPolicy, text_vec_env
 
-
-@pytest.fixture
-def make_ppo(text_kwargs, make_model):
-    """``make_ppo(env={}, policy={}, kind=PPO, ...)``: SB3's PPO on tiny random text."""
-
-    def make(env=(), policy=(), kind=PPO, n_envs=16, **kwargs):
-        settings = dict(n_steps=8, batch_size=128, n_epochs=1, gamma=1.0) if kind is PPO else {}
-        settings = settings | {"seed": 0, "device": "cpu"} | kwargs
-        model = {"model": LiveModel(make_model())} | dict(policy)
-        envs = text_vec_env(n_envs=n_envs, **text_kwargs(**({"stop": [5]} | dict(env))))
-        return kind(SB3CausalLMPolicy, envs, policy_kwargs=model, **settings)
-
-    return make
-
-
-def observe(env, steps: int = 4, seed: int = 0) -> list[dict]:
-    """Observations along random episodes."""
-    env.seed(seed)
-    observations, rng = [env.reset()], np.random.default_rng(seed)
-    for _ in range(steps):
-        observations.append(env.step(rng.integers(0, 8, env.num_envs))[0])
-    return observations
-
-
 # --- acting -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("critic_layers", [0, 1])
-def test_acting_from_the_cache_is_the_plain_forward(critic_layers, make_ppo, next_logits):
+def test_acting_from_the_cache_is_the_plain_forward(observe, critic_layers, make_ppo, next_logits):
     settings = {"temperature": 0.7, "banned_tokens": (3,), "critic_layers": critic_layers}
     agent = make_ppo(policy=settings)
     policy = agent.policy
@@ -87,7 +61,7 @@ def test_rows_that_extend_what_was_seen_use_the_cache(make_ppo, text_kwargs):
     assert agent.predict(one)[0].shape == ()
 
 
-def test_new_weights_need_new_keys_and_values(make_ppo, next_logits):
+def test_new_weights_need_new_keys_and_values(observe, make_ppo, next_logits):
     agent = make_ppo()
     observation = observe(agent.env)[-1]
 
@@ -137,7 +111,7 @@ def test_the_first_ratio_is_one(env, policy, make_ppo, monkeypatch):
     assert agent.logger.name_to_value["train/clip_fraction"] == 0
 
 
-def test_steps_of_one_episode_share_a_forward_pass(make_ppo):
+def test_steps_of_one_episode_share_a_forward_pass(observe, make_ppo):
     agent = make_ppo(n_envs=2)
     steps = observe(agent.env, 4)
     stacked = {k: torch.as_tensor(np.concatenate([s[k] for s in steps])) for k in steps[0]}
@@ -256,51 +230,6 @@ def test_single_environments_are_bound_by_hand(make_ppo, make_model, text_kwargs
         agent.learn(16)
     bind(env, agent.policy.lm)
     agent.learn(16)
-
-
-# --- saving and loading -------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("source", ["live", "folder", "lora"])
-def test_save_and_load(source, make_ppo, make_model, model_folder, tmp_path):
-    policy = {"model": LiveModel(make_model()) if source == "live" else model_folder}
-    policy |= {"lora": 2} if source == "lora" else {"critic_layers": 1}
-    agent = make_ppo(policy=policy, learning_rate=1e-2)
-    agent.learn(128)
-    agent.save(tmp_path / "agent")
-    again = PPO.load(tmp_path / "agent", env=agent.env)
-    for observation in observe(agent.env):
-        tensors = agent.policy.obs_to_tensor(observation)[0]
-        for mine, own in zip(again.policy(tensors, True), agent.policy(tensors, True), strict=True):
-            assert torch.equal(torch.as_tensor(mine), torch.as_tensor(own))
-    moments = [a.policy.optimizer.state_dict()["state"][0]["exp_avg"] for a in (agent, again)]
-    assert torch.equal(*moments)
-    again.learn(128)
-    agent.policy.save(tmp_path / "policy")  # the policy alone
-    alone = SB3CausalLMPolicy.load(tmp_path / "policy", device="cpu")
-    actions = [p.predict(observation, deterministic=True)[0] for p in (alone, agent.policy)]
-    assert np.array_equal(*actions)
-
-
-def test_the_zip_holds_the_weights_once(make_ppo, make_model, tmp_path):
-    large = make_model(vocabulary=5000)
-    large.config.tie_word_embeddings = True
-    large.tie_weights()
-    agent = make_ppo(policy={"model": LiveModel(large)})
-    agent.save(tmp_path / "agent.zip")
-    sizes = {e.filename: e.file_size for e in zipfile.ZipFile(tmp_path / "agent.zip").infolist()}
-    weights = sum(p.numel() * p.element_size() for p in agent.policy.parameters())
-    assert weights > 300_000 and weights < sizes["policy.pth"] < 1.2 * weights
-    assert sizes["data"] < 100_000
-    again = PPO.load(tmp_path / "agent.zip")
-    assert again.policy_kwargs["model"].model is not large
-
-
-def test_a_live_model_is_refused(make_ppo, make_model):
-    with pytest.raises(ValueError, match=r"LiveModel\(model\)"):
-        make_ppo(policy={"model": make_model()})
-    with pytest.raises(TypeError, match="not a Linear"):
-        LiveModel(torch.nn.Linear(1, 1))
 
 
 # --- evaluation ---------------------------------------------------------------------------------
