@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import importlib.util
 import pickle
@@ -66,13 +67,9 @@ def test_live_objects_pickle(tokenizer, make_model):
     assert all(map(np.array_equal, envs.render(), again.render()))
 
 
-def itself(env):
-    return env
-
-
 def test_a_new_process_can_be_given_an_environment(tokenizer):
     env = TextGenEnv(tokenizer=tokenizer, prompts=["ab"], reward="sentiment", max_new_tokens=2)
-    envs = AsyncVectorEnv([functools.partial(itself, env)], context="spawn")
+    envs = AsyncVectorEnv([functools.partial(copy.copy, env)], context="spawn")
     try:
         envs.reset(seed=0)
         *_, terminated, _, _ = [envs.step(np.array([50])) for _ in range(2)][-1]
