@@ -68,6 +68,8 @@ def stopped(capsys, port, in_folder):
             finally:
                 os.kill(os.getpid(), signal.SIGINT)
 
+        # Whoever starts the tests in the background may have let them ignore it.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         visitor = threading.Thread(target=visit)
         visitor.start()
         main([*line.split(), "--port", str(port), "--device", "cpu"])
