@@ -6,18 +6,16 @@ Stiennon et al. 2020, section 3.3). The model is a transformers sequence classif
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from rich.progress import Progress
+from rich.progress import track
 from torch import Tensor
 from torch.nn.functional import logsigmoid
-from torch.optim.swa_utils import AveragedModel
 
 from agents import presets, storage
 from agents.calibration import Calibration, agreement, calibration
@@ -37,7 +35,6 @@ RANGES = {
     "n_epochs": COUNT,
     "learning_rate": POSITIVE_OR_NONE,
     "adam_epsilon": POSITIVE_OR_NONE,
-    "n_averaged": COUNT_OR_NONE,
     "batch_size": COUNT,
     "max_length": COUNT_OR_NONE,
     "held_out": Range(0, 1, above=True, below=True),
@@ -83,10 +80,7 @@ class RewardModel:
         Raises:
             FileExistsError: the folder is not empty.
         """
-        folder = Path(folder)
-        if folder.is_dir() and any(folder.iterdir()):
-            raise FileExistsError(f"The folder {str(folder)!r} is not empty: choose another one.")
-        with storage.replacing(folder) as new:
+        with storage.new_folder(Path(folder)) as new:
             self.reward.model.save_pretrained(new)
             self.reward.tokenizer.save_pretrained(new)
 
@@ -94,16 +88,12 @@ class RewardModel:
 class Training:
     """The training of a reward model, with AdamW whose learning rate falls linearly to 0.
 
-    Few pairs are learned better by several models that start from the same weights and see the
-    pairs in another order; the result is the mean of their weights (Wortsman et al. 2022).
-
     Args:
         preferences: of `textenv.preferences.load_preferences`.
         model: the source of a causal language model whose body it begins with.
         n_epochs: passes over the pairs.
         learning_rate, adam_epsilon: of AdamW, the first learning rate; None takes those of
             `agents.presets`.
-        n_averaged: the number of models whose weights are averaged; None as before.
         batch_size: pairs per update.
         max_length: pairs with a text of more tokens are left out. None leaves none out, and
             refuses a text that is longer than the model can read.
@@ -127,7 +117,6 @@ class Training:
         n_epochs: int = 2,
         learning_rate: float | None = None,
         adam_epsilon: float | None = None,
-        n_averaged: int | None = None,
         batch_size: int = 32,
         max_length: int | None = None,
         held_out: float = 0.1,
@@ -139,7 +128,6 @@ class Training:
         preset = presets.reward_model(model)
         self.learning_rate: float = learning_rate or preset["learning_rate"]
         self.adam_epsilon: float = adam_epsilon or preset["adam_epsilon"]
-        self.n_averaged: int = n_averaged or preset["n_averaged"]
         self.n_epochs, self.batch_size = n_epochs, batch_size
         self.rng = np.random.default_rng(seed)
         classifier, tokenizer = new_classifier(model, seed, find_device(device))
@@ -213,31 +201,7 @@ class Training:
         return RewardModel(self.reward, losses, unseen[:, 0] - unseen[:, 1], self.ceiling)
 
     def fit(self, progress_bar: bool) -> list[float]:
-        """Train the models and average their weights; returns the loss of each update."""
-        model: torch.nn.Module = self.reward.model
-        updates = self.n_averaged * self.n_epochs * -(-len(self.learned) // self.batch_size)
-        losses: list[float] = []
-        with Progress(console=console, disable=not progress_bar) as progress:
-            task = progress.add_task("learning", total=updates)
-
-            def learn() -> None:
-                for loss in self.minimise():
-                    losses.append(loss)
-                    progress.advance(task)
-
-            if self.n_averaged == 1:  # without two more copies of the weights
-                learn()
-                return losses
-            first, average = copy.deepcopy(model.state_dict()), AveragedModel(model)
-            for _ in range(self.n_averaged):
-                model.load_state_dict(first)
-                learn()
-                average.update_parameters(model)
-        model.load_state_dict(average.module.state_dict())
-        return losses
-
-    def minimise(self) -> Iterator[float]:
-        """Minimise the loss from the current weights; yields that of each update."""
+        """Minimise the loss; returns that of each update."""
         parameters = list(self.reward.model.parameters())
         optimizer = torch.optim.AdamW(
             parameters, self.learning_rate, eps=self.adam_epsilon, weight_decay=0.01
@@ -247,7 +211,9 @@ class Training:
             for order in (self.rng.permutation(len(self.learned)) for _ in range(self.n_epochs))
             for begin in range(0, len(self.learned), self.batch_size)
         ]
-        for number, batch in enumerate(batches):
+        losses: list[float] = []
+        shown = track(batches, "learning", console=console, disable=not progress_bar)
+        for number, batch in enumerate(shown):
             set_learning_rate(optimizer, self.learning_rate * (1 - number / len(batches)))
             chosen, rejected = self.read([self.learned[index] for index in batch])
             loss = preference_loss(chosen, rejected).mean()
@@ -256,7 +222,8 @@ class Training:
             torch.nn.utils.clip_grad_norm_(parameters, MAX_GRAD_NORM)
             optimizer.step()
             check_finite(parameters, number + 1)
-            yield loss.item()
+            losses.append(loss.item())
+        return losses
 
     def read(self, pairs: Sequence[tuple[str, str]]) -> Tensor:
         """The logits of both texts of each pair ``[2, N]``."""

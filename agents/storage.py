@@ -71,6 +71,19 @@ def replacing(path: Path) -> Iterator[Path]:
     _force_to_disk(path.parent, contents=False)
 
 
+@contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """As `replacing`, for a folder that must not hold anything yet.
+
+    Raises:
+        FileExistsError: it is not empty.
+    """
+    if path.is_dir() and any(path.iterdir()):
+        raise FileExistsError(f"The folder {str(path)!r} is not empty: choose another one.")
+    with replacing(path) as new:
+        yield new
+
+
 def current(path: Path) -> Path:
     """Where a reader finds a folder: at its place or, while it is replaced, beside it."""
     aside = _aside(path)

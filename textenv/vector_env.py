@@ -1,8 +1,7 @@
 """TextGenVectorEnv: a batch of episodes as the rows of one token table.
 
-This module defines the order of a reset and of a step. Their parts are in other modules: how rows
-begin (`starts`), the table itself (`token_table`), when an episode stops (`stopping`), when it is
-scored (`scoring`), the cost of its KL (`shaping`), and the format of infos (`infos`).
+This module defines the order of a reset and of a step. Their parts: how rows begin (`starts`), the
+table (`token_table`), stops (`stopping`), scores (`scoring`), KL (`shaping`), infos (`infos`).
 """
 
 from __future__ import annotations

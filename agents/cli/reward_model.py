@@ -33,9 +33,6 @@ class RewardModelOptions:
     """Of AdamW; it falls linearly to 0. Not given, it suits the model."""
     adam_epsilon: float | None = None
     """Of AdamW. Not given, it suits the model."""
-    n_averaged: int | None = None
-    """Number of models, trained in another order of the pairs, whose weights are averaged. Not
-    given, it suits the model."""
     batch_size: int = 32
     """Pairs per update."""
     max_length: int | None = None

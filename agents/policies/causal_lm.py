@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from agents import storage
 from agents.policies.base import Evaluation, Policy
 from agents.policies.checks import check_live, check_space, checked_tokens
 from agents.policies.decoding import Caches, Decoders, next_logits, next_tokens
@@ -275,13 +276,11 @@ class CausalLMPolicy(nn.Module, Policy):
         Raises:
             FileExistsError: the folder is not empty.
         """
-        folder = Path(folder)
-        if folder.is_dir() and any(folder.iterdir()):
-            raise FileExistsError(f"The folder {str(folder)!r} is not empty: name another one.")
-        merged(self.model).save_pretrained(folder)
         tokenizer = own_tokenizer(self.model)
-        if tokenizer is not None:
-            tokenizer.save_pretrained(folder)
+        with storage.new_folder(Path(folder)) as new:
+            merged(self.model).save_pretrained(new)
+            if tokenizer is not None:
+                tokenizer.save_pretrained(new)
 
     @staticmethod
     def kwargs_for(folder: Path) -> dict[str, Any]:

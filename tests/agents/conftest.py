@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import socket
 import string
 from collections.abc import Callable
 from pathlib import Path
@@ -296,3 +297,14 @@ def on_cartpole() -> Callable:
         return kind(policy, "CartPole-v1", **kwargs)
 
     return make
+
+
+# --- pages --------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def port() -> int:
+    """A port of this machine that nobody uses."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 
 import gymnasium as gym
@@ -37,7 +36,7 @@ def preferences():
 
 @pytest.fixture(scope="module")
 def trained(preferences):
-    return train_reward_model(preferences, "bundled", n_epochs=2, n_averaged=2, seed=0)
+    return train_reward_model(preferences, "bundled", n_epochs=2, seed=0)
 
 
 def test_the_loss_and_its_gradient_by_hand():
@@ -104,27 +103,8 @@ def test_what_is_saved_is_a_reward_and_a_classifier(trained, preferences, tmp_pa
         trained.save(folder)
 
 
-def test_the_model_is_the_mean_of_several(preferences):
-    """Each begins with the same weights, and sees the pairs in another order."""
-    settings = {"n_epochs": 1, "n_averaged": 2, "seed": 3}
-    together = Training(preferences[:80], **settings)
-    losses = together.fit(progress_bar=False)
-    alone = Training(preferences[:80], **settings)
-    model = alone.reward.model
-    first = copy.deepcopy(model.state_dict())
-    each, weights = [], []
-    for _ in range(2):
-        model.load_state_dict(first)
-        each += list(alone.minimise())
-        weights.append(copy.deepcopy(model.state_dict()))
-    assert each == losses and losses[0] != losses[len(losses) // 2]
-    for name, mean in together.reward.model.state_dict().items():
-        assert not torch.equal(weights[0][name], weights[1][name]), name
-        assert torch.allclose(mean, (weights[0][name] + weights[1][name]) / 2, atol=1e-6), name
-
-
 def test_texts_that_are_read_together_keep_their_places(preferences):
-    training = Training(preferences, n_averaged=1)
+    training = Training(preferences)
     pairs = [(p.prompt, p.prompt + p.chosen * (1 + index)) for index, p in enumerate(preferences)]
     alone = [[training.reward.logits([text]).item() for text in pair] for pair in pairs[:20]]
     assert training.logits(pairs[:20]) == pytest.approx(np.array(alone), abs=1e-4)
@@ -132,7 +112,7 @@ def test_texts_that_are_read_together_keep_their_places(preferences):
 
 def test_the_same_seed_gives_the_same_model(trained, preferences):
     state = torch.random.get_rng_state()
-    again = train_reward_model(preferences, "bundled", n_epochs=2, n_averaged=2, seed=0)
+    again = train_reward_model(preferences, "bundled", n_epochs=2, seed=0)
     assert again.losses == trained.losses
     assert torch.equal(torch.random.get_rng_state(), state)
 
@@ -142,7 +122,6 @@ def test_the_same_seed_gives_the_same_model(trained, preferences):
     [
         ({"n_epochs": 0}, "n_epochs=0 must be a whole number of at least 1"),
         ({"learning_rate": 0}, "learning_rate=0 must be a number above 0, or None"),
-        ({"n_averaged": 0}, "n_averaged=0 must be a whole number of at least 1, or None"),
         ({"adam_epsilon": 0}, "adam_epsilon=0 must be a number above 0, or None"),
         ({"batch_size": 1.5}, r"batch_size=1\.5 must be"),
         ({"held_out": 1.0}, r"held_out=1\.0 must be a number from 0 to 1"),

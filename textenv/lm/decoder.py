@@ -132,15 +132,15 @@ class Decoder:
             self.body, self.head = body_of(model), head
         config = unwrapped(model).config.get_text_config()
         self.device = next(self.body.parameters()).device
-        # transformers renamed it in 5.24.
-        takes = inspect.signature(self.body.forward).parameters
+        takes = inspect.signature(self.body.forward).parameters  # renamed in transformers 5.24
         self.cache_argument = "cache" if "cache" in takes else "past_key_values"
         self.additive_mask = config._attn_implementation == "eager"
         self.cache = RowCache(config.num_hidden_layers, num_rows, max_length)
         self.num_rows, self.max_length = num_rows, max_length
         self.every_column = torch.arange(max_length, device=self.device)
         captured = self.device.type == "cuda" if captured is None else captured
-        self.captured = CapturedStep(num_rows, max_length, self.device) if captured else None
+        dtype = next(self.body.parameters()).dtype
+        self.captured = CapturedStep(num_rows, max_length, self.device, dtype) if captured else None
         self.weights = self._addresses()
         self.forget()
 

@@ -106,13 +106,6 @@ class Window:
 
 
 @pytest.fixture
-def port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
-@pytest.fixture
 def open_window():
     """``open_window(address)``: a window that is closed at the end of the test."""
     with ExitStack() as stack:

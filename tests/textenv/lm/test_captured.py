@@ -10,7 +10,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from agents.policies.decoding import Caches, Decoders
-from textenv.lm.captured import BUCKET, CapturedStep
+from textenv.lm.captured import BUCKET, TOLERANCE, CapturedStep, largest_difference
 from textenv.lm.decoder import Decoder
 
 LENGTH = 16
@@ -105,7 +105,7 @@ def test_the_columns_that_are_read_grow_in_buckets():
         read.append(columns)
         return tokens, positions
 
-    captured, one = CapturedStep(2, last, torch.device("cpu")), torch.ones(2, 1)
+    captured, one = CapturedStep(2, last, torch.device("cpu"), torch.float32), torch.ones(2, 1)
     for columns in (1, BUCKET, BUCKET + 1, last - 1, last):
         captured(step, one, one, columns)
     assert read == [BUCKET, BUCKET, 2 * BUCKET, last, last]
@@ -144,3 +144,18 @@ def test_a_decoder_is_not_used_again_when_the_weights_have_moved(make_model):
     weight = next(model.parameters())
     weight.data = weight.data.clone()
     assert decoders.take(model, 2, LENGTH) is not decoder
+
+
+def test_a_replay_is_compared_by_the_row_that_is_farthest_off():
+    one = torch.tensor([[1.0, 2.0, -torch.inf], [0.0, 4.0, 1.0]])
+    assert largest_difference(one, one) == 0
+    other = one + torch.tensor([[0.1, -0.2, 0.0], [0.0, 0.6, 0.0]])
+    assert largest_difference(one, other) == pytest.approx(0.2)
+    assert not largest_difference(one * torch.nan, one) <= max(TOLERANCE.values())
+
+
+def test_the_tolerance_is_that_of_the_precision_of_the_step():
+    captured = CapturedStep(2, 8, torch.device("cpu"), torch.float32)
+    assert captured.precision == torch.float32
+    with torch.autocast("cpu", torch.bfloat16):
+        assert captured.precision == torch.bfloat16
