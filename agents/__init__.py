@@ -4,6 +4,8 @@ import textenv  # noqa: F401  (registers TextGen-v0)
 from agents.agent import Agent
 from agents.algorithms import GRPO, PPO, REINFORCE, RLOO, TRPO, ActorCritic
 from agents.environments import bind
+from agents.evaluation import BestOfN, Greedy, RandomTokens, Untouched
+from agents.judge import evaluate
 from agents.policies import CausalLMPolicy, MlpPolicy, Policy
 
 __all__ = [
@@ -14,8 +16,13 @@ __all__ = [
     "TRPO",
     "ActorCritic",
     "Agent",
+    "BestOfN",
     "CausalLMPolicy",
+    "Greedy",
     "MlpPolicy",
     "Policy",
+    "RandomTokens",
+    "Untouched",
     "bind",
+    "evaluate",
 ]

@@ -13,7 +13,7 @@ import numpy as np
 
 from agents import environments, storage
 from agents.evaluation import own_environment
-from agents.policies.reference import ReferencePolicy
+from agents.policies.acting import ReferencePolicy
 from agents.sampling import sample_on
 from textenv.optimum import BestOf, Optimum, best_of_n_curve, optimum
 

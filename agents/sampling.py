@@ -9,7 +9,7 @@ from typing import Any, Self
 import numpy as np
 
 from agents.collect.episodes import collect_episodes
-from agents.evaluation import own_environment
+from agents.evaluation.text import own_environment, seed_of
 from textenv.preferences import Pair
 
 MAX_DRAWS = 20  # rounds of drawing pairs anew whose two responses are equal
@@ -74,7 +74,7 @@ def sample(agent: Any, n_episodes: int, seed: int, draw: int = 0, **changes: Any
     own = own_environment(agent.env, agent.policy, n_episodes, reference=None, **changes)
     prompt_index = np.random.default_rng(seed).integers(len(own.prompts), size=n_episodes)
     before = agent.policy.generator.get_state()
-    agent.policy.seed(int(np.random.SeedSequence([seed, draw]).generate_state(1)[0]))
+    agent.policy.seed(seed_of(seed, draw))
     samples = sample_on(own, agent.policy, prompt_index)
     agent.policy.generator.set_state(before)
     return samples

@@ -10,6 +10,7 @@ from agents import algorithms, checkpoint, environments
 from agents.agent import Agent
 from agents.cli.tasks import evaluation_prompts
 from agents.construction import find_device
+from agents.judge import algorithm_of
 from agents.runs import RunFolder
 from agents.runs.folder import read_json
 
@@ -93,16 +94,10 @@ def load_saved(folder: Path, task: dict[str, Any], device: str, **changes: Any) 
         FileNotFoundError: there is no agent in the folder.
         ValueError: its algorithm is a custom class, or it generates no text.
     """
-    saved = checkpoint.describe(folder)
-    name = saved["algorithm"]
-    if name not in algorithms.__all__:
+    algorithm, policy = algorithm_of(folder), checkpoint.describe(folder)["policy"]
+    if policy != "CausalLMPolicy":
         raise ValueError(
-            f"The algorithm of the agent in {str(folder)!r} is a custom class, {name}: "
-            "evaluate it from Python, with agents.evaluation.evaluate_text."
+            f"The agent in {str(folder)!r} generates no text (its policy is {policy}): evaluate it "
+            "from Python, with agents.evaluate."
         )
-    if saved["policy"] != "CausalLMPolicy":
-        raise ValueError(
-            f"The agent in {str(folder)!r} generates no text (its policy is {saved['policy']}): "
-            "evaluate it from Python, with agents.evaluation.evaluate_returns."
-        )
-    return getattr(algorithms, name).load(folder, env_kwargs=task, device=device, **changes)
+    return algorithm.load(folder, env_kwargs=task, device=device, **changes)

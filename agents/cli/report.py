@@ -72,11 +72,17 @@ def evaluation_table(
             lambda e: f"{e.kls.mean():z.2f}",
             lambda point: f"{point.kl:z.2f}",
         )
-        row("  recomputed plainly", lambda e: f"{e.recomputed_kls.mean():z.2f}")
+        row("  recomputed plainly", recomputed)
     row("length, tokens", lambda e: f"{e.lengths.mean():.1f}")
     row("distinct-2", lambda e: f"{e.distinct_2:.2f}")
     row("tokens/s", lambda e: f"{e.tokens_per_second:.0f}")
     return table
+
+
+def recomputed(evaluation: TextEvaluation) -> str:
+    """The mean of the recomputed KL, where there is one."""
+    kls = evaluation.recomputed_kls
+    return f"{kls.mean():z.2f}" if len(kls) else ""
 
 
 def percentage(share: float) -> str:

@@ -56,13 +56,13 @@ def by_hand(seed: int, episodes: int) -> list[float]:
 
 @pytest.mark.parametrize(("rows", "n_episodes"), [(1, 4), (3, 12), (3, 10), (4, 3)])
 def test_returns_are_those_of_a_hand_loop(mode, rows, n_episodes):
-    """Each row gives the same number of episodes, or short ones would be too many."""
+    """How many episodes each row gives is fixed beforehand, or short ones would be too many."""
     envs = SyncVectorEnv([Draws] * rows, autoreset_mode=mode)
     agent = Agent()
     found = evaluate_returns(agent, envs, n_episodes, seed=4)
-    each = -(-n_episodes // rows)
-    wanted = [value for row in range(rows) for value in by_hand(4 + row, each)]
-    assert found == pytest.approx(np.array(wanted[:n_episodes]), rel=1e-6)
+    each = [(n_episodes + row) // rows for row in range(rows)]
+    wanted = [value for row in range(rows) for value in by_hand(4 + row, each[row])]
+    assert found == pytest.approx(np.array(wanted), rel=1e-6)
     assert len(set(found.round(6))) == n_episodes
     assert [state for _, _, state in agent.told] == [None, *range(1, len(agent.told))]
 

@@ -9,7 +9,8 @@ import torch
 from gymnasium.vector import SyncVectorEnv
 
 from agents import environments
-from agents.evaluation import MAX_ROWS, TextEvaluation, distinct_n, evaluate_text
+from agents.evaluation import TextEvaluation, distinct_n, evaluate_text
+from agents.evaluation.text import MAX_ROWS
 from textenv import AdaptiveKL, TextGenEnv
 
 

@@ -23,7 +23,7 @@ from agents import PPO
 from agents.collect import collect_episodes
 from agents.construction import find_device
 from agents.evaluation import evaluate_text, own_environment
-from agents.policies.reference import ReferencePolicy
+from agents.policies.acting import ReferencePolicy
 from textenv.lm.loading import hide_progress_bars
 from textenv.lm.scoring import response_states, token_log_probs
 from textenv.optimum import optimal_log_weights, optimum

@@ -1,0 +1,26 @@
+"""Standard evaluation loops: of text, and of any other environment.
+
+text        whole episodes of text, their score, KL and return
+returns     the returns of episodes in any vector environment
+candidates  what can be evaluated beside agents
+episodes    the numbers and texts of evaluated episodes, and their files
+"""
+
+from agents.evaluation.candidates import BestOfN, Greedy, RandomTokens, Untouched
+from agents.evaluation.episodes import TextEvaluation, distinct_n, mean_and_error
+from agents.evaluation.returns import evaluate_returns
+from agents.evaluation.text import evaluate_text, own_environment, recomputed_kl
+
+__all__ = [
+    "BestOfN",
+    "Greedy",
+    "RandomTokens",
+    "TextEvaluation",
+    "Untouched",
+    "distinct_n",
+    "evaluate_returns",
+    "evaluate_text",
+    "mean_and_error",
+    "own_environment",
+    "recomputed_kl",
+]

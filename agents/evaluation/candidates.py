@@ -1,0 +1,142 @@
+"""What can be evaluated beside agents: candidates that need no training, models of others."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from agents import environments
+from agents.policies.acting import (
+    ActingPolicy,
+    ForeignPolicy,
+    GreedyPolicy,
+    ReferencePolicy,
+    UniformPolicy,
+)
+from agents.sb3.policy import CausalLMMembers
+from textenv.lm.scoring import Sampling
+
+
+@dataclass(frozen=True)
+class Untouched:
+    """The reference model as it is, from which every agent starts."""
+
+
+@dataclass(frozen=True)
+class Greedy:
+    """The reference model's most likely token at each step.
+
+    A policy that does not draw is far from one that does: its KL is −log π_ref of its text.
+    """
+
+
+@dataclass(frozen=True)
+class RandomTokens:
+    """Every token that may be chosen, with the same probability."""
+
+
+@dataclass(frozen=True)
+class BestOfN:
+    """The best of n texts of the reference model, by the reward of the task.
+
+    It is paid for with n times the tokens at each answer. Its KL is not sampled: it is at most
+    log n − (n − 1)/n (Beirami et al. 2024, theorem 3.1), which is taken as the KL of every
+    episode. The bound is tight if no two texts score the same.
+
+    Args:
+        n: number of texts, at least 1.
+    """
+
+    n: int
+
+    def __post_init__(self):
+        if isinstance(self.n, bool) or not isinstance(self.n, int) or self.n < 1:
+            raise ValueError(f"n={self.n!r} must be a whole number, at least 1.")
+
+
+UNTRAINED = (Untouched, Greedy, RandomTokens, BestOfN)
+
+
+class Caller:
+    """A function of the observation as something that has ``predict``.
+
+    Args:
+        function: from the observation of all rows, as numpy arrays, to their actions.
+    """
+
+    def __init__(self, function: Any):
+        self.function = function
+
+    def predict(
+        self, observation: Any, state: Any = None, start: Any = None, deterministic: bool = True
+    ) -> tuple[Any, Any]:
+        """The function's actions; there is no state."""
+        return self.function(observation), state
+
+
+def as_predictor(candidate: Any) -> Any:
+    """Something with the ``predict`` of stable-baselines3.
+
+    Raises:
+        TypeError: the candidate neither has it nor can be called.
+    """
+    if hasattr(candidate, "predict"):
+        return candidate
+    if callable(candidate):
+        return Caller(candidate)
+    raise TypeError(
+        f"A {type(candidate).__name__} cannot be evaluated: give an agent, its folder, a policy, a "
+        "model with predict(), or a function from observations to actions."
+    )
+
+
+def env_of(candidate: Any) -> Any:
+    """The environment that an agent or a model of stable-baselines3 brings along.
+
+    Raises:
+        ValueError: it has none.
+    """
+    of_sb3 = getattr(candidate, "get_env", lambda: None)()
+    env = getattr(candidate, "env", of_sb3)
+    if env is None:
+        raise ValueError(
+            f"{type(candidate).__name__} has no environment of its own: pass one, env=."
+        )
+    return env
+
+
+def text_policy(candidate: Any, env: Any, deterministic: bool = False) -> Any:
+    """What acts for a candidate in a text environment (see `agents.evaluation.evaluate_text`).
+
+    Args:
+        candidate: anything that `agents.evaluate` takes, except a folder.
+        env: the environment, whose reference acts for candidates that need no training.
+        deterministic: act without drawing.
+
+    Raises:
+        TypeError: nobody can say how the candidate acts.
+        ValueError: it is the reference's, and the environment has none.
+    """
+    text_env = environments.text_environments(env)[0]
+    vocabulary = int(text_env.task.spaces[1].n)
+    sampling = Sampling(vocabulary=vocabulary, forbids_early_stops=True)
+    if isinstance(candidate, UNTRAINED):
+        policy: Any = _untrained(candidate, text_env, sampling)
+    else:
+        policy = getattr(candidate, "policy", candidate)
+        policy = policy.lm if isinstance(policy, CausalLMMembers) else policy
+    if not hasattr(policy, "act"):
+        return ForeignPolicy(as_predictor(candidate), sampling, deterministic)
+    return GreedyPolicy(policy) if deterministic else policy
+
+
+def _untrained(candidate: Any, text_env: Any, sampling: Sampling) -> ActingPolicy:
+    if isinstance(candidate, RandomTokens):
+        return UniformPolicy(sampling, text_env.task.device)
+    if text_env.shaping is None:
+        raise ValueError(
+            f"{candidate} is a candidate of the reference model, but the environment has none: "
+            "make it with reference=."
+        )
+    policy = ReferencePolicy(text_env.shaping.reference, sampling)
+    return GreedyPolicy(policy) if isinstance(candidate, Greedy) else policy

@@ -1,0 +1,39 @@
+"""The standard evaluation loop for any environment."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from gymnasium.vector import AutoresetMode, VectorEnv
+
+
+def evaluate_returns(
+    agent: Any, env: VectorEnv, n_episodes: int = 100, seed: int = 0, deterministic: bool = True
+) -> np.ndarray:
+    """Returns ``[n_episodes]`` of whole episodes in any vector environment with numpy arrays.
+
+    Short episodes end first, so the number of each row is fixed beforehand to avoid a bias. They
+    are the same episodes as those of stable-baselines3's ``evaluate_policy``.
+    """
+    mode = env.metadata.get("autoreset_mode", AutoresetMode.NEXT_STEP)
+    rows = env.num_envs
+    wanted = [(n_episodes + row) // rows for row in range(rows)]
+    finished: list[list[float]] = [[] for _ in range(rows)]
+    observation, _ = env.reset(seed=seed)
+    state, start = None, np.ones(rows, dtype=bool)
+    returns, resetting = np.zeros(rows), np.zeros(rows, dtype=bool)
+    while any(len(found) < count for found, count in zip(finished, wanted, strict=True)):
+        actions, state = agent.predict(observation, state, start, deterministic)
+        observation, rewards, terminated, truncated, _ = env.step(actions)
+        returns += rewards * ~resetting
+        ended = (terminated | truncated) & ~resetting
+        for row in np.flatnonzero(ended):
+            finished[row].append(returns[row])
+        returns[ended] = 0
+        start = ended
+        if mode == AutoresetMode.NEXT_STEP:  # a row is at its start after the step that reset it
+            start, resetting = resetting, ended
+        elif mode == AutoresetMode.DISABLED and ended.any():
+            observation, _ = env.reset(options={"reset_mask": ended})
+    return np.concatenate([found[:count] for found, count in zip(finished, wanted, strict=True)])

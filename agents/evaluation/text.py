@@ -1,0 +1,216 @@
+"""Texts of a candidate, in an environment of their own, and their scores and KL."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from gymnasium.vector import AutoresetMode
+
+from agents import environments
+from agents.collect import collect_episodes
+from agents.evaluation.candidates import BestOfN, Untouched, env_of, text_policy
+from agents.evaluation.episodes import TextEvaluation
+from agents.policies.acting import ForeignPolicy
+from agents.rollout import Rollout
+from textenv.legality import of_rows
+from textenv.optimum import best_of_n_kl
+from textenv.vector_env import TextGenVectorEnv
+
+# Of an evaluation; another number of rows gives other random texts.
+MAX_ROWS = 256
+TOKENS_AT_ONCE = 2**14  # rows times the longest episode
+LOGITS_AT_ONCE = 2**25  # of a plain forward pass; 128 MB in float32
+
+
+def evaluate_text(
+    candidate: Any,
+    env: Any = None,
+    n_episodes: int = 256,
+    seed: int = 0,
+    kl_coef: float | None = None,
+    prompts: Any = None,
+    deterministic: bool = False,
+    draw: int = 0,
+) -> TextEvaluation:
+    """Sample episodes of text; the same prompts and random numbers for the same seed.
+
+    They are sampled in a separate environment of the same task: the given environment, its prompts
+    and its β are not changed, nor are the random numbers of the candidate.
+
+    Args:
+        candidate: an agent or a policy that generates text, one of
+            `agents.evaluation.candidates`, a model of stable-baselines3, or a function from
+            observations to actions. Where log π of its actions is unknown, KL and return are nan.
+        env: any text environment, single, vector or wrapped; None uses the agent's own.
+        n_episodes: number of episodes.
+        seed: the seed of prompts and actions.
+        kl_coef: β of the returns; None uses that of the environment's rewards.
+        prompts: other prompts, such as held-out ones; None uses those of the environment.
+        deterministic: take the most likely token at each step. The KL is then that of this
+            policy, −log π_ref of its text.
+        draw: another number gives other actions on the same prompts.
+
+    Raises:
+        ValueError: there is no text environment, or ``n_episodes`` is below 1.
+    """
+    if n_episodes < 1:
+        raise ValueError(f"n_episodes={n_episodes} must be at least 1.")
+    env = env_of(candidate) if env is None else env
+    check_text(env)
+    if kl_coef is None:
+        kl_coef = environments.kl_coef(env)
+    if isinstance(candidate, BestOfN):
+        draws = [
+            evaluate_text(Untouched(), env, n_episodes, seed, kl_coef, prompts, False, number)
+            for number in range(draw * candidate.n, (draw + 1) * candidate.n)
+        ]
+        return best_of(draws)
+    policy = text_policy(candidate, env, deterministic)
+    changes = {} if prompts is None else {"prompts": prompts}
+    shaped = environments.text_environments(env)[0].shaping is not None
+    if isinstance(policy, ForeignPolicy):
+        changes["reference"] = None
+    own = own_environment(env, policy, n_episodes, **changes)
+    own.bind(policy)
+    rollouts, texts, seconds = _sample(own, policy, n_episodes, seed, draw)
+
+    def column(key: str) -> np.ndarray:
+        every = [value for rollout in rollouts for value in rollout.episodes.get(key, [])]
+        return np.array(every[:n_episodes])
+
+    kls, plain = column("kl"), np.zeros(0)
+    if own.shaping is not None and hasattr(policy, "autocast"):
+        plain = np.concatenate(
+            [recomputed_kl(policy, own.shaping.reference, rollout) for rollout in rollouts]
+        )[:n_episodes]
+    elif shaped and own.shaping is None:
+        kls = np.full(n_episodes, np.nan)
+    lengths = column("length")
+    return TextEvaluation(
+        column("score"), column("return"), kls, plain, lengths, texts, column("response").tolist(),
+        sum(sum(rollout.episodes["length"]) for rollout in rollouts) / seconds,
+        kl_coef if shaped else 0.0, int(lengths.sum()),
+    )  # fmt: skip
+
+
+def _sample(
+    own: TextGenVectorEnv, policy: Any, n_episodes: int, seed: int, draw: int
+) -> tuple[list[Rollout], list[str], float]:
+    """Rollouts of at least ``n_episodes``, the prompts of these, and the seconds that they took."""
+    before = policy.generator.get_state()
+    policy.seed(
+        seed if draw == 0 else int(np.random.SeedSequence([seed, draw]).generate_state(1)[0])
+    )
+    rollouts: list[Rollout] = []
+    texts: list[str] = []
+    seconds = 0.0
+    try:
+        while len(texts) < n_episodes:
+            began = time.perf_counter()
+            rollouts.append(collect_episodes(own, policy, seed=None if rollouts else seed))
+            seconds += time.perf_counter() - began
+            texts += [own.prompts[index].text for index in own.prompt_index]
+    finally:
+        policy.generator.set_state(before)
+    return rollouts, texts[:n_episodes], seconds
+
+
+def seed_of(seed: int, draw: int) -> int:
+    """The seed of the actions, for one of several draws on the same prompts."""
+    return seed if draw == 0 else int(np.random.SeedSequence([seed, draw]).generate_state(1)[0])
+
+
+def best_of(draws: Sequence[TextEvaluation]) -> TextEvaluation:
+    """Of each episode the text that is paid best (see `agents.evaluation.candidates.BestOfN`).
+
+    Args:
+        draws: evaluations of the untouched reference on the same prompts, at least one.
+    """
+    first, count = draws[0], len(draws[0].scores)
+    winner = np.argmax([draw.paid for draw in draws], axis=0)
+    rows = np.arange(count)
+
+    def chosen(name: str) -> np.ndarray:
+        return np.array([getattr(draw, name) for draw in draws])[winner, rows]
+
+    return TextEvaluation(
+        chosen("scores"), chosen("paid"),
+        np.full(count, best_of_n_kl(len(draws))) if len(first.kls) else first.kls,
+        np.zeros(0), chosen("lengths"), first.prompts, chosen("responses").tolist(),
+        float(np.mean([draw.tokens_per_second for draw in draws])), first.kl_coef,
+        sum(draw.sampled_tokens for draw in draws),
+    )  # fmt: skip
+
+
+def check_text(env: Any) -> None:
+    """Raise an error unless there is a text environment inside ``env``.
+
+    Raises:
+        ValueError: there is none.
+    """
+    if not environments.text_environments(env):
+        raise ValueError(
+            f"{env} is no text environment: evaluate_returns measures agents in any other."
+        )
+
+
+def own_environment(env: Any, policy: Any, n_episodes: int, **changes: Any) -> TextGenVectorEnv:
+    """A native environment of the same task, whose rewards are not shaped.
+
+    Args:
+        env: any text environment, single, vector or wrapped.
+        policy: what will act in it, on the same device.
+        n_episodes: how many episodes are wanted, at least as many as there are rows.
+        changes: other arguments of the task.
+
+    Raises:
+        ValueError: there is no text environment, or it is on another device.
+    """
+    check_text(env)
+    found = environments.text_environments(env)
+    shaping = found[0].shaping
+    if shaping is not None and shaping.reference.device.type != policy.device.type:
+        raise ValueError(
+            f"The agent is on {policy.device}, the environment's reference on "
+            f"{shaping.reference.device}: make the environment with the agent's device."
+        )
+    rows = min(n_episodes, max(8, min(MAX_ROWS, TOKENS_AT_ONCE // found[0].task.max_length)))
+    return found[0].sibling(
+        rows, autoreset_mode=AutoresetMode.DISABLED, scoring="batch", array="torch",
+        device=policy.device, copy=False, group_size=1, **changes,
+    )  # fmt: skip
+
+
+@torch.no_grad()
+def recomputed_kl(policy: Any, reference: Any, rollout: Rollout) -> np.ndarray:
+    """Σ_t log π(a_t|s_t) − log π_ref(a_t|s_t) of each row ``[B]``, by plain forward passes.
+
+    Nothing of the decoder or of the teacher-forced scoring takes part: whole rows go through the
+    models as transformers has them, and the log-probabilities are those of all logits.
+    """
+    input_ids, prompt_lengths = (
+        rollout.observations[key] for key in ("input_ids", "prompt_lengths")
+    )
+    steps = torch.arange(rollout.mask.shape[1], device=input_ids.device)
+    columns = (prompt_lengths[:, None] + steps - 1).clamp(max=input_ids.shape[1] - 1)
+    every_step = torch.ones_like(rollout.mask)
+    early = of_rows(rollout.observations, every_step)
+
+    def log_probs(model: Any, rows: torch.Tensor) -> torch.Tensor:
+        every = model(input_ids=input_ids[rows], use_cache=False).logits
+        at = columns[rows][:, :, None].expand(-1, -1, every.shape[-1])
+        illegal = None if early is None else early.view(*rollout.mask.shape, -1)[rows]
+        logits = policy.sampling.apply(every.gather(1, at), illegal)
+        return logits.log_softmax(-1).gather(2, rollout.actions[rows][:, :, None])[:, :, 0]
+
+    at_once = max(1, LOGITS_AT_ONCE // (policy.sampling.vocabulary * input_ids.shape[1]))
+    kls = []
+    for rows in torch.arange(len(input_ids), device=input_ids.device).split(at_once):
+        with policy.autocast():
+            own = log_probs(policy.model, rows)
+        kls.append(((own - log_probs(reference, rows)) * rollout.mask[rows]).sum(dim=1))
+    return torch.cat(kls).cpu().numpy()

@@ -1,0 +1,120 @@
+"""``agents.evaluate``: one function for whatever acts, in whichever environment."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import torch
+from gymnasium.vector import VectorEnv
+from stable_baselines3.common.evaluation import evaluate_policy
+from stable_baselines3.common.vec_env import VecEnv
+
+from agents import algorithms, checkpoint, environments
+from agents.agent import Agent
+from agents.construction import find_device
+from agents.evaluation import TextEvaluation, evaluate_returns, evaluate_text
+from agents.evaluation.candidates import as_predictor, env_of
+
+ROWS = 8  # of an environment that is made here
+
+
+@dataclass(frozen=True)
+class Returns:
+    """Episodes of any other environment than text.
+
+    Attributes:
+        returns: the undiscounted sum of rewards of each episode ``[N]``.
+    """
+
+    returns: np.ndarray
+
+
+def evaluate(
+    candidate: Any,
+    env: str | gym.Env | VectorEnv | VecEnv | None = None,
+    n_episodes: int = 256,
+    seed: int = 0,
+    *,
+    deterministic: bool | None = None,
+    kl_coef: float | None = None,
+    prompts: Any = None,
+    env_kwargs: Mapping[str, Any] | None = None,
+    device: str | torch.device = "auto",
+) -> TextEvaluation | Returns:
+    """Episodes of anything that acts. The same seed gives all candidates the same prompts.
+
+        evaluate("runs/ppo-bundled-0").returns.mean()
+        evaluate(BestOfN(4), "TextGen-v0", env_kwargs={"reference": "bundled", "kl_coef": 0.1})
+        evaluate(model_of_stable_baselines3, "CartPole-v1", n_episodes=20).returns
+
+    Args:
+        candidate: an agent, or the folder of one; a policy; a model of stable-baselines3 or
+            anything else with its ``predict``; a function from observations to actions, both of all
+            rows; or `Untouched`, `Greedy`, `RandomTokens`, `BestOfN`, which need no training.
+        env: an environment, one of any vector kind, or an id; None uses the candidate's own. Text
+            is sampled in an environment of its own with the same task.
+        n_episodes: number of episodes.
+        seed: the seed of the environment and, for text, of the actions.
+        deterministic: act without drawing. None draws for text alone, as language models are used.
+        kl_coef: for text, β of the returns; None uses that of the environment.
+        prompts: for text, other prompts than the environment's.
+        env_kwargs: arguments of the environment of an id, or of a saved agent.
+        device: of an agent that is loaded, and of an environment that is made.
+
+    Raises:
+        TypeError: the candidate is none of these.
+        ValueError: there is no environment, or the candidate cannot act in it.
+    """
+    keywords = dict(env_kwargs or {})
+    if isinstance(candidate, str | Path):
+        own: Any = {} if env is None else {"env": env}
+        candidate = load_agent(candidate, env_kwargs=keywords, device=device, **own)
+        env = None
+    env = env_of(candidate) if env is None else env
+    if isinstance(env, str):
+        env = environments.make(env, ROWS, keywords, 1, find_device(device))
+    if environments.text_environments(env):
+        drawn = not deterministic  # None draws
+        return evaluate_text(candidate, env, n_episodes, seed, kl_coef, prompts, not drawn)
+    if n_episodes < 1:
+        raise ValueError(f"n_episodes={n_episodes} must be at least 1.")
+    greedy = deterministic is not False
+    predictor = as_predictor(candidate)
+    if isinstance(env, VecEnv):
+        env.seed(seed)
+        found, _ = evaluate_policy(
+            predictor, env, n_episodes, greedy, return_episode_rewards=True, warn=False
+        )
+        return Returns(np.array(found))
+    vector: Any = environments.prepare(env, torch.device("cpu"))
+    return Returns(evaluate_returns(predictor, vector, n_episodes, seed, greedy))
+
+
+def load_agent(folder: str | Path, **changes: Any) -> Agent:
+    """The saved agent of a folder, of whichever algorithm of this library.
+
+    Args:
+        folder: of an agent, or of a run, whose newest agent is taken.
+        changes: as of `Agent.load`.
+
+    Raises:
+        FileNotFoundError: there is no agent in the folder.
+        ValueError: its algorithm is a custom class.
+    """
+    return algorithm_of(folder).load(folder, **changes)
+
+
+def algorithm_of(folder: str | Path) -> type[Agent]:
+    """The class of the saved agent of a folder; raises errors as `load_agent`."""
+    name = checkpoint.describe(checkpoint.find(folder))["algorithm"]
+    if name not in algorithms.__all__:
+        raise ValueError(
+            f"The algorithm of the agent in {str(folder)!r} is a custom class, {name}: evaluate it "
+            f"from Python, where {name}.load gives an agent for agents.evaluate."
+        )
+    return getattr(algorithms, name)

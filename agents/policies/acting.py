@@ -1,0 +1,151 @@
+"""Policies that act in a text environment, but do not learn."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from agents.policies.causal_lm import CausalLMPolicy
+from agents.policies.decoding import Caches, Decoders, next_tokens
+from agents.policies.distributions import draw
+from textenv.legality import of_observation
+from textenv.lm.scoring import Sampling
+from textenv.shaping import ActionRecord
+
+
+class ActingPolicy:
+    """What only acts: the part of `agents.policies.base.Policy` that evaluations need.
+
+    Args:
+        sampling: the rule from logits to probabilities, also for the reference of the KL.
+        device: where the actions are drawn.
+        seed: the seed of the actions.
+    """
+
+    sequential = True
+    rollout_observations = CausalLMPolicy.rollout_observations
+
+    def __init__(self, sampling: Sampling, device: str | torch.device, seed: int = 0):
+        self.sampling, self.device = sampling, torch.device(device)
+        self.generator = torch.Generator(device=device)
+        self.action_record: ActionRecord | None = None
+        self.seed(seed)
+
+    def seed(self, seed: int) -> None:
+        """Seed the drawing of actions."""
+        self.generator.manual_seed(seed)
+
+    def recorded(self, actions: Tensor, log_probs: Tensor, state: Any) -> tuple:
+        """What `act` returns: actions, log π in nats, values, which are 0, and the state."""
+        self.action_record = ActionRecord(actions.clone(), log_probs)
+        return actions, log_probs, torch.zeros_like(log_probs), state
+
+
+class ReferencePolicy(ActingPolicy):
+    """π_ref, with the temperature and the bans of a policy that is compared with it.
+
+    Args:
+        model: the reference model, on the device of the environment.
+        sampling, seed: as of `ActingPolicy`.
+    """
+
+    def __init__(self, model: nn.Module, sampling: Sampling, seed: int = 0):
+        super().__init__(sampling, next(model.parameters()).device, seed)
+        self.model, self.decoders = model, Decoders()
+
+    @torch.no_grad()
+    def act(
+        self,
+        observation: dict[str, Any],
+        state: Caches | None = None,
+        episode_start: Any = None,
+        deterministic: bool = False,
+    ) -> tuple[Tensor, Tensor, Tensor, Caches]:
+        """As `Policy.act`; the values are 0."""
+        if state is None:
+            shape = observation["input_ids"].shape
+            state = self.decoders.lend(Caches(self.decoders.take(self.model, *shape)))
+        actions, log_probs, _ = next_tokens(
+            state.policy, observation, self.sampling, self.generator, deterministic
+        )
+        return self.recorded(actions, log_probs, state)
+
+
+class UniformPolicy(ActingPolicy):
+    """Every token that may be chosen is equally likely."""
+
+    def act(
+        self,
+        observation: dict[str, Any],
+        state: None = None,
+        episode_start: Any = None,
+        deterministic: bool = False,
+    ) -> tuple[Tensor, Tensor, Tensor, None]:
+        """As `Policy.act`; the values are 0."""
+        lengths = torch.as_tensor(observation["attention_mask"]).sum(dim=1, dtype=torch.int64)
+        equal = torch.zeros((len(lengths), self.sampling.vocabulary or 0), device=self.device)
+        early = of_observation(observation, lengths)
+        every = self.sampling.apply(equal, early).log_softmax(dim=-1)
+        actions = draw(every, self.generator)
+        return self.recorded(actions, every.gather(1, actions[:, None])[:, 0], None)
+
+
+class GreedyPolicy(ActingPolicy):
+    """The most likely token of another policy, at each step.
+
+    It is a policy of its own, whose probability of that token is 1. So log π is 0, and its KL to
+    the reference is −log π_ref of the whole text.
+
+    Args:
+        policy: the other one, whose random numbers are not used.
+    """
+
+    def __init__(self, policy: Any):
+        super().__init__(policy.sampling, policy.device)
+        self.policy = policy
+
+    def act(
+        self,
+        observation: dict[str, Any],
+        state: Any = None,
+        episode_start: Any = None,
+        deterministic: bool = True,
+    ) -> tuple[Tensor, Tensor, Tensor, Any]:
+        """As `Policy.act`; the values are 0."""
+        actions, log_probs, _, state = self.policy.act(observation, state, episode_start, True)
+        return self.recorded(actions, torch.zeros_like(log_probs), state)
+
+
+class ForeignPolicy(ActingPolicy):
+    """Anything with the ``predict`` of stable-baselines3 in a text environment.
+
+    It gets observations of numpy, and draws from the global random state of torch, as models of
+    stable-baselines3 do. What its actions' probabilities were is not known.
+
+    Args:
+        model: has ``predict(observation, state, episode_start, deterministic)``.
+        sampling: for the environment alone.
+        deterministic: passed to ``predict``.
+    """
+
+    def __init__(self, model: Any, sampling: Sampling, deterministic: bool):
+        super().__init__(sampling, torch.device("cpu"))
+        self.foreign, self.deterministic = model, deterministic
+        self.generator = torch.default_generator
+
+    def act(
+        self,
+        observation: dict[str, Any],
+        state: Any = None,
+        episode_start: Any = None,
+        deterministic: bool = False,
+    ) -> tuple[Tensor, Tensor, Tensor, Any]:
+        """As `Policy.act`; log π is nan, the values are 0."""
+        rows = {key: np.asarray(value) for key, value in observation.items()}
+        start = np.asarray(episode_start, dtype=bool)
+        actions, state = self.foreign.predict(rows, state, start, self.deterministic)
+        chosen = torch.as_tensor(np.asarray(actions).reshape(-1), dtype=torch.int64)
+        return self.recorded(chosen, torch.full(chosen.shape, torch.nan), state)
