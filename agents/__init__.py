@@ -3,6 +3,7 @@
 import textenv  # noqa: F401  (registers TextGen-v0)
 from agents.agent import Agent
 from agents.algorithms import GRPO, PPO, REINFORCE, RLOO, TRPO, ActorCritic
+from agents.comparison import compare
 from agents.environments import bind
 from agents.evaluation import BestOfN, Greedy, RandomTokens, Untouched
 from agents.judge import evaluate
@@ -24,5 +25,6 @@ __all__ = [
     "RandomTokens",
     "Untouched",
     "bind",
+    "compare",
     "evaluate",
 ]

@@ -45,6 +45,7 @@ def evaluate(
     prompts: Any = None,
     env_kwargs: Mapping[str, Any] | None = None,
     device: str | torch.device = "auto",
+    draw: int = 0,
 ) -> TextEvaluation | Returns:
     """Episodes of anything that acts. The same seed gives all candidates the same prompts.
 
@@ -65,6 +66,7 @@ def evaluate(
         prompts: for text, other prompts than the environment's.
         env_kwargs: arguments of the environment of an id, or of a saved agent.
         device: of an agent that is loaded, and of an environment that is made.
+        draw: for text, another number gives other actions on the same prompts.
 
     Raises:
         TypeError: the candidate is none of these.
@@ -79,8 +81,8 @@ def evaluate(
     if isinstance(env, str):
         env = environments.make(env, ROWS, keywords, 1, find_device(device))
     if environments.text_environments(env):
-        drawn = not deterministic  # None draws
-        return evaluate_text(candidate, env, n_episodes, seed, kl_coef, prompts, not drawn)
+        greedy = bool(deterministic)  # None draws
+        return evaluate_text(candidate, env, n_episodes, seed, kl_coef, prompts, greedy, draw)
     if n_episodes < 1:
         raise ValueError(f"n_episodes={n_episodes} must be at least 1.")
     greedy = deterministic is not False

@@ -124,7 +124,12 @@ def learning_curve(
 def with_return(
     progress: Mapping[str, np.ndarray], within_reach: WithinReach | None
 ) -> dict[str, np.ndarray]:
-    """A log with the return score − β·KL of this β, whichever the rewards of the run had."""
+    """A log with the return score − β·KL of this β, whichever the rewards of the run had.
+
+    Logs of stable-baselines3 have neither score nor KL, but only the return of the rewards.
+    """
+    if SCORE not in progress:
+        return {**progress, RETURN: progress["rollout/ep_rew_mean"]}
     scores = progress[SCORE]
     if within_reach is None:
         return {**progress, RETURN: scores}

@@ -145,6 +145,29 @@ def policy_kwargs(
     return {"critic_layers": 0 if has_adapters(model, lora) else CRITIC_LAYERS}
 
 
+def stable_baselines3(algorithm: str, model: Any, budget: int) -> dict[str, Any]:
+    """What suits an algorithm of stable-baselines3 on text, where ours would be ``"auto"``.
+
+    Its rates are those of ours. A rollout has as many steps as a response may have tokens.
+
+    Args:
+        algorithm: the name of its class.
+        model: the model of its policy.
+        budget: the token budget of a response.
+    """
+    small = is_small(model)
+    chosen: dict[str, Any] = {
+        "n_envs": 64, "n_steps": budget, "gamma": 1.0, "gae_lambda": 0.8, "lr_schedule": "linear",
+        "learning_rate": 1e-3 if small else REAL["learning_rate"],
+        "policy_kwargs": {"critic_layers": CRITIC_LAYERS},
+    }  # fmt: skip
+    if algorithm == "PPO":
+        chosen |= {"batch_size": 16 * budget, "n_epochs": 1}
+    if small and algorithm != "TRPO":
+        chosen["policy_kwargs"] |= {"optimizer_kwargs": {"eps": SMALL["PPO"]["adam_epsilon"]}}
+    return chosen
+
+
 def has_adapters(model: Any, lora: Any) -> bool:
     """Whether only adapters learn: new ones, those of a live model, or those in a folder."""
     if lora is not None or hasattr(model, "peft_config"):

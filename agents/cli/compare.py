@@ -1,54 +1,75 @@
-"""``compare``: train several algorithms on several seeds, and say which of them differ."""
+"""``compare``: several candidates on several seeds and tasks, and which of them differ."""
 
 from __future__ import annotations
 
 import dataclasses
-import json
+import inspect
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
 import tyro
 
+from agents import presets
+from agents.agent import Agent
+from agents.cli.algorithms import AGENTS, Candidate, parse_candidate
+from agents.cli.compared import Job, finish
 from agents.cli.errors import ENDINGS, checking_options, exit_code, in_words
 from agents.cli.options import (
-    AGENTS,
+    NOT_OFFERED,
     Train,
     check_options,
     run_presets,
-    task_defaults,
+    values_of,
     with_absolute_paths,
 )
-from agents.cli.reach import Reach, load_reach
+from agents.cli.reach import Reach
 from agents.cli.report import print_comparison
-from agents.cli.train import draw, run, settings_of
+from agents.cli.tasks import defaults_of
+from agents.comparison import Comparison
+from agents.evaluation.candidates import UNTRAINED
 from agents.plots import comparison, read_progress
 from agents.progress import console
+from agents.ranges import check_ranges
 from agents.runs import RunFolder, Signals
 from agents.runs.recorder import SAVE_EVERY
+from agents.statistics import interval
+
+OF_POLICY = ("critic_layers", "lora", "temperature")  # arguments of a policy that runs have
+DEFAULT = (*AGENTS, "sb3:PPO", "untouched", "greedy", "best-of-4", "best-of-16")
 
 
 @dataclass
 class Compare:
     """Train several algorithms on several seeds with equal tokens, and say which differ."""
 
-    agents: list[str] = field(default_factory=lambda: list(AGENTS))
-    """The algorithms; each uses its own presets."""
+    agents: list[str] = field(default_factory=lambda: list(DEFAULT))
+    """Algorithms, each with its own presets or with others ("ppo(n_epochs=2)"); classes
+    ("sb3:PPO" of stable-baselines3, "module:Class" of your own); and what needs no training:
+    untouched, greedy, random, best-of-N."""
     seeds: int = 5
     """Seeds 0, 1, 2, ..."""
+    until_decided: float | None = None
+    """Add seeds to those whose 95 % interval of the mean return is wider than this to either side,
+    as long as there are; intervals that end such a search are a little too narrow."""
+    max_seeds: int = 20
+    """At most this number of seeds for --until-decided."""
     model: str = "bundled"
     """As for train."""
-    env: str = "TextGen-v0"
-    """The task, as for train; its prompts, reward and budget are then the defaults."""
+    env: list[str] = field(default_factory=lambda: [Train.env])
+    """The tasks, as for train; prompts, reward and budget of each are then its defaults."""
     reward: str = "sentiment"
     """As for train."""
     prompts: str = "bundled"
     """As for train."""
     chat: bool = False
     """As for train."""
-    total_timesteps: int | None = None
-    """Tokens of each run; by default as for train."""
+    total_timesteps: int = 40_000
+    """Tokens of each run."""
     kl_coef: float | None = None
     """β, the cost of a nat of KL, in the rewards and in the returns by which all are judged; by
     default as for train."""
@@ -63,7 +84,9 @@ class Compare:
     eval_episodes: int = 512
     """Episodes of the evaluations before and after."""
     output: Path = Path("runs/compare")
-    """Folder for all runs and the plot. Runs that are finished there are not repeated."""
+    """Folder for all runs, tables and plots. Runs that are finished there are not repeated."""
+    save: bool = True
+    """Without it (--no-save) nothing is kept but what is printed."""
     overwrite: bool = False
     """Repeat runs that are there, also those with other settings."""
     save_every: str = SAVE_EVERY
@@ -77,137 +100,194 @@ class Compare:
 
 
 def main(arguments: list[str]) -> None:
-    """Train each algorithm on each seed; print a table and draw a plot.
+    """Train what learns, evaluate everything; print tables, and write them and a plot.
 
     Runs in the output folder that are finished are not repeated, and those that are not go on.
     """
     with checking_options():
-        defaults = Compare(**task_defaults(arguments))
-        options = tyro.cli(
-            Compare, args=arguments, default=defaults, prog="python -m agents compare"
-        )
-        check_options(with_absolute_paths(options), options.agents)
-        if not options.agents:
-            raise ValueError(f"--agents must name some of {', '.join(AGENTS)}.")
-    names = [(name, seed) for seed in range(options.seeds) for name in options.agents]
-    reach: Reach | None = None  # the task is the same in all runs
-    folders: list[RunFolder] = []
-    with Signals() as signals:
+        tasks = [_parse(arguments, env) for env in values_of(arguments, "--env") or [Train.env]]
+        options = tasks[0]
+        candidates = [parse_candidate(text) for text in options.agents]
+        _check(options, candidates)
+    with Signals() as signals, _output(options) as output:
+        runner = Runner(options, signals)
         try:
-            for name, seed in names:
-                _check_folder(options, name, seed)  # all, before the first run takes its time
-            for number, (name, seed) in enumerate(names, 1):
-                title = f"run {number} of {len(names)}"
-                folder, reach = _finished_run(options, name, seed, reach, signals, title)
-                folders.append(folder)
-            _report(options, names, folders, reach or Reach())
+            with checking_options():
+                plan = [
+                    _job(task, candidate, seed, output / task.env[0] if tasks[1:] else output)
+                    for task in tasks
+                    for seed in range(options.seeds)
+                    for candidate in candidates
+                ]
+            for job in plan:  # all, before the first one takes its time
+                job.check_folder(options.overwrite)
+            runner.finish(plan)
+            while more := runner.undecided(options):
+                runner.finish(more)
+            runner.report(output)
         except ENDINGS as error:
-            sys.exit(_end_early(options, error, len(folders) + 1, len(names)))
+            sys.exit(runner.end_early(error))
 
 
-def _report(
-    options: Compare,
-    names: list[tuple[str, int]],
-    folders: list[RunFolder],
-    reach: Reach,
-) -> None:
-    """Print the table and draw the plot of finished runs."""
-    runs: dict[str, list] = {name: [] for name in options.agents}
-    finals: dict[str, list[dict[str, float]]] = {name: [] for name in options.agents}
-    for (name, _), folder in zip(names, folders, strict=True):
-        after = folder.evaluations()["after"]
-        means = {key: after[key]["mean"] for key in ("score", "kl", "length")}
-        finals[name].append(means | {"distinct_2": after["distinct_2"]})
-        runs[name].append(read_progress(folder.progress))
-    print_comparison(finals, reach.evaluation)
-    pairs = {name: [(final["kl"], final["score"]) for final in finals[name]] for name in finals}
-    title = f"{options.model}, reward {options.reward}, {options.seeds} seeds"
-    plot = options.output / "comparison.png"
-    comparison(runs, pairs, reach.evaluation, plot, title, reach.learning)
-    console.print(f"\nplot   {plot}")
+class Runner:
+    """Finishes runs one after the other, and reports them.
 
-
-def _check_folder(options: Compare, name: str, seed: int) -> None:
-    """Raise an error if a run's folder holds something that must not be mixed or replaced.
-
-    Raises:
-        FileExistsError: it holds no run, or one of other settings.
+    Args:
+        options: of the comparison.
+        signals: which signals wait for the end of an update.
     """
-    folder = RunFolder(options.output / f"{name}-{seed}")
-    if folder.is_run() and not options.overwrite:
-        one, hyperparameters = _settings_of_run(options, name, seed)
-        wanted = json.loads(json.dumps(settings_of(one, hyperparameters), default=str))
-        _check_same(folder, folder.settings(), wanted)
-    elif not folder.is_run() and folder.path.is_dir():
-        if any(not path.name.startswith(".") for path in folder.path.iterdir()):
-            raise FileExistsError(
-                f"The folder {str(folder.path)!r} is not empty and holds no run that can be read: "
-                "remove it, or choose another --output."
+
+    def __init__(self, options: Compare, signals: Signals):
+        self.options, self.signals = options, signals
+        self.planned: list[Job] = []
+        self.finished: list[Job] = []
+        self.reach: dict[str, Reach | None] = {}  # of each task, the same in all its runs
+
+    def finish(self, jobs: list[Job]) -> None:
+        """Finish further runs."""
+        self.planned += jobs
+        for job in jobs:
+            number, task = len(self.finished) + 1, job.options.env
+            title = f"run {number} of {len(self.planned)}: {job.candidate.label}"
+            known, overwrite = self.reach.get(task), self.options.overwrite
+            self.reach[task] = finish(job, overwrite, known, self.signals, title)
+            self.finished.append(job)
+
+    def comparison(self) -> Comparison:
+        """What is finished so far."""
+        reach = {task: None if r is None else r.evaluation for task, r in self.reach.items()}
+        return Comparison([job.result() for job in self.finished], reach)
+
+    def undecided(self, options: Compare) -> list[Job]:
+        """One more seed of each candidate whose interval is too wide; nothing when all is said."""
+        if options.until_decided is None:
+            return []
+        found, more = self.comparison(), []
+        for task in dict.fromkeys(job.options.env for job in self.finished):
+            for label, returns in found.returns(task).items():
+                wide = interval(returns).half_width > options.until_decided
+                if wide and len(returns) < options.max_seeds:
+                    first = next(
+                        job for job in self.finished
+                        if (job.options.env, job.candidate.label) == (task, label)
+                    )  # fmt: skip
+                    more.append(first.on_seed(len(returns)))
+        for job in more:
+            job.check_folder(options.overwrite)
+        return more
+
+    def report(self, output: Path) -> None:
+        """Print the tables, draw the plots, and write both unless nothing is to be kept."""
+        found = self.comparison()
+        for task in dict.fromkeys(job.options.env for job in self.finished):
+            if len(self.reach) > 1:
+                console.print(f"\n[bold]{task}[/]")
+            print_comparison(found, task)
+            if self.options.save:
+                self._draw(task, output)
+        if self.options.save:
+            found.save(output)
+            console.print(
+                f"tables {output / 'summary.csv'}, runs.csv, differences.csv, comparison.json and "
+                "the episodes",
+                soft_wrap=True,
             )
 
+    def _draw(self, task: str, output: Path) -> None:
+        """The plot of a task: what learned, with the curves of its runs."""
+        logs: dict[str, list] = {}
+        ends: dict[str, list[tuple[float, float]]] = {}
+        jobs = [job for job in self.finished if job.options.env == task]
+        for job in jobs:
+            if not isinstance(job.candidate.what, UNTRAINED):
+                row = job.result().columns()
+                ends.setdefault(job.candidate.label, []).append((row["kl"], row["score"]))
+                log = read_progress(RunFolder(job.folder).progress)
+                logs.setdefault(job.candidate.label, []).append(log)
+        if not logs:
+            return
+        reach = self.reach[task] or Reach()
+        name = "comparison.png" if len(self.reach) == 1 else f"comparison-{task}.png"
+        one = jobs[0].options
+        title = f"{one.model}, reward {one.reward}, {self.options.seeds} seeds"
+        comparison(logs, ends, reach.evaluation, output / name, title, reach.learning)
+        console.print(f"\nplot   {output / name}", soft_wrap=True)
 
-def _finished_run(
-    options: Compare,
-    name: str,
-    seed: int,
-    reach: Reach | None,
-    signals: Signals,
-    title: str,
-) -> tuple[RunFolder, Reach | None]:
-    """The folder of a run that is finished: one of an earlier call, or made now."""
-    one, hyperparameters = _settings_of_run(options, name, seed)
-    folder = RunFolder(options.output / f"{name}-{seed}")
-    if options.overwrite or not folder.is_run():
-        folder = RunFolder.create(folder.path, options.overwrite)
-    elif not folder.finished:
-        folder.lock()
-    try:
-        if not folder.finished:
-            console.print(f"\n[bold]{title}[/]")
-            reach = run(one, hyperparameters, folder, reach, signals).reach
-            draw(one, folder, reach.learning)
-        elif reach is None and folder.reference_scores.is_file():
-            reach = load_reach(folder)
-    finally:
-        folder.unlock()
-    return folder, reach
+    def end_early(self, error: BaseException) -> int:
+        """Say what ended the comparison, and how to go on; returns the exit code."""
+        console.print(in_words(error), soft_wrap=True, markup=False)
+        if not isinstance(error, FileExistsError) and self.options.save:
+            without = " without --overwrite" if self.options.overwrite else ""
+            console.print(
+                f"It was run {len(self.finished) + 1} of {len(self.planned)}. The same command"
+                f"{without} goes on: finished runs are not repeated.",
+                soft_wrap=True,
+            )
+        return exit_code(error)
 
 
-def _check_same(folder: RunFolder, found: dict[str, Any], wanted: dict[str, Any]) -> None:
-    """Raise an error if the run in a folder has other settings.
+@contextmanager
+def _output(options: Compare) -> Iterator[Path]:
+    """The folder of the runs; a temporary one if nothing is to be kept."""
+    if options.save:
+        yield options.output
+        return
+    with TemporaryDirectory() as folder:
+        yield Path(folder)
+
+
+def _parse(arguments: list[str], env: str) -> Compare:
+    """The options of one of the tasks."""
+    defaults: Any = {**defaults_of(env), "env": [env]}
+    options = tyro.cli(
+        Compare, args=arguments, default=Compare(**defaults), prog="python -m agents compare"
+    )
+    return with_absolute_paths(dataclasses.replace(options, env=[env]))
+
+
+def _check(options: Compare, candidates: list[Candidate]) -> None:
+    """Raise an error for options that do not fit.
 
     Raises:
-        FileExistsError: the message names a setting that differs.
+        ValueError: the message says which one.
     """
-    for part, values in wanted.items():
-        others = found.get(part, {})
-        for name in sorted({*values, *others}):
-            if values.get(name) != others.get(name):
-                raise FileExistsError(
-                    f"The run in {str(folder.path)!r} has {name}={others.get(name)!r}, not "
-                    f"{values.get(name)!r}: choose another --output, or replace it with "
-                    "--overwrite."
-                )
+    check_options(options)
+    if not candidates:
+        raise ValueError(f"--agents must name some of {', '.join(DEFAULT)}.")
+    folders = [candidate.folder for candidate in candidates]
+    for candidate in candidates:
+        if folders.count(candidate.folder) > 1:
+            raise ValueError(f"--agents names {candidate.label!r} twice.")
+        check_ranges(candidate.arguments)
 
 
-def _end_early(options: Compare, error: BaseException, number: int, count: int) -> int:
-    """Say what ended the comparison, and how to go on; returns the exit code."""
-    console.print(in_words(error), soft_wrap=True, markup=False)
-    if not isinstance(error, FileExistsError):
-        without = " without --overwrite" if options.overwrite else ""
-        console.print(
-            f"It was run {number} of {count}. The same command{without} goes on: finished runs are "
-            "not repeated.",
-            soft_wrap=True,
-        )
-    return exit_code(error)
+def _job(task: Compare, candidate: Candidate, seed: int, output: Path) -> Job:
+    """The run of a candidate: presets, then the options of the comparison, then its arguments.
 
-
-def _settings_of_run(options: Compare, name: str, seed: int) -> tuple[Train, dict[str, Any]]:
-    preset, hyperparameters = run_presets(name, options.model)
-    chosen = {
-        field.name: getattr(options, field.name)
-        for field in dataclasses.fields(Train)
-        if getattr(options, field.name, None) is not None
+    Raises:
+        ValueError: it has no such hyper-parameter.
+    """
+    of_run = {field.name for field in dataclasses.fields(Train)}
+    given = {
+        name: value for name, value in vars(task).items() if name in of_run and value is not None
     }
-    return Train(**{**preset, **chosen, "agent": name, "seed": seed}), hyperparameters
+    given |= {"agent": candidate.name, "env": task.env[0], "seed": seed}
+    preset, hyperparameters = presets.training(task.model), dict[str, Any]()
+    what, arguments, known = candidate.what, dict(candidate.arguments), set[str]()
+    if isinstance(what, type) and issubclass(what, Agent):
+        preset, hyperparameters = run_presets(candidate.name, task.model, arguments.get("lora"))
+        known = {*hyperparameters, *OF_POLICY, *inspect.signature(what).parameters} - NOT_OFFERED
+    elif isinstance(what, type):
+        budget = given["max_new_tokens"]
+        hyperparameters = presets.stable_baselines3(what.__name__, task.model, budget)
+        known = {*inspect.signature(what).parameters, "lr_schedule"}
+        arguments = {"n_envs": hyperparameters.pop("n_envs"), **arguments}
+    for name in arguments.keys() - known - {"n_envs"}:
+        raise ValueError(
+            f"--agents {candidate.label!r}: {candidate.name} has no hyper-parameter {name}; it has "
+            f"{', '.join(sorted(known))}."
+        )
+    of_options = {name: arguments.pop(name) for name in arguments.keys() & of_run}
+    options = Train(**{**preset, **given, **of_options})
+    folder = output / f"{candidate.folder}-{seed}"
+    return Job(candidate, options, {**hyperparameters, **arguments}, folder)

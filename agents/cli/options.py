@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-import re
 import types
-from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import takewhile
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
@@ -15,22 +14,13 @@ import docstring_parser
 import torch
 import tyro
 
-from agents import algorithms, presets
+from agents import presets
 from agents.agent import Agent
+from agents.cli.algorithms import find_agent
 from agents.cli.tasks import defaults_of
 from agents.construction import AUTO, find_device
 from agents.runs.recorder import SAVE_EVERY, parse_interval
 from textenv.ranges import COUNT, FACTOR, Range
-
-
-def kebab_case(name: str) -> str:
-    """PPO → ppo, ActorCritic → actor-critic."""
-    return re.sub("(?<=[a-z])(?=[A-Z])", "-", name).lower()
-
-
-AGENTS: dict[str, type[Agent]] = {
-    kebab_case(name): getattr(algorithms, name) for name in algorithms.__all__
-}
 
 NOT_OFFERED = {
     "n_envs", "env_kwargs", "policy_kwargs", "tensorboard_log", "verbose", "seed", "device",
@@ -57,8 +47,8 @@ class Train:
     """Fine-tune a language model on a reward, and show what changed."""
 
     agent: str = "ppo"
-    """The algorithm: ppo, reinforce, actor-critic, rloo, grpo or trpo. It has its own
-    options."""
+    """The algorithm: ppo, reinforce, actor-critic, rloo, grpo, trpo, or "module:Class" of your
+    own. It has its own options."""
     model: str = "bundled"
     """"bundled", "smollm2", a folder, a .gguf file or a hub id. The reference is a copy of it."""
     env: str = "TextGen-v0"
@@ -131,16 +121,15 @@ def parse_train(arguments: list[str]) -> tuple[Train, dict[str, Any]]:
         ValueError: there is no such algorithm or task.
     """
     name = _chosen(arguments, "--agent", Train.agent)
-    if name not in AGENTS:
-        raise ValueError(f"--agent {name} is unknown: use one of {', '.join(AGENTS)}.")
+    cls_of_agent = find_agent(name)
     lora = _chosen(arguments, "--lora", "None")
     preset, hyperparameters = run_presets(
         name, _chosen(arguments, "--model", Train.model), None if lora == "None" else lora
     )
     preset |= task_defaults(arguments)
-    fields = _hyperparameter_fields(AGENTS[name], hyperparameters)
-    group = dataclasses.make_dataclass(AGENTS[name].__name__, fields)
-    group.__doc__ = f"Hyper-parameters of {AGENTS[name].__name__}."
+    fields = _hyperparameter_fields(cls_of_agent, hyperparameters)
+    group = dataclasses.make_dataclass(cls_of_agent.__name__, fields)
+    group.__doc__ = f"Hyper-parameters of {cls_of_agent.__name__}."
     hints = get_type_hints(Train, include_extras=True)
     cls = dataclasses.make_dataclass(
         "Train",
@@ -172,12 +161,11 @@ def task_defaults(arguments: list[str]) -> dict[str, Any]:
     return defaults_of(_chosen(arguments, "--env", Train.env))
 
 
-def check_options(options: Any, agents: Sequence[str] = ()) -> None:
+def check_options(options: Any) -> None:
     """Raise an error for an option of any command that is out of its range.
 
     Args:
         options: of any command.
-        agents: names of algorithms.
 
     Raises:
         ValueError: the message names the option, its value and what is allowed.
@@ -186,9 +174,6 @@ def check_options(options: Any, agents: Sequence[str] = ()) -> None:
         value = getattr(options, name, None)
         if value is not None and value not in allowed:
             raise ValueError(f"--{name.replace('_', '-')} {value} must be {allowed}.")
-    for name in agents:
-        if name not in AGENTS:
-            raise ValueError(f"--agent {name} is unknown: use one of {', '.join(AGENTS)}.")
     if hasattr(options, "save_every"):
         parse_interval(options.save_every)
     find_device(options.device)
@@ -208,7 +193,7 @@ def with_absolute_paths(options: Any) -> Any:
 
 def run_presets(agent: str, model: str, lora: Any = None) -> tuple[dict[str, Any], dict[str, Any]]:
     """The presets of an algorithm and a model: for `Train`, and for the hyper-parameters."""
-    cls = AGENTS[agent]
+    cls = find_agent(agent)
     chosen = {
         **presets.hyperparameters(cls, sequential=True, model=model, lora=lora),
         **presets.training(model),
@@ -276,11 +261,15 @@ def _plain(hint: Any) -> Any:
     return hint
 
 
-def _chosen(arguments: list[str], option: str, default: str) -> str:
-    """The value of one option, on which the other options depend."""
+def values_of(arguments: list[str], option: str) -> list[str]:
+    """The values of one option, on which the other options depend; empty without it."""
     for i, argument in enumerate(arguments):
-        if argument == option and i + 1 < len(arguments):
-            return arguments[i + 1]
+        if argument == option:
+            return list(takewhile(lambda value: not value.startswith("--"), arguments[i + 1 :]))
         if argument.startswith(option + "="):
-            return argument.split("=", 1)[1]
-    return default
+            return [argument.split("=", 1)[1]]
+    return []
+
+
+def _chosen(arguments: list[str], option: str, default: str) -> str:
+    return next(iter(values_of(arguments, option)), default)

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
+from typing import Any
 
 import numpy as np
 from rich.markup import escape
 from rich.table import Table
 
+from agents.comparison import Comparison
 from agents.evaluation import TextEvaluation, mean_and_error
 from agents.progress import console
 from agents.reference import WithinReach
 from agents.runs.recorder import sample_line
-from agents.statistics import all_differences, interval
+from agents.statistics import Difference, Interval
 from textenv.optimum import BestOf, Optimum, best_of_n_curve
 
 SAMPLES = 5
+MANY = 12  # differences, beyond which each is only in the file
 
 
 def print_evaluations(
@@ -105,56 +108,59 @@ def print_samples(name: str, evaluation: TextEvaluation) -> None:
         console.print(sample_line(score, prompt, response), soft_wrap=True)
 
 
-def print_comparison(
-    finals: Mapping[str, list[dict[str, float]]], within_reach: WithinReach | None
-) -> None:
-    """A table of candidates by return, with what can be reached, and which of them differ.
-
-    Args:
-        finals: for each candidate the summaries of its runs, one per seed.
-        within_reach: its β is that of all returns; None judges by the score.
-    """
-    kl_coef = 0.0 if within_reach is None else within_reach.kl_coef
-    returns = {
-        name: [final["score"] - kl_coef * final["kl"] for final in finals[name]] for name in finals
-    }
+def print_comparison(found: Comparison, task: str) -> None:
+    """A table of a task's candidates by return, with what can be reached, and which differ."""
+    reach, summary = found.within_reach.get(task), found.summary()
     rows = [
-        (float(np.mean(returns[name])), candidate_row(name, finals[name], returns[name]))
-        for name in finals
+        (row["return"], candidate_row(row), row["share"])
+        for _, row in summary[summary["task"] == task].iterrows()
     ]
-    if within_reach is not None:
-        rows += reach_rows(within_reach)
-    rows.sort(key=lambda row: -row[0])
+    if reach is not None:
+        shown = {name.replace("-", " ") for name in summary["candidate"]}
+        rows += reach_rows(reach, shown)
+    rows.sort(key=lambda row: -row[0] if np.isfinite(row[0]) else np.inf)
     table = Table(box=None, pad_edge=False)
     for heading in ("", "return", "share", "score", "KL", "tokens", "distinct-2"):
-        table.add_column(heading, justify="left" if not heading else "right", no_wrap=True)
-    for value, (name, first, *others) in rows:
-        share = "" if within_reach is None else percentage(within_reach.optimum.share(value))
-        table.add_row(name, first, share, *others)
+        left = not heading
+        table.add_column(
+            heading, justify="left" if left else "right", no_wrap=not left, overflow="fold"
+        )
+    for _, (name, first, *others), share in rows:
+        table.add_row(name, first, percentage(share), *others)
     console.print(table)
+    kl_coef = "" if reach is None else f"{reach.kl_coef:g}"
     console.print(
-        f"\nreturn = score − {kl_coef:g}·KL, mean and 95 % interval over seeds; share: of the way "
-        "from the untouched model to the optimum; KL: nats per episode; tokens: of a response.",
+        f"\nreturn = score − {kl_coef or 'β'}·KL, mean and 95 % interval over seeds; share: of the "
+        "way from the untouched model to the optimum; KL: nats per episode; tokens: sampled for a "
+        "response.",
         soft_wrap=True,
     )
-    if within_reach is not None and within_reach.optimum.warning:
-        console.print(f"[yellow]{within_reach.optimum.warning}[/]", soft_wrap=True)
-    print_differences(returns)
+    if reach is not None and reach.optimum.warning:
+        console.print(f"[yellow]{reach.optimum.warning}[/]", soft_wrap=True)
+    names = list(summary[summary["task"] == task]["candidate"])
+    print_differences(found.differences[task], names)
 
 
-def print_differences(returns: Mapping[str, list[float]]) -> None:
-    """The pairs of candidates whose returns differ, by how much, and how sure that is."""
-    differences = all_differences(returns)
+def print_differences(differences: list[Difference], names: list[str]) -> None:
+    """Which candidates differ in return: by how much, or, of many, which ones.
+
+    Args:
+        differences: all pairs.
+        names: of the candidates, the best first.
+    """
     apart = [one for one in differences if one.p_value < 0.05]
-    console.print(
-        "\nwhat differs (Games-Howell, 95 % for all pairs together):"
-        if apart
-        else "\nno two of them differ (Games-Howell, 95 % for all pairs together)"
-    )
+    how = "(Games-Howell, 95 % for all pairs together)"
+    console.print(f"\nwhat differs {how}:" if apart else f"\nno two of them differ {how}")
+    if len(apart) > MANY:
+        for name in names:
+            above = [one.worse for one in apart if one.better == name]
+            if above:
+                console.print(f"  {name} over {', '.join(above)}", soft_wrap=True, markup=False)
+        return
     table = Table(box=None, pad_edge=False, show_header=False)
     for one in apart:
         table.add_row(
-            f"  {one.better} over {one.worse}",
+            escape(f"  {one.better} over {one.worse}"),
             escape(f"{one.interval.mean:+.3f} [{one.interval.low:+.3f}, {one.interval.high:+.3f}]"),
             f"p = {one.p_value:.2g}",
         )  # fmt: skip
@@ -162,24 +168,37 @@ def print_differences(returns: Mapping[str, list[float]]) -> None:
         console.print(table)
 
 
-def candidate_row(
-    name: str, finals: list[dict[str, float]], returns: list[float]
-) -> tuple[str, ...]:
-    """The cells of one candidate: means over its runs, that of the return with its interval."""
-    means = {key: float(np.mean([final[key] for final in finals])) for key in finals[0]}
-    plain = [f"{means[key]:.3g}" for key in ("score", "kl", "length", "distinct_2")]
-    return name, escape(str(interval(returns))), *plain
+def candidate_row(row: Any) -> tuple[str, ...]:
+    """The cells of one candidate, from its row of `Comparison.summary`."""
+    returns = Interval(row["return"], row["return_low"], row["return_high"])
+    plain = [
+        "" if np.isnan(row[key]) else f"{row[key]:z.3g}"
+        for key in ("score", "kl", "tokens_per_answer", "distinct_2")
+    ]
+    first = str(returns) if np.isfinite(row["return"]) else ""
+    return escape(row["candidate"]), escape(first), *plain
 
 
-def reach_rows(within_reach: WithinReach) -> list[tuple[float, tuple[str, ...]]]:
-    """Return and cells of the untouched model, of best-of-n, and of the optimum."""
+def reach_rows(
+    within_reach: WithinReach, shown: Container[str]
+) -> list[tuple[float, tuple[str, ...], float]]:
+    """Return, cells and share of the untouched model, of best-of-n, and of the optimum.
+
+    Args:
+        shown: names of those that are in the table already.
+    """
     points = {
         "untouched": best_of_n_curve(within_reach.scores, [1])[0],
         **within_reach.points(),
     }
     return [
-        (value, tuple(f"[dim]{cell}[/]" for cell in (name, *map("{:.3g}".format, numbers))))
+        (
+            value,
+            tuple(f"[dim]{cell}[/]" for cell in (name, *map("{:z.3g}".format, numbers))),
+            within_reach.optimum.share(value),
+        )
         for name, point in points.items()
+        if name not in shown
         for value in [within_reach.value(point)]
         for numbers in [(value, point.score, point.kl)]
     ]

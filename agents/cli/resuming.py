@@ -9,7 +9,8 @@ from typing import Any
 
 import tyro
 
-from agents.cli.options import AGENTS, Train
+from agents.cli.algorithms import AGENTS, find_agent
+from agents.cli.options import Train
 from agents.runs import RunFolder
 from agents.runs.recorder import SAVE_EVERY
 from textenv.rewards import names_code
@@ -25,6 +26,8 @@ class Resume:
     """Tokens to generate while learning, in all; more than before lengthens the run."""
     reward: str | None = None
     """The reward again, if it is "module:function": code that a file names is not imported."""
+    agent: str | None = None
+    """The algorithm again, if it is a "module:Class" of your own, for the same reason."""
     save_every: str = SAVE_EVERY
     """Time or rollouts between two checkpoints: "30 s", "2 min", "20 rollouts"."""
     show_samples: int = 0
@@ -38,18 +41,28 @@ def parse_resume(arguments: list[str]) -> tuple[Train, dict[str, Any]] | None:
 
     Raises:
         FileNotFoundError: there is no run in the folder.
-        ValueError: it cannot be gone on with here, or its reward must be named again.
+        ValueError: it cannot be gone on with here, or its reward or agent must be named again.
     """
     if not any(argument.split("=")[0] == "--resume" for argument in arguments):
         return None
     given = tyro.cli(Resume, args=arguments, prog="python -m agents train")
     settings = RunFolder(given.resume).settings()
-    if not {"options", "chosen"} <= settings.keys() or settings["options"]["agent"] not in AGENTS:
+    if not {"options", "chosen"} <= settings.keys():
         raise ValueError(
             f"The run in {str(given.resume)!r} was not made by this command: go on with it from "
             "Python, with Agent.load and RunRecorder(resume=True)."
         )
     saved, chosen = settings["options"], settings["chosen"]
+    if saved["agent"] not in AGENTS and given.agent is None:
+        raise ValueError(
+            f"The run in {str(given.resume)!r} has agent={saved['agent']!r}, which names code. "
+            "Code that a file names is not imported: name it yourself, with --agent."
+        )
+    if given.agent not in (None, saved["agent"]):
+        raise ValueError(
+            f"--agent {given.agent} is another one than that of the run, {saved['agent']}: begin a "
+            "new run for it."
+        )
     if names_code(saved["reward"]) and given.reward is None:
         raise ValueError(
             f"The run in {str(given.resume)!r} has reward={saved['reward']!r}, which names code. "
@@ -61,7 +74,7 @@ def parse_resume(arguments: list[str]) -> tuple[Train, dict[str, Any]] | None:
             "begin a new run for it."
         )
     fields = {field.name for field in dataclasses.fields(Train)}
-    known = inspect.signature(AGENTS[saved["agent"]]).parameters
+    known = inspect.signature(find_agent(saved["agent"])).parameters
     now = {
         "resume": given.resume, "save_every": given.save_every, "device": given.device,
         "show_samples": given.show_samples,

@@ -13,8 +13,9 @@ from typing import Any
 
 from agents import continuing, storage
 from agents.agent import Agent
+from agents.cli.algorithms import AGENTS, find_agent
 from agents.cli.errors import ENDINGS, checking_options, exit_code, in_words
-from agents.cli.options import AGENTS, Train, check_options, choose_dtype, parse_train
+from agents.cli.options import Train, check_options, choose_dtype, parse_train
 from agents.cli.reach import EVALUATION_SEED, Reach, find_reach, load_reach
 from agents.cli.report import print_evaluations
 from agents.cli.resuming import parse_resume
@@ -49,7 +50,7 @@ def main(arguments: list[str]) -> None:
     """Fine-tune, and print what changed."""
     with checking_options():
         options, hyperparameters = parse_resume(arguments) or parse_train(arguments)
-        check_options(options, [options.agent])
+        check_options(options)
         folder = open_folder(options)
     with Signals() as signals:
         try:
@@ -77,7 +78,11 @@ def open_folder(options: Train) -> RunFolder:
         OSError: it cannot be used; the message says why.
     """
     default = Path("runs") / "-".join(
-        (options.agent, Path(options.model).name.removesuffix(".gguf"), str(options.seed))
+        (
+            options.agent.replace(":", "-"),
+            Path(options.model).name.removesuffix(".gguf"),
+            str(options.seed),
+        )
     )
     if options.resume is not None:
         folder = RunFolder(options.resume)
@@ -152,7 +157,7 @@ def make_or_load(
     with checking_options():
         if resumed:
             given = {"reward": options.reward} if names_code(options.reward) else {}
-            agent: Agent = AGENTS[options.agent].load(
+            agent: Agent = find_agent(options.agent).load(
                 folder.newest, env_kwargs=given, device=str(find_device(options.device))
             )
         else:
@@ -192,7 +197,7 @@ def find_evaluation(when: str, options: Train, agent: Agent, folder: RunFolder) 
 
 def draw(options: Train, folder: RunFolder, within_reach: WithinReach | None) -> None:
     """Draw the learning curve, and what can be reached on the prompts of the learning."""
-    title = f"{AGENTS[options.agent].__name__} on {options.model}, reward {options.reward}"
+    title = f"{find_agent(options.agent).__name__} on {options.model}, reward {options.reward}"
     learning_curve(read_progress(folder.progress), folder.plot, title, within_reach)
     console.print(f"plot   {folder.plot}", soft_wrap=True)
 
@@ -219,7 +224,7 @@ def end_early(options: Train, folder: RunFolder, error: BaseException) -> int:
 def make_agent(options: Train, hyperparameters: dict[str, Any]) -> Agent:
     """The agent in its environment. Its arguments are data, so that they are saved with it."""
     device = str(find_device(options.device))
-    algorithm = AGENTS[options.agent]
+    algorithm = find_agent(options.agent)
     needs = algorithm.policy_needs
     dtype = choose_dtype(options.dtype, device, options.model, needs.get("dtype"))
     policy_kwargs = {"model": options.model, "temperature": options.temperature, "dtype": dtype}
@@ -227,25 +232,34 @@ def make_agent(options: Train, hyperparameters: dict[str, Any]) -> Agent:
         policy_kwargs["critic_layers"] = options.critic_layers
     if options.lora is not None:
         policy_kwargs["lora"] = {"r": options.lora}
-    names = ("prompts", "chat", "reward", "max_new_tokens", "stop")
-    given = {name: getattr(options, name) for name in names}
     return algorithm(
         "CausalLMPolicy",
         options.env,
         n_envs=options.n_envs,
-        env_kwargs={
-            **{name: value for name, value in given.items() if value != OF_TASK},
-            "reference": options.model,
-            "reference_dtype": dtype,
-            "kl_coef": options.kl_coef,
-            "reward_timeout": options.reward_timeout,
-            "reward_retries": options.reward_retries,
-        },
+        env_kwargs=task_arguments(options, dtype),
         policy_kwargs={**policy_kwargs, **needs},
         seed=options.seed,
         device=device,
         **hyperparameters,
     )
+
+
+def task_arguments(options: Train, dtype: str) -> dict[str, Any]:
+    """The arguments of the environment of a run, as data.
+
+    Args:
+        dtype: of the reference.
+    """
+    names = ("prompts", "chat", "reward", "max_new_tokens", "stop")
+    given = {name: getattr(options, name) for name in names}
+    return {
+        **{name: value for name, value in given.items() if value != OF_TASK},
+        "reference": options.model,
+        "reference_dtype": dtype,
+        "kl_coef": options.kl_coef,
+        "reward_timeout": options.reward_timeout,
+        "reward_retries": options.reward_retries,
+    }
 
 
 def evaluate_command(options: Train, folder: RunFolder) -> str:
@@ -255,7 +269,8 @@ def evaluate_command(options: Train, folder: RunFolder) -> str:
 
 def resume_command(options: Train, folder: RunFolder) -> str:
     """The command that goes on with the run."""
-    return f"python -m agents train --resume {shlex.quote(str(folder.path))}{_code(options)}"
+    agent = "" if options.agent in AGENTS else f" --agent {shlex.quote(options.agent)}"
+    return f"python -m agents train --resume {shlex.quote(str(folder.path))}{agent}{_code(options)}"
 
 
 def _code(options: Train) -> str:

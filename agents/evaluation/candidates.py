@@ -54,7 +54,7 @@ class BestOfN:
             raise ValueError(f"n={self.n!r} must be a whole number, at least 1.")
 
 
-UNTRAINED = (Untouched, Greedy, RandomTokens, BestOfN)
+UNTRAINED = Untouched | Greedy | RandomTokens | BestOfN
 
 
 class Caller:

@@ -57,13 +57,13 @@ def build_named(source: str, name: str, argument_text: str) -> Reward:
     return build(*arguments)
 
 
-def import_object(source: str) -> Any:
-    """The object that `"module:name"` refers to."""
+def import_object(source: str, what: str = "reward") -> Any:
+    """The object that `"module:name"` refers to; ``what`` it is for, in messages."""
     module_name, _, attribute = source.partition(":")
     try:
         return getattr(importlib.import_module(module_name), attribute)
     except (ImportError, AttributeError, ValueError) as error:
         raise ValueError(
-            f"reward={source!r} cannot be imported ({error}): use 'module:function' with a module "
-            "that Python finds and a function in it."
+            f"{what}={source!r} cannot be imported ({error}): use 'module:name' with a module that "
+            "Python finds and a name in it."
         ) from error

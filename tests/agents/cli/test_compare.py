@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 
+import pandas as pd
 import pytest
 
 from agents.cli import main
@@ -52,8 +53,94 @@ def test_compare_repeats_no_run_and_mixes_no_settings(options, small, tmp_path):
     assert evaluation.stat().st_mtime_ns > first
 
 
-def test_agents_and_seeds_that_do_not_fit_are_refused(options):
-    with pytest.raises(SystemExit, match="--agent dqn is unknown: use one of grpo, ppo"):
-        main([*options, "--agents", "dqn"])
-    with pytest.raises(SystemExit, match="--seeds 1 must be a whole number of at least 2"):
-        main([*options, "--agents", "ppo", "--seeds", "1"])
+def test_everything_that_acts_can_be_compared(options, printed, tmp_path, monkeypatch):
+    """Hyper-parameters, algorithms of others, own classes, and what needs no training."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "mine.py").write_text("from agents import PPO\n\nclass Mine(PPO):\n    pass\n")
+    names = [
+        "ppo", "ppo(n_epochs=2, learning_rate=0.01)", "mine:Mine", "sb3:PPO(n_steps=4, n_epochs=1)",
+        "untouched", "greedy", "random", "best-of-2",
+    ]  # fmt: skip
+    text = printed(*options, "--agents", *names)
+    table = text[text.index("share") : text.index("\nreturn =")]
+    shown = " ".join(table.split())
+    for name in ("ppo", "mine:Mine", "untouched", "greedy", "random", "best-of-2", "optimum"):
+        assert f" {name} " in shown
+    frame = pd.read_csv(tmp_path / "runs.csv")
+    assert sorted(frame["candidate"].unique()) == sorted(names) and len(frame) == 16
+    by_name = frame.set_index(["candidate", "seed"])
+    plain, other, own = (by_name.loc[(name, 0)] for name in names[:3])
+    assert plain["return"] == own["return"] != other["return"]
+    assert by_name.loc[("sb3:PPO(n_steps=4, n_epochs=1)", 1)]["timesteps"] >= 100
+    assert (by_name.loc["untouched"]["timesteps"] == 0).all()
+    assert by_name.loc["untouched"]["kl"].abs().max() < 1e-5 < by_name.loc["random"]["kl"].min()
+    assert by_name.loc["untouched"]["return"].nunique() == 2  # seeds are other draws
+    assert by_name.loc["greedy"]["return"].nunique() == 1
+    tokens = by_name["tokens_per_answer"] / by_name["length"]
+    assert tokens.loc["best-of-2"].min() > 1.5 and tokens.loc["ppo"].max() == pytest.approx(1)
+    settings = json.loads(
+        (tmp_path / "ppo-n_epochs=2-learning_rate=0.01-0/settings.json").read_text()
+    )
+    assert settings["chosen"]["n_epochs"] == 2 and settings["chosen"]["learning_rate"] == 0.01
+    episodes = pd.read_parquet(tmp_path / "episodes.parquet")
+    assert len(episodes) == 16 * 8
+    prompts = episodes.groupby(["candidate", "seed"])["prompt"].apply(tuple)
+    assert prompts.nunique() == 1  # all of them answer the same prompts
+    summary = json.loads((tmp_path / "comparison.json").read_text())["summary"]
+    assert {row["candidate"] for row in summary} == set(names)
+    means = frame.groupby("candidate")["return"].mean()
+    assert all(row["return"] == pytest.approx(means[row["candidate"]]) for row in summary)
+    before = (tmp_path / "greedy-0" / "evaluation.json").stat().st_mtime_ns
+    assert printed(*options, "--agents", *names).count("run 1 of") == 0
+    assert (tmp_path / "greedy-0" / "evaluation.json").stat().st_mtime_ns == before
+
+
+def test_several_tasks_have_tables_of_their_own(small, printed, tmp_path):
+    at = small.index("--prompts")
+    text = printed(
+        "compare", *small[:at], *small[at + 4 :], "--env", "TextGen-v0", "Sentiment-v0", "--seeds",
+        "2", "--agents", "reinforce", "untouched", "--output", str(tmp_path),
+    )  # fmt: skip
+    assert "TextGen-v0" in text and "Sentiment-v0" in text
+    frame = pd.read_csv(tmp_path / "runs.csv")
+    assert frame.groupby("task").size().to_dict() == {"Sentiment-v0": 4, "TextGen-v0": 4}
+    assert (tmp_path / "Sentiment-v0" / "reinforce-1" / "evaluation.json").is_file()
+    assert (tmp_path / "comparison-Sentiment-v0.png").is_file()
+
+
+def test_seeds_are_added_until_the_intervals_are_narrow(options, printed, tmp_path):
+    printed(*options, "--agents", "untouched", "--until-decided", "1e-9", "--max-seeds", "4")
+    assert pd.read_csv(tmp_path / "runs.csv")["seed"].tolist() == [0, 1, 2, 3]
+    printed(*options, "--agents", "greedy", "--until-decided", "1e-9", "--max-seeds", "4")
+    assert pd.read_csv(tmp_path / "runs.csv")["seed"].tolist() == [0, 1]  # it does not vary
+
+
+def test_nothing_is_kept_that_is_not_wanted(options, printed, tmp_path):
+    text = printed(*options, "--agents", "ppo", "untouched", "--no-save")
+    assert "Games-Howell" in text and list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--agents", "dqn"], "--agents dqn is unknown: use one of grpo, ppo"),
+        (["--agents", "ppo", "--seeds", "1"], "--seeds 1 must be a whole number of at least 2"),
+        (["--agents", "ppo(n_epoch=2)"], "ppo has no hyper-parameter n_epoch; it has .*n_epochs"),
+        (["--agents", "ppo(n_epochs=0)"], "n_epochs=0 must be a whole number of at least 1"),
+        (["--agents", "ppo(2)"], "cannot be read: hyper-parameters are name=value"),
+        (["--agents", "ppo(n_epochs=two)"], "cannot be read: hyper-parameters are name=value"),
+        (["--agents", "ppo(n_epochs=2"], "cannot be read"),
+        (["--agents", "untouched(n=2)"], "untouched is not trained"),
+        (["--agents", "best-of-0"], "n=0 must be a whole number, at least 1"),
+        (["--agents", "ppo", "ppo"], "--agents names 'ppo' twice"),
+        (["--agents", "nowhere:Agent"], "agent='nowhere:Agent' cannot be imported"),
+        (["--agents", "sb3:DQN"], "neither derived from agents.Agent nor an algorithm of"),
+        (["--agents", "sb3:PPO(n_epoch=2)"], "sb3:PPO has no hyper-parameter n_epoch"),
+        (["--agents", "ppo", "--env", "TextGen-v0", "Nothing-v0"], "--env Nothing-v0 cannot"),
+    ],
+)
+def test_what_does_not_fit_is_refused_before_anything_runs(arguments, sentence, options, tmp_path):
+    with pytest.raises(SystemExit, match=sentence):
+        main([*options, *arguments])
+    assert list(tmp_path.iterdir()) == []

@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import agents.algorithms
 from agents.cli import main
-from agents.cli.options import AGENTS
+from agents.cli.algorithms import AGENTS
 
 # Of the many that a real run takes.
 FEW = {
@@ -207,3 +207,25 @@ def test_an_error_in_ones_own_reward_ends_with_its_line(small, tmp_path, monkeyp
     assert ending.value.code == 1 and "Traceback" not in shown.out + shown.err
     assert "ZeroDivisionError" in shown.out and "broken.py, line 1" in shown.out
     sys.modules.pop("broken")
+
+
+def test_an_own_algorithm_is_trained_and_goes_on(small, printed, tmp_path, monkeypatch):
+    """Its name is code, which no file may have imported."""
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "ours.py").write_text("from agents import PPO\n\nclass Ours(PPO):\n    pass\n")
+    run = str(tmp_path / "run")
+    text = printed("train", *small, "--agent", "ours:Ours", "--n-epochs", "2", "--output", run)
+    assert "Ours on" in text
+    with pytest.raises(SystemExit, match="has agent='ours:Ours', which names code"):
+        main(["train", "--resume", run, "--total-timesteps", "200"])
+    with pytest.raises(SystemExit, match="--agent ppo is another one than that of the run"):
+        main(["train", "--resume", run, "--agent", "ppo"])
+    again = printed(
+        "train", "--resume", run, "--agent", "ours:Ours", "--total-timesteps", "200",
+        "--device", "cpu",
+    )  # fmt: skip
+    assert "going on after" in again
+    for name, words in (("nothing:Ours", "cannot be imported"), ("json:dumps", "no class derived")):
+        with pytest.raises(SystemExit, match=words):
+            main(["train", *small, "--agent", name, "--output", str(tmp_path / "other")])
+    assert not (tmp_path / "other").exists()

@@ -1,0 +1,131 @@
+"""The names on the command line: algorithms, models of others, candidates without training."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
+
+from agents import algorithms
+from agents.agent import Agent
+from agents.evaluation import BestOfN, Greedy, RandomTokens, Untouched
+from agents.evaluation.candidates import UNTRAINED
+from textenv.rewards.names import import_object
+
+
+def kebab_case(name: str) -> str:
+    """PPO → ppo, ActorCritic → actor-critic."""
+    return re.sub("(?<=[a-z])(?=[A-Z])", "-", name).lower()
+
+
+AGENTS: dict[str, type[Agent]] = {
+    kebab_case(name): getattr(algorithms, name) for name in algorithms.__all__
+}
+
+WITHOUT_TRAINING: dict[str, Callable[[], UNTRAINED]] = {
+    "untouched": Untouched, "greedy": Greedy, "random": RandomTokens,
+}  # fmt: skip
+BEST_OF = re.compile("best-of-([0-9]+)")
+SHORT = {"sb3": "stable_baselines3"}  # names of modules
+CALL = re.compile(r"([^()]+?)\s*(?:\((.*)\))?", re.DOTALL)
+
+
+def find_agent(name: str) -> type[Agent]:
+    """The class of an algorithm's name, or of "module:Class".
+
+    Raises:
+        ValueError: there is no such algorithm, or the class is no `Agent`.
+    """
+    if name in AGENTS:
+        return AGENTS[name]
+    if ":" not in name:
+        raise ValueError(
+            f"--agent {name} is unknown: use one of {', '.join(AGENTS)}, or 'module:Class'."
+        )
+    cls = _imported(name)
+    if not (isinstance(cls, type) and issubclass(cls, Agent)):
+        raise ValueError(f"--agent {name} is no class derived from agents.Agent.")
+    return cls
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """What ``compare --agents`` names.
+
+    Attributes:
+        label: as it was written.
+        name: without the arguments.
+        arguments: hyper-parameters that differ from the presets.
+        what: an algorithm of this library, one of stable-baselines3, or what is never trained.
+    """
+
+    label: str
+    name: str
+    arguments: dict[str, Any]
+    what: type[Agent] | type[OnPolicyAlgorithm] | UNTRAINED
+
+    @property
+    def folder(self) -> str:
+        """The label as a part of a folder's name."""
+        return re.sub(r"[^\w.=-]+", "-", self.label).strip("-")
+
+
+def parse_candidate(text: str) -> Candidate:
+    """A candidate: ``ppo``, ``"ppo(n_epochs=2)"``, ``best-of-4``, ``sb3:PPO``, ``mine:MyAgent``.
+
+    Raises:
+        ValueError: it is none of these, or its arguments are no Python literals.
+    """
+    match = CALL.fullmatch(text.strip())
+    if match is None:
+        raise ValueError(f"--agents {text!r} cannot be read: write 'ppo(n_epochs=2)', say.")
+    name, arguments = match[1], _arguments(text, match[2] or "")
+    what = _what(name)
+    if arguments and isinstance(what, UNTRAINED):
+        raise ValueError(f"--agents {text!r}: {name} is not trained, and has no hyper-parameters.")
+    return Candidate(text.strip(), name, arguments, what)
+
+
+def _arguments(text: str, written: str) -> dict[str, Any]:
+    try:
+        call = ast.parse(f"f({written})", mode="eval").body
+        if not isinstance(call, ast.Call) or call.args or any(k.arg is None for k in call.keywords):
+            raise ValueError
+        return {str(key.arg): ast.literal_eval(key.value) for key in call.keywords}
+    except (SyntaxError, ValueError) as error:
+        raise ValueError(
+            f"--agents {text!r} cannot be read: hyper-parameters are name=value, with numbers, "
+            "texts, True, False or None as values."
+        ) from error
+
+
+def _what(name: str) -> Any:
+    best_of = BEST_OF.fullmatch(name)
+    if best_of is not None:
+        return BestOfN(int(best_of[1]))
+    if name in WITHOUT_TRAINING:
+        return WITHOUT_TRAINING[name]()
+    if name in AGENTS:
+        return AGENTS[name]
+    if ":" in name:
+        cls = _imported(name)
+        if isinstance(cls, type) and issubclass(cls, Agent | OnPolicyAlgorithm):
+            return cls
+        raise ValueError(
+            f"--agents {name} is neither derived from agents.Agent nor an algorithm of "
+            "stable-baselines3 that learns on-policy."
+        )
+    known = ", ".join([*AGENTS, *WITHOUT_TRAINING])
+    raise ValueError(
+        f"--agents {name} is unknown: use one of {known}, best-of-N, 'sb3:PPO', or 'module:Class' "
+        "of your own."
+    )
+
+
+def _imported(name: str) -> Any:
+    module, _, attribute = name.partition(":")
+    return import_object(f"{SHORT.get(module, module)}:{attribute}", "agent")
