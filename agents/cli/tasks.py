@@ -44,7 +44,11 @@ def defaults_of(env_id: str) -> dict[str, Any]:
         if value is not None:
             # Rows of prompts and functions are no values of options; the environment has them.
             found[name] = value if isinstance(value, kind) else OF_TASK
-    return found | ({"eval_prompts": HELD_OUT} if env_id in TASKS else {})
+    if env_id in TASKS:
+        found["eval_prompts"] = HELD_OUT
+        if TASKS[env_id].kl_coef is not None:
+            found["kl_coef"] = TASKS[env_id].kl_coef
+    return found
 
 
 def evaluation_prompts(option: str | None, env_id: str) -> Any:

@@ -21,6 +21,8 @@ class TaskSpec:
         max_new_tokens: The token budget of a response.
         stop: Stop strings, beside the end-of-sequence token.
         chat: Each prompt is the message of a user, rendered by the tokenizer's chat template.
+        kl_coef: A β that suits the task, units of the score per nat, for commands that train; None
+            leaves it to them.
     """
 
     id: str
@@ -31,6 +33,7 @@ class TaskSpec:
     max_new_tokens: int
     stop: tuple[str, ...] | None = None
     chat: bool = False
+    kl_coef: float | None = None
 
     @property
     def kwargs(self) -> dict[str, Any]:

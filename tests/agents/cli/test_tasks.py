@@ -125,7 +125,7 @@ def test_defaults_of_registered_tasks():
     assert defaults_of("TextGen-v0") == {}
     assert defaults_of("Haiku-v0") == {
         "reward": "haiku", "prompts": OF_TASK, "max_new_tokens": 40, "chat": True,
-        "eval_prompts": HELD_OUT,
+        "eval_prompts": HELD_OUT, "kl_coef": 0.02,
     }  # fmt: skip
     assert evaluation_prompts(HELD_OUT, "Haiku-v0") == TASKS["Haiku-v0"].held_out
     assert evaluation_prompts("mine.txt", "Haiku-v0") == "mine.txt"
