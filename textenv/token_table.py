@@ -91,9 +91,15 @@ class TokenObservation(dict):
 
     So a decoder whose tokens are on an accelerator knows which rows are new without comparing
     tokens, which would make the host wait.
+
+    Attributes:
+        origin: of the rows.
+        running: ``[B]`` bool, rows whose next action counts; None if all do, and on an accelerator,
+            where to look at it would make the host wait.
     """
 
     origin: Origin
+    running: torch.Tensor | None = None
 
 
 class TokenTable:
@@ -270,4 +276,6 @@ class TokenTable:
             return parts
         observation = TokenObservation(parts)
         observation.origin = self.origin
+        if self.arrays.device.type == "cpu" and not self.running.all():
+            observation.running = self.running.clone()
         return observation

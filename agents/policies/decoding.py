@@ -28,31 +28,57 @@ def next_tokens(
 
     ``action_masks``: bool ``[B, V]``, tokens that may be chosen; None: all that ``sampling`` has.
 
+    Rows whose episode has ended, where the observation says so, get the action 0, whatever it is,
+    and no part of the work. The others get the same as without them.
+
     Returns:
         actions ``[B]``, their log-probabilities ``[B]`` (nats), and the body's last hidden states
         ``[B, H]`` from which they were drawn.
     """
-    logits, hidden, early = next_logits(decoder, observation)
+    count, rows = len(observation["input_ids"]), running_rows(observation)
+    logits, hidden, early = next_logits(decoder, observation, rows)
     every = sampling.apply(logits, early)
     if action_masks is not None:
-        every = forbid(every, ~torch.as_tensor(action_masks, dtype=torch.bool))
+        legal = torch.as_tensor(action_masks, dtype=torch.bool)
+        every = forbid(every, ~(legal if rows is None else legal[rows]))
     every = every.log_softmax(dim=-1)
-    actions = every.argmax(dim=-1) if deterministic else draw(every, generator)
-    return actions, every.gather(1, actions[:, None])[:, 0], hidden
+    actions = every.argmax(dim=-1) if deterministic else draw(every, generator, rows, count)
+    log_probs = every.gather(1, actions[:, None])[:, 0]
+    actions, log_probs, hidden = (among(part, rows, count) for part in (actions, log_probs, hidden))
+    return actions, log_probs, hidden
 
 
 def next_logits(
-    decoder: Decoder, observation: dict[str, Any]
+    decoder: Decoder, observation: dict[str, Any], rows: Tensor | None = None
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """What the decoder's head gives for each row, the hidden states, and stops that are too early.
 
+    Args:
+        decoder: reads the whole observation.
+        observation: of B rows.
+        rows: indices ``[R]`` of those that are asked for; None: all.
+
     Returns:
-        ``[B, ...]``, ``[B, H]``, and ``[B, K]`` or None (`textenv.legality.early_stops`).
+        ``[R, ...]``, ``[R, H]``, and ``[R, K]`` or None (`textenv.legality.early_stops`).
     """
     input_ids = torch.as_tensor(observation["input_ids"])
     lengths = torch.as_tensor(observation["attention_mask"]).sum(dim=1, dtype=torch.int64)
-    logits, hidden = decoder.next(input_ids, lengths, getattr(observation, "origin", None))
-    return logits, hidden, of_observation(observation, lengths)
+    logits, hidden = decoder.next(input_ids, lengths, getattr(observation, "origin", None), rows)
+    early = of_observation(observation, lengths)
+    return logits, hidden, early if rows is None or early is None else early[rows]
+
+
+def running_rows(observation: Any) -> Tensor | None:
+    """Indices of the rows whose action counts; None if all do, as far as the observation says."""
+    running = getattr(observation, "running", None)
+    return None if running is None else running.nonzero()[:, 0]
+
+
+def among(part: Tensor, rows: Tensor | None, count: int) -> Tensor:
+    """A column ``[R, ...]`` of some of ``count`` rows as one of all, 0 elsewhere."""
+    if rows is None:
+        return part
+    return part.new_zeros((count, *part.shape[1:])).index_copy(0, rows, part)
 
 
 @dataclass

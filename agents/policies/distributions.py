@@ -28,7 +28,9 @@ def to_rows(values: Tensor, mask: Tensor) -> Tensor:
 BLOCK = 256  # number of actions in a block; the sums of blocks are compared before single actions
 
 
-def draw(log_probs: Tensor, generator: torch.Generator) -> Tensor:
+def draw(
+    log_probs: Tensor, generator: torch.Generator, rows: Tensor | None = None, of: int = 0
+) -> Tensor:
     """A draw from each row of normalised ``log_probs`` ``[B, A]``: actions ``[B]``.
 
     By the inverse of the cumulative distribution, with one random number per row. The usual ways
@@ -38,12 +40,21 @@ def draw(log_probs: Tensor, generator: torch.Generator) -> Tensor:
 
     With many actions, the block of the random number is found first, and then the action in the
     block.
+
+    Args:
+        log_probs: ``[B, A]``.
+        generator: of the random numbers.
+        rows: indices ``[B]``, if these are only some of ``of`` rows. Each then gets the random
+            number that it would get among all of them.
+        of: the number of all rows.
     """
-    rows, actions = log_probs.shape
+    count, actions = log_probs.shape
     # 1 − u lies in (0, 1], so that an action of probability 0 is never drawn.
     target = 1 - torch.rand(
-        (rows, 1), generator=generator, device=log_probs.device, dtype=torch.float64
-    )
+        (count if rows is None else of, 1), generator=generator, device=log_probs.device,
+        dtype=torch.float64,
+    )  # fmt: skip
+    target = target if rows is None else target[rows]
     within, first = log_probs.exp(), torch.zeros_like(target, dtype=torch.int64)
     if actions > BLOCK:
         blocks = nn.functional.pad(within, (0, -actions % BLOCK)).unflatten(1, (-1, BLOCK))
@@ -53,7 +64,7 @@ def draw(log_probs: Tensor, generator: torch.Generator) -> Tensor:
         block = torch.searchsorted(cumulative, target).clamp(max=masses.shape[1] - 1)
         # The position of the random number in its block, from 0 to 1.
         target = (target - cumulative.gather(1, block)) / masses.gather(1, block) + 1
-        within, first = blocks[torch.arange(rows, device=block.device), block[:, 0]], block * BLOCK
+        within, first = blocks[torch.arange(count, device=block.device), block[:, 0]], block * BLOCK
     cumulative = within.double().cumsum(dim=1)
     # Rounding may move the target out of its block, to a place without any probability.
     place = torch.searchsorted(cumulative, target.clamp(1e-16, 1) * cumulative[:, -1:])

@@ -1,101 +1,23 @@
 """Decode token by token from a table of keys and values in which each row has its own length.
 
-`RowCache` is the table; `Decoder` updates it for a batch of observations. A row of an observation
-is contiguous from column 0, so a token's position is its column, and a row may attend to
-``column <= position``: there is no left padding and no mask from token values. A row can be reset
-or wait while the others continue, and rows with equal prompts share one prefill.
+`textenv.lm.cache` is the table; `Decoder` updates it for a batch of observations. A row of an
+observation is contiguous from column 0, so a token's position is its column, and a row may attend
+to ``column <= position``: there is no left padding and no mask from token values. A row can be
+reset or wait while the others continue, and rows with equal prompts share one prefill.
 """
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers.cache_utils import Cache, CacheLayerMixin
 
+from textenv.lm.cache import RowCache
 from textenv.lm.captured import CapturedStep
 from textenv.lm.parts import body_of, split, unwrapped
 from textenv.token_table import Origin
-
-
-class RowCache(Cache):
-    """A static table of keys and values for ``num_rows`` sequences of at most ``max_length``.
-
-    The decoder sets before each forward pass where its keys and values are written:
-
-    - `prefill`: whole prompts are written from column 0 on;
-    - `step`: one token per row is written at that row's own position.
-    """
-
-    def __init__(self, num_layers: int, num_rows: int, max_length: int):
-        super().__init__(layers=[_RowLayer(self) for _ in range(num_layers)])
-        self.num_rows = num_rows
-        self.max_length = max_length
-        self.rows: Tensor | None = None
-        self.sources: Tensor | None = None
-        self.positions: Tensor | None = None
-        self.columns = 0
-
-    def prefill(self, rows: Tensor, sources: Tensor) -> None:
-        """Next pass: row ``rows[i]`` of the table stores sequence ``sources[i]`` of the pass."""
-        self.rows, self.sources, self.positions = rows, sources, None
-
-    def step(self, rows: Tensor | None, positions: Tensor, columns: int) -> None:
-        """Next pass: one token for each of ``rows`` (None: all), written at ``positions`` ``[R]``.
-
-        Attention reads the first ``columns`` columns, of which the mask hides the future ones.
-        """
-        self.rows, self.positions, self.columns = rows, positions, columns
-
-
-class _RowLayer(CacheLayerMixin):
-    """One attention layer's keys and values, each ``[rows, heads, columns, size]``."""
-
-    keys: Any  # tensors, created in the first pass, which defines their shapes
-    values: Any
-
-    def __init__(self, cache: RowCache):
-        super().__init__()
-        self.cache = cache
-
-    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
-        def table(states: Tensor) -> Tensor:
-            _, heads, _, size = states.shape
-            return states.new_zeros(self.cache.num_rows, heads, self.cache.max_length, size)
-
-        self.keys, self.values = table(key_states), table(value_states)
-        self._every = torch.arange(self.cache.num_rows, device=key_states.device)
-        self.is_initialized = True
-
-    def update(self, key_states: Tensor, value_states: Tensor, *args, **kwargs):
-        if not self.is_initialized:
-            self.lazy_initialization(key_states, value_states)
-        cache = self.cache
-        if cache.positions is None:
-            width = key_states.shape[2]
-            self.keys[cache.rows, :, :width] = key_states[cache.sources]
-            self.values[cache.rows, :, :width] = value_states[cache.sources]
-            return key_states, value_states  # a new prompt attends only to itself
-        rows = self._every if cache.rows is None else cache.rows
-        self.keys[rows, :, cache.positions] = key_states[:, :, 0]
-        self.values[rows, :, cache.positions] = value_states[:, :, 0]
-        chosen = slice(None) if cache.rows is None else cache.rows  # all rows: a view, no copy
-        return self.keys[chosen, :, : cache.columns], self.values[chosen, :, : cache.columns]
-
-    # Masks and positions are given explicitly at every pass, so these results are not used.
-    def get_seq_length(self) -> int:
-        return 0
-
-    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
-        return query_length, 0
-
-    def get_max_length(self) -> int:
-        return self.cache.max_length
-
-    get_max_cache_shape = get_max_length  # its name in earlier releases of transformers
 
 
 class Decoder:
@@ -105,7 +27,10 @@ class Decoder:
     one new token of a row that grew, all tokens of a row that is new or was changed, none of a row
     that waits. Equal prompts (the members of a group) are prefilled once.
 
-    On CUDA a step of all rows is captured as a graph (`textenv.lm.captured`).
+    The rows that step are the first ones of the cache, so that attention reads them in place: where
+    a row begins to wait, it changes places with one that goes on.
+
+    On CUDA all rows step, as a captured graph (`textenv.lm.captured`).
 
     Args:
         model: a causal language model of transformers, plain or wrapped by PEFT, that
@@ -151,8 +76,9 @@ class Decoder:
         self.seen_lengths = torch.zeros(self.num_rows, dtype=torch.int64)
         self.origin: Origin | None = None
         self.columns = 0  # the length of the longest row, known without waiting for the device
-        self.logits: Tensor | None = None
-        self.hidden: Tensor | None = None
+        self.places = Places(self.num_rows, self.device)
+        self.results: list[Tensor] = []  # logits [B, V] and hidden states [B, H] of all rows
+        self.lent = False  # whether a caller has them, so that they must not be changed
 
     def serves(self, model: nn.Module, num_rows: int, max_length: int) -> bool:
         """Whether this decoder can be used again for a model, with the weights where they were."""
@@ -164,7 +90,11 @@ class Decoder:
 
     @torch.no_grad()
     def next(
-        self, input_ids: Tensor, lengths: Tensor, origin: Origin | None = None
+        self,
+        input_ids: Tensor,
+        lengths: Tensor,
+        origin: Origin | None = None,
+        rows: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Logits for the token that follows each row.
 
@@ -175,9 +105,11 @@ class Decoder:
                 ``input_ids`` are on an accelerator, it tells which rows are new, so that no step
                 waits for the device. Without it, and always on the CPU, every row is compared with
                 its tokens at the last call.
+            rows: indices ``[R]`` of the rows that are asked for; None: all. On the CPU the others
+                are not read yet.
 
         Returns:
-            The logits ``[B, V]`` in float32 and the last hidden states ``[B, H]`` in float32.
+            The logits ``[R, V]`` in float32 and the last hidden states ``[R, H]`` in float32.
         """
         if input_ids.shape[0] != self.num_rows or input_ids.shape[1] > self.max_length:
             raise ValueError(
@@ -188,16 +120,19 @@ class Decoder:
             fresh, grown = self._changes_by_origin(lengths, origin)
         else:
             fresh, grown = self._changes_by_comparison(input_ids, lengths)
+            if rows is not None:
+                fresh, grown = self._put_off(fresh, grown, rows)
         input_ids, lengths = input_ids.to(self.device), lengths.to(self.device)
         if grown.any():
-            # A step of all rows needs no copy of the cache. A waiting row can process its last
-            # token again without harm, and the prefill of a new row overwrites this step.
-            every = self.logits is not None and 2 * int(grown.sum()) > self.num_rows
-            self._step(input_ids, lengths, None if every else grown.nonzero()[:, 0])
+            # A captured step is one of all rows: those that wait process their last token again,
+            # which does no harm, and the prefill of those that are new overwrites it.
+            self._step(input_ids, lengths, grown | (self.captured is not None))
         if fresh.any():
-            self._prefill(input_ids, lengths, fresh.nonzero()[:, 0])
-        assert self.logits is not None and self.hidden is not None
-        return self.logits, self.hidden
+            self._prefill(input_ids, lengths, fresh.nonzero()[:, 0].to(self.device))
+        if rows is None:
+            self.lent = True
+            return self.results[0], self.results[1]
+        return self.results[0][rows], self.results[1][rows]
 
     def _changes_by_origin(self, lengths: Tensor, origin: Origin) -> tuple[Tensor, Tensor]:
         """Rows to prefill and rows that may have grown by one token, as CPU masks ``[B]``.
@@ -231,34 +166,43 @@ class Decoder:
         self.columns = int(lengths.max())
         return fresh, ~fresh & (lacking == 1)
 
-    def _step(self, input_ids: Tensor, lengths: Tensor, rows: Tensor | None) -> None:
+    def _put_off(self, fresh: Tensor, grown: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Of the changes only those of ``rows``; those of the others are seen at a later call."""
+        others = torch.ones_like(grown)
+        others[rows.cpu()] = False
+        self.seen_lengths[others & fresh] = 0
+        self.seen_lengths[others & grown] -= 1
+        return fresh & ~others, grown & ~others
+
+    def _step(self, input_ids: Tensor, lengths: Tensor, steps: Tensor) -> None:
+        """One more token of each row of the CPU mask ``steps`` ``[B]``."""
+        moved = self.places.bring_to_front(steps)
+        if moved is not None:
+            self.cache.swap(*moved, self.columns)
+        rows = self.places.first(int(steps.sum()))
         if rows is not None:
-            rows = rows.to(self.device)
             input_ids, lengths = input_ids[rows], lengths[rows]
         positions = (lengths - 1)[:, None]
         tokens = input_ids.gather(1, positions)
         if rows is None and self.captured is not None:
-            step = self.captured(self._one_token, tokens, positions, self.columns)
+            results = self.captured(self._one_token, tokens, positions, self.columns)
         else:
-            step = self._one_token(tokens, positions, self.columns, rows)
-        self._keep(rows, *step)
+            results = self._one_token(tokens, positions, self.columns)
+        self._keep(rows, results)
 
-    def _one_token(
-        self, tokens: Tensor, positions: Tensor, columns: int, rows: Tensor | None = None
-    ) -> tuple[Tensor, Tensor]:
-        """Logits and hidden states in float32 after one more token of each of ``rows`` (None: all).
+    def _one_token(self, tokens: Tensor, positions: Tensor, columns: int) -> tuple[Tensor, Tensor]:
+        """Logits and hidden states in float32 after one more token of the first R rows.
 
         Args:
             tokens, positions: ``[R, 1]``.
             columns: of the table, that attention reads; the mask hides those of the future.
         """
-        self.cache.step(rows, positions[:, 0], columns)
+        self.cache.step(positions[:, 0], columns)
         mask = (self.every_column[:columns] <= positions)[:, None, None]
         hidden = self._forward(tokens, positions, mask)[:, 0]
         return self.head(hidden).float(), hidden.float()
 
     def _prefill(self, input_ids: Tensor, lengths: Tensor, rows: Tensor) -> None:
-        rows = rows.to(self.device)
         lengths = lengths[rows]
         width = int(lengths.max())
         columns = self.every_column[:width]
@@ -268,11 +212,11 @@ class Decoder:
             torch.cat([prompts, lengths[:, None]], dim=1), dim=0, return_inverse=True
         )
         prompts, lengths = distinct[:, :-1], distinct[:, -1]
-        self.cache.prefill(rows, sources)
+        self.cache.prefill(self.places.of(rows), sources)
         causal = (columns <= columns[:, None])[None, None].expand(len(prompts), 1, -1, -1)
         hidden = self._forward(prompts, columns.expand(len(prompts), -1), causal)
         last = hidden[torch.arange(len(prompts), device=self.device), lengths - 1]
-        self._keep(rows, self.head(last).float()[sources], last.float()[sources])
+        self._keep(rows, (self.head(last).float()[sources], last.float()[sources]))
 
     def _forward(self, input_ids: Tensor, positions: Tensor, mask: Tensor) -> Tensor:
         if self.additive_mask:  # eager attention adds its mask to the scores
@@ -286,15 +230,57 @@ class Decoder:
             **{self.cache_argument: self.cache},
         ).last_hidden_state
 
-    def _keep(self, rows: Tensor | None, logits: Tensor, hidden: Tensor) -> None:
+    def _keep(self, rows: Tensor | None, new: tuple[Tensor, Tensor]) -> None:
         """Store logits and hidden states for ``rows`` (None: all)."""
-        if rows is None or len(rows) == self.num_rows:
-            self.logits, self.hidden = logits, hidden
+        if rows is None:
+            self.results, self.lent = list(new), False
             return
-        # Not in place: the caller may still use what the last call returned.
-        before, hidden_before = self.logits, self.hidden
-        if before is None or hidden_before is None:
-            before = logits.new_zeros(self.num_rows, logits.shape[1])
-            hidden_before = hidden.new_zeros(self.num_rows, hidden.shape[1])
-        self.logits = before.index_copy(0, rows, logits)
-        self.hidden = hidden_before.index_copy(0, rows, hidden)
+        if not self.results:
+            self.results = [part.new_zeros(self.num_rows, part.shape[1]) for part in new]
+        elif self.lent:
+            self.results = [part.clone() for part in self.results]
+        self.lent = False
+        for table, part in zip(self.results, new, strict=True):
+            table[rows] = part
+
+
+class Places:
+    """Which place of the cache each row has, so that the rows that step are the first ones.
+
+    Args:
+        num_rows: B.
+        device: of the cache.
+    """
+
+    def __init__(self, num_rows: int, device: torch.device):
+        self.device = device
+        self.rows = torch.arange(num_rows)  # of each place
+        self.places = torch.arange(num_rows)  # of each row
+        self.in_order = True
+
+    def bring_to_front(self, steps: Tensor) -> tuple[Tensor, Tensor] | None:
+        """Give the rows of the mask ``steps`` ``[B]`` the first places.
+
+        Returns:
+            The pairs of places whose content has to be exchanged; None if there are none.
+        """
+        ahead = steps[self.rows]  # by places
+        count = int(steps.sum())
+        vacant, late = (~ahead[:count]).nonzero()[:, 0], ahead[count:].nonzero()[:, 0] + count
+        if len(late) == 0:
+            return None
+        here, there = self.rows[vacant], self.rows[late]
+        self.rows[vacant], self.rows[late] = there, here
+        self.places[there], self.places[here] = vacant, late
+        self.in_order = False
+        return vacant.to(self.device), late.to(self.device)
+
+    def first(self, count: int) -> Tensor | None:
+        """The rows in the first places; None if these are all rows, in their order."""
+        if self.in_order and count == len(self.rows):
+            return None
+        return self.rows[:count].to(self.device)
+
+    def of(self, rows: Tensor) -> Tensor:
+        """The places of rows."""
+        return rows if self.in_order else self.places.to(self.device)[rows]

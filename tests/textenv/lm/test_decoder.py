@@ -57,6 +57,69 @@ def test_rows_that_grow_wait_and_begin_anew_have_the_logits_of_the_full_forward(
     assert rows.lengths.max() == LENGTH
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_rows_of_any_fate_have_the_logits_of_the_full_forward(
+    seed, make_model, make_rows, assert_same_as_full_forward
+):
+    """Rows change places in the cache whenever others begin to wait."""
+    model, draw = make_model(), torch.Generator().manual_seed(seed)
+    decoder = Decoder(model, num_rows=6, max_length=LENGTH)
+    rows = make_rows(*([row + 1, row + 2] for row in range(6)))
+    moved = 0
+    for step in range(40):
+        assert_same_as_full_forward(decoder, model, rows)
+        moved += not torch.equal(decoder.places.rows, torch.arange(6))
+        fate = torch.rand(6, generator=draw)
+        for row in range(6):
+            if fate[row] < 0.1 or rows.lengths[row] == LENGTH:
+                rows.begin(row, [row + 3, step % 50 + 1, 7][: 1 + step % 3])
+            elif fate[row] < 0.6:
+                rows.grow(row, token=10 + (7 * step + row) % 50)
+    assert moved > 10
+
+
+def test_some_rows_can_be_asked_for(
+    make_model, make_rows, full_forward, assert_same_as_full_forward
+):
+    model = make_model()
+    decoder = Decoder(model, num_rows=3, max_length=LENGTH)
+    rows, asked = make_rows([5, 6], [9, 8, 7], [3]), torch.tensor([2, 0])
+    for _ in range(3):
+        logits, hidden = decoder.next(rows.input_ids, rows.lengths, rows=asked)
+        wanted = full_forward(model, rows.input_ids, rows.lengths)[asked]
+        torch.testing.assert_close(logits, wanted, rtol=1e-4, atol=1e-4)
+        assert hidden.shape == (2, 16)
+        rows.grow(0, 1, 2)
+    assert_same_as_full_forward(decoder, model, rows)  # row 1 is read now
+
+
+def test_rows_that_nobody_asks_for_are_read_when_somebody_does(
+    make_model, make_rows, count_passes, assert_same_as_full_forward
+):
+    model = make_model()
+    decoder = Decoder(model, num_rows=3, max_length=LENGTH)
+    rows, asked = make_rows([5, 6], [9, 8, 7], [3]), torch.tensor([1])
+    assert_same_as_full_forward(decoder, model, rows)
+    shapes = count_passes(model)
+
+    def next_of_one():
+        shapes.clear()
+        decoder.next(rows.input_ids, rows.lengths, rows=asked)
+        return list(shapes)
+
+    rows.grow(0, 1, 2)
+    assert next_of_one() == [(1, 1)]
+    assert next_of_one() == []
+    rows.begin(2, [4, 4])
+    assert next_of_one() == []
+    rows.grow(1)
+    assert next_of_one() == [(1, 1)]
+    rows.grow(0)  # two tokens more than what was read
+    assert_same_as_full_forward(decoder, model, rows)
+    rows.grow(0, 1, 2)
+    assert_same_as_full_forward(decoder, model, rows)
+
+
 @every_kind
 def test_the_tiny_models_notice_order_and_position(
     architecture, attention, make_model, make_rows, full_forward
@@ -130,11 +193,11 @@ def test_the_model_is_fed_only_what_the_cache_lacks(make_model, count_passes, ma
     assert shapes == [(4, 3)]
     rows.grow(0, 1, 2, 3)
     rows.next_of(decoder)
-    rows.grow(0, 1, 3)  # most: all are stepped, which saves a copy of the cache
+    rows.grow(0, 1, 3)
     rows.next_of(decoder)
     rows.grow(2)
     rows.next_of(decoder)
-    assert shapes[1:] == [(4, 1), (4, 1), (1, 1)]
+    assert shapes[1:] == [(4, 1), (3, 1), (1, 1)]
     rows.grow(0)
     rows.begin(3, [1, 2, 3, 4])
     rows.next_of(decoder)
