@@ -64,7 +64,7 @@ def diagnose(record: RunRecord) -> Diagnosis:
     """Apply every diagnosis of this module to a run."""
     outcome = Diagnosis([], [], [])
     for diagnosis in DIAGNOSES:
-        name = diagnosis.__name__.replace("_", " ")
+        name = diagnosis.__name__.replace("_", " ").replace("kl ", "KL ")
         try:
             sentence = diagnosis(record)
         except NotLogged:
