@@ -78,7 +78,7 @@ def trace_episodes(
     chosen = np.random.default_rng(seed).integers(len(own.prompts), size=n_episodes)
     before = policy.generator.get_state()
     policy.seed(seed)
-    acting = Greedy(policy) if deterministic else policy
+    acting = MostLikely(policy) if deterministic else policy
     traced = []
     for index in chosen:
         options = {"prompt_index": np.full(own.num_envs, index)}
@@ -88,8 +88,9 @@ def trace_episodes(
     return traced
 
 
-class Greedy:
-    """A policy that acts deterministically."""
+class MostLikely:
+    """A policy whose most likely token is taken. Its probabilities and values stay those of the
+    policy that samples, unlike those of `agents.policies.acting.GreedyPolicy`."""
 
     def __init__(self, policy: CausalLMPolicy):
         self.policy, self.rollout_observations = policy, policy.rollout_observations

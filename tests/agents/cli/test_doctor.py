@@ -15,8 +15,8 @@ from agents.cli import main
 from agents.runs import RunRecorder
 
 SHORT = [
-    "--total-timesteps", "10000", "--n-envs", "64", "--eval-episodes", "64", "--device", "cpu",
-    "--reference-episodes", "256",
+    "--total-timesteps", "5000", "--n-envs", "32", "--eval-episodes", "64", "--device", "cpu",
+    "--reference-episodes", "128",
 ]  # fmt: skip
 
 # The planted cause, and the options that plant it.
