@@ -18,6 +18,15 @@ from agents.functional import advantages as psi
 from agents.policies.causal_lm import CausalLMPolicy
 from agents.rollout import Rollout
 
+Colour = tuple[int, int, int]  # red, green, blue, 0 to 255
+
+# Blue and orange differ for nearly everybody, also for those who do not tell red from green. Both
+# are light, so that black text on them can be read.
+POSITIVE: Colour = (92, 164, 214)
+NEGATIVE: Colour = (245, 150, 80)
+FAINTEST = 0.2  # of the strongest colour, so that it differs from no colour
+UNCOLOURED = 0.05  # numbers below this share of the largest one
+
 
 @dataclass(frozen=True)
 class TracedEpisode:
@@ -46,6 +55,23 @@ class TracedEpisode:
     score: float
     episode_return: float
     finish_reason: str
+
+    @property
+    def columns(self) -> dict[str, np.ndarray]:
+        """The numbers of each token that there are, by their names."""
+        every = {"value": self.values, "KL": self.kls, "advantage": self.advantages}
+        return {name: values for name, values in every.items() if values is not None}
+
+    @property
+    def summary(self) -> str:
+        """Score, KL, return, length and end of the episode, in one line."""
+        parts = [f"score {self.score:+z.2f}"]
+        if self.kls is not None:
+            parts.append(f"KL {self.kls.sum():z.2f} nats")
+        parts.append(f"return {self.episode_return:+z.2f}")
+        ends = {"stop": "stopped by itself", "length": "cut at the token budget"}
+        reason = ends.get(self.finish_reason, self.finish_reason)
+        return "   ".join([*parts, f"{len(self.pieces)} tokens, {reason}"])
 
 
 def trace_episodes(
@@ -97,6 +123,31 @@ class MostLikely:
 
     def act(self, observation: Any, state: Any = None, episode_start: Any = None) -> tuple:
         return self.policy.act(observation, state, episode_start, deterministic=True)
+
+
+# --- one token ----------------------------------------------------------------------------------
+
+
+def shades(numbers: np.ndarray) -> list[Colour | None]:
+    """The colour of the ground of each token: blue above 0, orange below, None near 0.
+
+    Its strength is relative to the largest of these numbers.
+    """
+    largest = float(np.abs(numbers).max(initial=0.0))
+    return [shade(float(number), largest) for number in numbers]
+
+
+def shade(number: float, largest: float) -> Colour | None:
+    """The colour of one number, relative to the largest absolute one."""
+    strength = abs(number) / largest if largest > 0 else 0.0
+    if not strength >= UNCOLOURED:  # nan, too
+        return None
+    mixed = FAINTEST + (1 - FAINTEST) * strength
+    red, green, blue = (
+        round(255 + mixed * (strongest - 255))
+        for strongest in (POSITIVE if number > 0 else NEGATIVE)
+    )
+    return red, green, blue
 
 
 def token_kls(rollout: Rollout) -> Tensor | None:

@@ -18,10 +18,10 @@ from agents.cli.candidates import load_saved, prompts_of_evaluations
 from agents.cli.errors import checking_options
 from agents.cli.options import check_options
 from agents.progress import console
-from agents.watching import TracedEpisode, trace_episodes
+from agents.watching import Colour, TracedEpisode, shade, shades, trace_episodes
 from textenv.lm.loading import hide_progress_bars
 from textenv.ranges import Range
-from textenv.rendering import colours, printable
+from textenv.rendering import printable
 
 TOKEN_WIDTH = 22
 CELL_WIDTH = 11
@@ -36,7 +36,7 @@ class Watch:
     """Sample episodes from a saved agent, and show them token by token.
 
     Each token has its probability, the critic's value before it, its KL to the reference in nats,
-    and its advantage. Green numbers are above 0, red ones below; the strength of the colour is
+    and its advantage. Blue numbers are above 0, orange ones below; the strength of the colour is
     relative to the largest number of the episode. Values and advantages are in units of the return.
     """
 
@@ -76,6 +76,9 @@ def main(arguments: list[str]) -> None:
         )
     title = f"{type(agent).__name__}, {agent.num_timesteps:,} tokens learned"
     console.print(f"[bold]{title}[/]  [dim]{checkpoint.find(options.path)}[/]", soft_wrap=True)
+    if console.color_system is not None:
+        legend = Text("above 0", style=style(shade(1, 1))) + Text(" ")
+        console.print(legend + Text("below 0", style=style(shade(-1, 1))))
     pause = 1 / options.speed if options.speed > 0 and console.is_terminal else 0.0
     for number, episode in enumerate(episodes, start=1):
         play(episode, f"episode {number} of {len(episodes)}", pause)
@@ -102,7 +105,7 @@ def play(episode: TracedEpisode, title: str, pause: float) -> None:
     console.print()
     console.rule(f"[bold]{title}[/]", align="left", style="dim")
     console.print(Text(printable(episode.prompt), style="italic"), soft_wrap=True)
-    columns = shown_columns(episode)
+    columns = episode.columns
     head = Text(set_cell_size("  token", TOKEN_WIDTH) + f"{'prob.':>8}", style="dim")
     for name in columns:
         head.append(f"{name:>{CELL_WIDTH}}")
@@ -113,18 +116,12 @@ def play(episode: TracedEpisode, title: str, pause: float) -> None:
             time.sleep(pause)
     console.print()
     print_texts(episode, columns)
-    console.print(Text(summary(episode), style="bold"), soft_wrap=True)
-
-
-def shown_columns(episode: TracedEpisode) -> dict[str, np.ndarray]:
-    """The numbers that there are, by their names: no value without a critic, for example."""
-    every = {"value": episode.values, "KL": episode.kls, "advantage": episode.advantages}
-    return {name: values for name, values in every.items() if values is not None}
+    console.print(Text(episode.summary, style="bold"), soft_wrap=True)
 
 
 def token_lines(episode: TracedEpisode, columns: dict[str, np.ndarray]) -> Iterator[Text]:
     """A line for each token: its text, its probability, and its numbers on their colours."""
-    shades = {name: colours(values) for name, values in columns.items()}
+    grounds = {name: shades(values) for name, values in columns.items()}
     for t, piece in enumerate(episode.pieces):
         name = shortened(printable(piece).translate(SIGNS), TOKEN_WIDTH - 3)
         line = Text("  ")
@@ -132,7 +129,7 @@ def token_lines(episode: TracedEpisode, columns: dict[str, np.ndarray]) -> Itera
         line.append(f"{episode.probabilities[t]:>8.1%}", style="dim")
         for label, values in columns.items():
             line.append("  ")
-            line.append(f"{values[t]:+z{CELL_WIDTH - 3}.3f} ", style=style(shades[label][t]))
+            line.append(f"{values[t]:+z{CELL_WIDTH - 3}.3f} ", style=style(grounds[label][t]))
         yield line
 
 
@@ -143,26 +140,15 @@ def print_texts(episode: TracedEpisode, columns: dict[str, np.ndarray]) -> None:
         return
     for name, values in columns.items():
         text = Text(f"{name:<{len(INDENT)}}", style="")
-        for piece, colour in zip(episode.pieces, colours(values), strict=True):
+        for piece, colour in zip(episode.pieces, shades(values), strict=True):
             text.append(printable(piece).replace("\n", "⏎"), style=style(colour))
         for number, line in enumerate(text.wrap(console, console.width - len(INDENT))):
             console.print(Text(INDENT if number else "").append_text(line))
 
 
-def summary(episode: TracedEpisode) -> str:
-    """Score, KL, return, length and end of an episode."""
-    parts = [f"score {episode.score:+z.2f}"]
-    if episode.kls is not None:
-        parts.append(f"KL {episode.kls.sum():z.2f} nats")
-    parts.append(f"return {episode.episode_return:+z.2f}")
-    ends = {"stop": "stopped by itself", "length": "cut at the token budget"}
-    reason = ends.get(episode.finish_reason, episode.finish_reason)
-    return "   ".join([*parts, f"{len(episode.pieces)} tokens, {reason}"])
-
-
-def style(colour: int | None) -> str:
-    """Dark text on one of the terminal's 256 colours; plain without one."""
-    return "" if colour is None else f"black on color({colour})"
+def style(colour: Colour | None) -> str:
+    """Black text on a colour; plain without one."""
+    return "" if colour is None else "#000000 on #{:02x}{:02x}{:02x}".format(*colour)
 
 
 def shortened(text: str, width: int) -> str:

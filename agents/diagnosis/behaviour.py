@@ -117,7 +117,7 @@ def short_responses(record: RunRecord) -> str | None:
         return None
     return (
         f"Responses have shrunk from {first:.0f} to {late:.1f} tokens: raise "
-        f"{record.now('min_new_tokens')}, or add a part to the reward that pays for length (reward)."
+        f"{record.now('min_new_tokens')}, or pay for length (reward)."
     )
 
 
