@@ -144,20 +144,22 @@ def plane_panel(runs: Mapping[str, Progress], within_reach: WithinReach | None) 
 
 def column_panel(runs: Mapping[str, Progress], column: str, label: str) -> str:
     """One column of the log against tokens, a line for each run that has it, as SVG."""
-    figure, axes = panel(height=2.5)
+    figure, axes = panel(3.5, 2.3)
     for number, progress in enumerate(runs.values()):
         if column in progress:  # else its colour is left out
             axes.plot(progress[TOKENS], progress[column], color=f"C{number % 10}")
-    axes.set(xlabel="tokens", ylabel=label)
+    axes.set_title(label, fontsize=10, loc="left")
     return as_svg(figure)
 
 
-def panel(height: float = 3.7):
-    """A figure with one pair of axes, of a size that can be read on a telephone."""
+def panel(width: float = 4.4, height: float = 3.5):
+    """A figure with one pair of axes, of a size, in inches, that can be read on a telephone."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(4.8, height), layout="constrained")
-    return figure, figure.subplots()
+    figure = Figure(figsize=(width, height), layout="constrained")
+    axes = figure.subplots()
+    axes.locator_params(axis="x", nbins=5)
+    return figure, axes
 
 
 def as_svg(figure: Figure) -> str:

@@ -63,15 +63,15 @@ class TracedEpisode:
         return {name: values for name, values in every.items() if values is not None}
 
     @property
-    def summary(self) -> str:
-        """Score, KL, return, length and end of the episode, in one line."""
+    def summary(self) -> list[str]:
+        """Score, KL, return, length and end of the episode, each in words."""
         parts = [f"score {self.score:+z.2f}"]
         if self.kls is not None:
             parts.append(f"KL {self.kls.sum():z.2f} nats")
         parts.append(f"return {self.episode_return:+z.2f}")
         ends = {"stop": "stopped by itself", "length": "cut at the token budget"}
         reason = ends.get(self.finish_reason, self.finish_reason)
-        return "   ".join([*parts, f"{len(self.pieces)} tokens, {reason}"])
+        return [*parts, f"{len(self.pieces)} tokens, {reason}"]
 
 
 def trace_episodes(

@@ -116,7 +116,7 @@ def play(episode: TracedEpisode, title: str, pause: float) -> None:
             time.sleep(pause)
     console.print()
     print_texts(episode, columns)
-    console.print(Text(episode.summary, style="bold"), soft_wrap=True)
+    console.print(Text("   ".join(episode.summary), style="bold"), soft_wrap=True)
 
 
 def token_lines(episode: TracedEpisode, columns: dict[str, np.ndarray]) -> Iterator[Text]:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import datetime
 import importlib.metadata
 from collections.abc import Sequence
-from html import escape
 from importlib.resources import files
 
 from agents import plots
 from agents.reports import tables, texts
 from agents.reports.gathering import ReportedRun, common_reach
+from agents.reports.tables import shown
 
 # Columns of the log that get a small plot each, where they are logged.
 COLUMNS = {
@@ -56,8 +56,8 @@ def as_page(runs: Sequence[ReportedRun]) -> str:
         '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
         f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f'<link rel="icon" href="data:,"><title>{escape(title)}</title><style>{css}</style></head>'
-        f"<body><header><h1>{escape(title)}</h1><p>{escape(made)}</p><nav>{links}</nav></header>"
+        f'<link rel="icon" href="data:,"><title>{shown(title)}</title><style>{css}</style></head>'
+        f"<body><header><h1>{shown(title)}</h1><p>{shown(made)}</p><nav>{links}</nav></header>"
         f"<main>{body}</main></body></html>\n"
     )
 
@@ -76,7 +76,8 @@ def title_of(runs: Sequence[ReportedRun]) -> str:
 
 def learning(runs: Sequence[ReportedRun]) -> str:
     """Return and score-KL plane, then a small plot of each column."""
-    logs = {run.name: run.record.progress for run in runs}
+    # Two dollar signs would make a formula of a name.
+    logs = {run.name.replace("$", r"\$"): run.record.progress for run in runs}
     named = logs if len(runs) > 1 else {"": runs[0].record.progress}
     reach = common_reach(runs)
     large = []
@@ -94,7 +95,7 @@ def learning(runs: Sequence[ReportedRun]) -> str:
         if any(column in log for log in logs.values())
     ]
     warning = "" if reach is None else reach.optimum.warning
-    note = f'<p class="note">{escape(warning)}</p>' if warning else ""
+    note = f'<p class="note">{shown(warning)}</p>' if warning else ""
     return (
         f'<div class="plots large">{"".join(figure(*one) for one in large)}</div>{note}'
         f'<div class="plots small">{"".join(figure(*one) for one in small)}</div>'
@@ -103,4 +104,4 @@ def learning(runs: Sequence[ReportedRun]) -> str:
 
 def figure(label: str, svg: str) -> str:
     """A plot, which a screen reader names."""
-    return f'<figure role="img" aria-label="{escape(label)}">{svg}</figure>'
+    return f'<figure role="img" aria-label="{shown(label)}">{svg}</figure>'

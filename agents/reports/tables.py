@@ -12,9 +12,15 @@ import numpy as np
 from agents.evaluation import TextEvaluation, mean_and_error
 from agents.plots import TOKENS
 from agents.reports.gathering import ReportedRun
+from textenv.rendering import printable
 
 SECTIONS = ("hyperparameters", "policy_kwargs")
 ALONE = ("algorithm", "policy", "n_envs", "device", "threads", "machine", "commit")
+
+
+def shown(text: str) -> str:
+    """Text that a browser shows as it is, with visible control characters."""
+    return escape(printable(text))
 
 
 def swatch(number: int) -> str:
@@ -26,33 +32,42 @@ def swatch(number: int) -> str:
 
 def run_title(number: int, run: ReportedRun, several: bool) -> str:
     """The name of a run with its colour, if there are several."""
-    return f"{swatch(number)}{escape(run.name)}" if several else escape(run.name)
+    return f"{swatch(number)}{shown(run.name)}" if several else shown(run.name)
 
 
 def results(runs: Sequence[ReportedRun]) -> str:
     """A table with a row for each run: what was reached, with how much."""
     several = len(runs) > 1
-    rows = [(run_title(number, run, several), result(run)) for number, run in enumerate(runs)]
+    rows = [
+        (f"{run_title(number, run, several)}<small>{shown(algorithm(run))}</small>", result(run))
+        for number, run in enumerate(runs)
+    ]
     names = list(dict.fromkeys(name for _, cells in rows for name in cells))
-    head = "".join(f"<th>{escape(name)}</th>" for name in names)
+    head = "".join(f"<th>{shown(name)}</th>" for name in names)
     body = "".join(
         f'<tr><th scope="row">{title}</th>'
         + "".join(
-            f'<td data-label="{escape(name)}">{escape(cells.get(name, ""))}</td>' for name in names
+            f'<td data-label="{shown(name)}">{shown(cells.get(name, ""))}</td>' for name in names
         )
         + "</tr>"
         for title, cells in rows
     )
     return (
-        f'<table class="results"><thead><tr><th>run</th>{head}</tr></thead>'
-        f"<tbody>{body}</tbody></table>"
+        f'<div class="wide"><table class="results"><thead><tr><th>run</th>{head}</tr></thead>'
+        f"<tbody>{body}</tbody></table></div>"
     )
+
+
+def algorithm(run: ReportedRun) -> str:
+    """The algorithm of a run, and its seed."""
+    seed = run.record.hyperparameters.get("seed")
+    return str(run.settings.get("algorithm", "")) + ("" if seed is None else f", seed {seed}")
 
 
 def result(run: ReportedRun) -> dict[str, str]:
     """The cells of a run by the names of their columns."""
     tokens = run.record.column(TOKENS)[-1]
-    cells = {"algorithm": str(run.settings.get("algorithm", "")), "steps": f"{tokens:,.0f}"}
+    cells = {"steps": f"{tokens:,.0f}"}
     if "time/time_elapsed" in run.record.progress:
         cells["time"] = f"{run.record.column('time/time_elapsed')[-1] / 60:.1f} min"
     before, after = run.before, run.after
@@ -60,7 +75,7 @@ def result(run: ReportedRun) -> dict[str, str]:
         cells |= change("return", before.returns, None if after is None else after.returns)
         if run.reach is not None and after is not None:
             share = run.reach.optimum.share(after.returns.mean())
-            cells["share of the way"] = "" if np.isnan(share) else f"{share:z.0%}"
+            cells["share"] = "" if np.isnan(share) else f"{share:z.0%}"
     if before is not None:
         cells |= change("score", before.scores, None if after is None else after.scores)
     if after is not None:
@@ -69,9 +84,10 @@ def result(run: ReportedRun) -> dict[str, str]:
 
 
 def change(name: str, before: np.ndarray, after: np.ndarray | None) -> dict[str, str]:
-    """A measure before and after, each with its standard error."""
-    cells = {f"{name} before": number(before)}
-    return cells if after is None else cells | {f"{name} after": number(after)}
+    """A measure before and after."""
+    if after is None:
+        return {name: number(before)}
+    return {name: f"{before.mean():+z.3f} → {number(after)}"}
 
 
 def last_columns(after: TextEvaluation) -> dict[str, str]:
@@ -95,7 +111,7 @@ def problems(runs: Sequence[ReportedRun]) -> str:
     several, parts = len(runs) > 1, []
     for place, run in enumerate(runs):
         items = "".join(
-            f"<li><b>{escape(one.name)}</b>: {escape(one.sentence)}</li>"
+            f"<li><b>{shown(one.name)}</b>: {shown(one.sentence)}</li>"
             for one in run.diagnosis.findings
         )
         if items:
@@ -152,8 +168,8 @@ def table(
     several = len(runs) > 1
     head = "".join(f"<th>{run_title(place, run, several)}</th>" for place, run in enumerate(runs))
     rows = "".join(
-        f'<tr class="{"differs" if name in marked else "same"}"><th scope="row">{escape(name)}</th>'
-        + "".join(f"<td>{escape(column.get(name, ''))}</td>" for column in columns)
+        f'<tr class="{"differs" if name in marked else "same"}"><th scope="row">{shown(name)}</th>'
+        + "".join(f"<td>{shown(column.get(name, ''))}</td>" for column in columns)
         + "</tr>"
         for name in names
     )

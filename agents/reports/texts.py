@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from html import escape
 
 from agents.evaluation import TextEvaluation
 from agents.reports.gathering import ReportedRun
-from agents.reports.tables import run_title
+from agents.reports.tables import run_title, shown
 from agents.watching import TracedEpisode, shade, shades
-from textenv.rendering import printable
 
 SAMPLES = 8  # of each evaluation
 
@@ -60,7 +58,7 @@ def heat_maps(runs: Sequence[ReportedRun]) -> str:
     """Episodes of each run as it is now, the same prompts beside each other."""
     several = len(runs) > 1
     notes = "".join(
-        f"<p>{run_title(place, run, several)}: {escape(run.note)}</p>"
+        f"<p>{run_title(place, run, several)}: {shown(run.note)}</p>"
         for place, run in enumerate(runs)
         if run.note
     )
@@ -96,20 +94,16 @@ def card(episode: TracedEpisode, title: str) -> str:
         )
         lines.append(f'<dt>{name}</dt><dd class="tokens">{tokens}</dd>')
     head = f'<p class="of">{title}</p>' if title else ""
+    summary = "".join(f"<span>{shown(part)}</span>" for part in episode.summary)
     return (
         f'<article class="card">{head}<p class="prompt">{shown(episode.prompt)}</p>'
-        f'<dl>{"".join(lines)}</dl><p class="summary">{escape(episode.summary)}</p></article>'
+        f'<dl>{"".join(lines)}</dl><p class="summary">{summary}</p></article>'
     )
 
 
 def token(piece: str, colour: tuple[int, int, int] | None, title: str) -> str:
     """A token on its colour; a line break is shown, and breaks the line."""
     style = "" if colour is None else ' style="background:#{:02x}{:02x}{:02x}"'.format(*colour)
-    about = f' title="{escape(title)}"' if title else ""
+    about = f' title="{shown(title)}"' if title else ""
     text = shown(piece).replace("\n", "⏎\n")
     return f"<span{style}{about}>{text}</span>"
-
-
-def shown(text: str) -> str:
-    """Text that a browser shows as it is, with visible control characters."""
-    return escape(printable(text))

@@ -23,7 +23,7 @@ SHORT = [
 BROKEN = {
     "constant reward": ["--reward", "keyword(xylophone)"],
     "groups without spread": ["--agent", "rloo", "--reward", "keyword(masterpiece)"],
-    "clipping too much": ["--learning-rate", "1e-2", "--n-epochs", "8"],
+    "clipping too much": ["--clip-range", "0.01"],
     "nothing clipped": ["--learning-rate", "1e-7", "--batch-size", "16"],
     "trust region refused": ["--agent", "trpo", "--target-kl", "3", "--line-search-max-iter", "1"],
     "weak critic": ["--vf-learning-rate", "1e-9"],
