@@ -140,7 +140,7 @@ def shades(numbers: np.ndarray) -> list[Colour | None]:
 def shade(number: float, largest: float) -> Colour | None:
     """The colour of one number, relative to the largest absolute one."""
     strength = abs(number) / largest if largest > 0 else 0.0
-    if not strength >= UNCOLOURED:  # nan, too
+    if strength < UNCOLOURED:
         return None
     mixed = FAINTEST + (1 - FAINTEST) * strength
     red, green, blue = (

@@ -9,7 +9,7 @@ from typing import Any
 
 import tyro
 from rich.markup import escape
-from rich.table import Table
+from rich.text import Text
 
 from agents.cli.errors import in_words
 from agents.diagnosis import Diagnosis, diagnose
@@ -68,16 +68,18 @@ def describe(record: RunRecord, settings: dict[str, Any]) -> str:
 def print_diagnosis(path: Path, description: str, diagnosis: Diagnosis) -> None:
     """The findings of a run, one sentence each, and what was looked at."""
     console.print(f"[bold]{escape(str(path))}[/]  [dim]{escape(description)}[/]", soft_wrap=True)
-    table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 1, 0, 0))
-    table.add_column(no_wrap=True, style="red")
-    table.add_column(overflow="fold")
     for finding in diagnosis.findings:
-        text = f"[bold]{finding.name}[/]: {escape(finding.sentence)}"
-        table.add_row("✗", text)
-    if diagnosis.findings:
-        console.print(table)
-    else:
+        sentence = Text.assemble((finding.name, "bold"), f": {finding.sentence}")
+        print_hanging("✗ ", sentence, "red")
+    if not diagnosis.findings:
         console.print("[green]✓[/] No problem was found.")
     for label, names in (("sound", diagnosis.passed), ("not looked at", diagnosis.skipped)):
         if names:
-            console.print(f"  [dim]{label}: {', '.join(names)}[/]")
+            print_hanging("  ", Text(f"{label}: {', '.join(names)}", "dim"))
+
+
+def print_hanging(mark: str, text: Text, style: str = "") -> None:
+    """A mark, and a text beside it in as many lines as it needs."""
+    for number, line in enumerate(text.wrap(console, console.width - len(mark))):
+        line.rstrip()
+        console.print(Text(" " * len(mark) if number else mark, style) + line)

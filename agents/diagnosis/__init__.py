@@ -31,6 +31,15 @@ DIAGNOSES = (
     behaviour.short_responses, behaviour.responses_alike,
 )  # fmt: skip
 
+# What follows from another problem, which alone is then named: its cure is another one.
+FOLLOWS = {
+    "groups without spread": {"constant reward"},
+    "weak critic": {"constant reward"},
+    "nothing moved": {"constant reward", "groups without spread", "trust region refused"},
+    "constant reward": {"entropy collapsed"},
+    "responses alike": {"entropy collapsed"},
+}
+
 
 @dataclass(frozen=True)
 class Finding:
@@ -50,7 +59,7 @@ class Diagnosis:
     """The outcome of all diagnoses.
 
     Attributes:
-        findings: the problems.
+        findings: the problems, without those that follow from another one.
         passed: names of the diagnoses that found none.
         skipped: names of those whose numbers are not logged, or do not apply to the algorithm.
     """
@@ -61,8 +70,9 @@ class Diagnosis:
 
 
 def diagnose(record: RunRecord) -> Diagnosis:
-    """Apply every diagnosis of this module to a run."""
+    """Apply every diagnosis to a run."""
     outcome = Diagnosis([], [], [])
+    found: list[Finding] = []
     for diagnosis in DIAGNOSES:
         name = diagnosis.__name__.replace("_", " ").replace("kl ", "KL ")
         try:
@@ -73,5 +83,7 @@ def diagnose(record: RunRecord) -> Diagnosis:
         if sentence is None:
             outcome.passed.append(name)
         else:
-            outcome.findings.append(Finding(name, sentence))
+            found.append(Finding(name, sentence))
+    names = {finding.name for finding in found}
+    outcome.findings.extend(one for one in found if not FOLLOWS.get(one.name, set()) & names)
     return outcome

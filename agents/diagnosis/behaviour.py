@@ -84,8 +84,8 @@ def worth_less(record: RunRecord) -> str | None:
         return None
     return (
         f"The agent is worth less than before: its return is {after['mean']:.3g}, that of the "
-        f"untouched model {before['mean']:.3g}: lower {record.now('learning_rate')} or "
-        f"{record.now('kl_coef')}."
+        f"untouched model {before['mean']:.3g}: lower {record.now('learning_rate')}, or learn "
+        "from larger rollouts (n_envs)."
     )
 
 

@@ -170,6 +170,14 @@ def test_all_together():
     assert len(outcome.skipped) == len(DIAGNOSES) - 3
 
 
+def test_what_follows_from_another_problem_is_not_named():
+    constant = {"rollout_score_std": flat(0), "rollout_score_mean": flat(1)}
+    outcome = diagnose(record(rollout_kl=flat(0), train_explained_variance=flat(-1), **constant))
+    assert [finding.name for finding in outcome.findings] == ["constant reward"]
+    collapsed = record(rollout_entropy=[2] + [0] * 7, **constant)
+    assert [finding.name for finding in diagnose(collapsed).findings] == ["entropy collapsed"]
+
+
 def test_missing_numbers_are_left_out():
     """A column that came later in a run is nan before."""
     late = record(rollout_kl=[np.nan] * 7 + [3])

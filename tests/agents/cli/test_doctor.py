@@ -22,17 +22,19 @@ SHORT = [
 # The planted cause, and the options that plant it.
 BROKEN = {
     "constant reward": ["--reward", "keyword(xylophone)"],
-    "groups without spread": ["--agent", "rloo", "--reward", "keyword(masterpiece)"],
+    "groups without spread": [
+        "--agent", "rloo", "--group-size", "2", "--reward", "keyword(great)",
+    ],
     "clipping too much": ["--clip-range", "0.01"],
     "nothing clipped": ["--learning-rate", "1e-7", "--batch-size", "16"],
-    "trust region refused": ["--agent", "trpo", "--target-kl", "3", "--line-search-max-iter", "1"],
+    "trust region refused": [
+        "--agent", "trpo", "--fisher-rows", "1", "--cg-damping", "1e-3",
+        "--line-search-max-iter", "1",
+    ],
     "weak critic": ["--vf-learning-rate", "1e-9"],
     "KL running away": ["--agent", "reinforce", "--learning-rate", "1e-2"],
     "nothing moved": ["--agent", "reinforce", "--learning-rate", "1e-8"],
-    "entropy collapsed": [
-        "--agent", "reinforce", "--learning-rate", "1e-2", "--reward", "keyword(good)",
-        "--kl-coef", "0",
-    ],
+    "entropy collapsed": ["--learning-rate", "1e-2", "--n-epochs", "4", "--kl-coef", "0"],
     "worth less": ["--agent", "reinforce", "--learning-rate", "3e-2"],
     "cut at budget": ["--max-new-tokens", "4"],
     "short responses": [
@@ -89,8 +91,8 @@ def test_a_first_ratio_that_is_not_one_is_named(tmp_path):
 @pytest.mark.parametrize(("agent", "seed"), HEALTHY)
 def test_healthy_runs_are_left_in_peace(agent, seed, tmp_path):
     main([
-        "train", "--agent", agent, "--seed", str(seed), "--total-timesteps", "30000",
-        "--eval-episodes", "256", "--reference-episodes", "1024", "--device", "cpu",
+        "train", "--agent", agent, "--seed", str(seed), "--total-timesteps", "20000",
+        "--eval-episodes", "128", "--reference-episodes", "1024", "--device", "cpu",
         "--output", str(tmp_path / "run"),
     ])  # fmt: skip
     code, text = doctor(tmp_path / "run")
