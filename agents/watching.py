@@ -17,15 +17,13 @@ from agents.evaluation import own_environment
 from agents.functional import advantages as psi
 from agents.policies.causal_lm import CausalLMPolicy
 from agents.rollout import Rollout
+from textenv.rendering import colours
 
-Colour = tuple[int, int, int]  # red, green, blue, 0 to 255
-
-# Blue and orange differ for nearly everybody, also for those who do not tell red from green. Both
-# are light, so that black text on them can be read.
-POSITIVE: Colour = (92, 164, 214)
-NEGATIVE: Colour = (245, 150, 80)
-FAINTEST = 0.2  # of the strongest colour, so that it differs from no colour
-UNCOLOURED = 0.05  # numbers below this share of the largest one
+# Blue and orange differ for nearly everybody, also for those who do not tell red from green. All
+# are light, so that black text on them can be read, and of a terminal with 256 colours.
+BLUES = (195, 153, 117, 75)
+ORANGES = (230, 223, 215, 208)
+UNCOLOURED = 0.05  # numbers up to this share of the largest one
 
 
 @dataclass(frozen=True)
@@ -128,26 +126,12 @@ class MostLikely:
 # --- one token ----------------------------------------------------------------------------------
 
 
-def shades(numbers: np.ndarray) -> list[Colour | None]:
+def shades(numbers: Sequence[float] | np.ndarray) -> list[int | None]:
     """The colour of the ground of each token: blue above 0, orange below, None near 0.
 
-    Its strength is relative to the largest of these numbers.
+    Its strength is relative to the largest of these numbers. `textenv.rendering.rgb` has its parts.
     """
-    largest = float(np.abs(numbers).max(initial=0.0))
-    return [shade(float(number), largest) for number in numbers]
-
-
-def shade(number: float, largest: float) -> Colour | None:
-    """The colour of one number, relative to the largest absolute one."""
-    strength = abs(number) / largest if largest > 0 else 0.0
-    if strength < UNCOLOURED:
-        return None
-    mixed = FAINTEST + (1 - FAINTEST) * strength
-    red, green, blue = (
-        round(255 + mixed * (strongest - 255))
-        for strongest in (POSITIVE if number > 0 else NEGATIVE)
-    )
-    return red, green, blue
+    return colours(numbers, BLUES, ORANGES, UNCOLOURED)
 
 
 def token_kls(rollout: Rollout) -> Tensor | None:

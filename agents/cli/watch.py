@@ -18,7 +18,7 @@ from agents.cli.candidates import load_saved, prompts_of_evaluations
 from agents.cli.errors import checking_options
 from agents.cli.options import check_options
 from agents.progress import console
-from agents.watching import Colour, TracedEpisode, shade, shades, trace_episodes
+from agents.watching import TracedEpisode, shades, trace_episodes
 from textenv.lm.loading import hide_progress_bars
 from textenv.ranges import Range
 from textenv.rendering import printable
@@ -77,8 +77,8 @@ def main(arguments: list[str]) -> None:
     title = f"{type(agent).__name__}, {agent.num_timesteps:,} tokens learned"
     console.print(f"[bold]{title}[/]  [dim]{checkpoint.find(options.path)}[/]", soft_wrap=True)
     if console.color_system is not None:
-        legend = Text("above 0", style=style(shade(1, 1))) + Text(" ")
-        console.print(legend + Text("below 0", style=style(shade(-1, 1))))
+        above, below = map(style, shades([1, -1]))
+        console.print(Text.assemble((" above 0 ", above), "  ", (" below 0 ", below)))
     pause = 1 / options.speed if options.speed > 0 and console.is_terminal else 0.0
     for number, episode in enumerate(episodes, start=1):
         play(episode, f"episode {number} of {len(episodes)}", pause)
@@ -108,7 +108,7 @@ def play(episode: TracedEpisode, title: str, pause: float) -> None:
     columns = episode.columns
     head = Text(set_cell_size("  token", TOKEN_WIDTH) + f"{'prob.':>8}", style="dim")
     for name in columns:
-        head.append(f"{name:>{CELL_WIDTH}}")
+        head.append(f"{name:>{CELL_WIDTH - 1}} ")
     console.print(head)
     for line in token_lines(episode, columns):
         console.print(line)
@@ -146,9 +146,9 @@ def print_texts(episode: TracedEpisode, columns: dict[str, np.ndarray]) -> None:
             console.print(Text(INDENT if number else "").append_text(line))
 
 
-def style(colour: Colour | None) -> str:
+def style(colour: int | None) -> str:
     """Black text on a colour; plain without one."""
-    return "" if colour is None else "#000000 on #{:02x}{:02x}{:02x}".format(*colour)
+    return "" if colour is None else f"color(16) on color({colour})"
 
 
 def shortened(text: str, width: int) -> str:

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from agents.evaluation import TextEvaluation
 from agents.reports.gathering import ReportedRun
 from agents.reports.tables import run_title, shown
-from agents.watching import TracedEpisode, shade, shades
+from agents.watching import TracedEpisode, shades
+from textenv.rendering import rgb
 
 SAMPLES = 8  # of each evaluation
 
@@ -72,10 +73,10 @@ def heat_maps(runs: Sequence[ReportedRun]) -> str:
         rows.append(f'<div class="cards">{cards}</div>')
     if not rows:
         return notes or "<p>No episode was sampled.</p>"
+    above, below = shades([1, -1])
     legend = (
-        f'<p class="legend">{token("above 0", shade(1, 1), "")} '
-        f"{token('below 0', shade(-1, 1), '')} The strength of a colour is relative to the largest "
-        "number of its line. The value is the critic's V(s) before the token, KL is log π − "
+        f'<p class="legend">{token("above 0", above, "")} {token("below 0", below, "")} The strength of a colour is relative to the '
+        "largest number of its line. The value is the critic's V(s) before the token, KL is log π − "
         "log π_ref in nats, the advantage is that of the algorithm, in units of the return. Point "
         "at a token to see its numbers.</p>"
     )
@@ -101,9 +102,9 @@ def card(episode: TracedEpisode, title: str) -> str:
     )
 
 
-def token(piece: str, colour: tuple[int, int, int] | None, title: str) -> str:
+def token(piece: str, colour: int | None, title: str) -> str:
     """A token on its colour; a line break is shown, and breaks the line."""
-    style = "" if colour is None else ' style="background:#{:02x}{:02x}{:02x}"'.format(*colour)
+    style = "" if colour is None else ' style="background:#{:02x}{:02x}{:02x}"'.format(*rgb(colour))
     about = f' title="{shown(title)}"' if title else ""
     text = shown(piece).replace("\n", "⏎\n")
     return f"<span{style}{about}>{text}</span>"
