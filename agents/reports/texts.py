@@ -73,14 +73,18 @@ def heat_maps(runs: Sequence[ReportedRun]) -> str:
         rows.append(f'<div class="cards">{cards}</div>')
     if not rows:
         return notes or "<p>No episode was sampled.</p>"
+    return legend() + "".join(rows) + notes
+
+
+def legend() -> str:
+    """What the colours and the numbers of the heat maps are."""
     above, below = shades([1, -1])
-    legend = (
-        f'<p class="legend">{token("above 0", above, "")} {token("below 0", below, "")} The strength of a colour is relative to the '
-        "largest number of its line. The value is the critic's V(s) before the token, KL is log π − "
-        "log π_ref in nats, the advantage is that of the algorithm, in units of the return. Point "
-        "at a token to see its numbers.</p>"
+    return (
+        f'<p class="legend">{token("above 0", above, "")} {token("below 0", below, "")} The '
+        "strength of a colour is relative to the largest number of its line. The value is the "
+        "critic's V(s) before the token, KL is log π − log π_ref in nats, the advantage is that of "
+        "the algorithm, in units of the return. Point at a token to see its numbers.</p>"
     )
-    return legend + "".join(rows) + notes
 
 
 def card(episode: TracedEpisode, title: str) -> str:

@@ -122,18 +122,6 @@ def other_folder(save_model, tmp_path_factory) -> str:
     return save_model(tmp_path_factory.mktemp("models") / "other", backwards=True)
 
 
-@pytest.fixture(scope="session")
-def small(model_folder, tmp_path_factory) -> list[str]:
-    """Options that make a run one of seconds: a tiny model, few tokens, few episodes."""
-    prompts = tmp_path_factory.mktemp("prompts") / "prompts.txt"
-    prompts.write_text("a b\nc\nb a c a\n")
-    return [
-        "--model", model_folder, "--prompts", str(prompts), "--reward", "length(3)",
-        "--total-timesteps", "100", "--n-envs", "8", "--eval-episodes", "8",
-        "--max-new-tokens", "5", "--device", "cpu", "--reference-episodes", "96",
-    ]  # fmt: skip
-
-
 # --- environments -------------------------------------------------------------------------------
 
 

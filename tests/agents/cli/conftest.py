@@ -11,6 +11,18 @@ import pytest
 from agents.cli import main
 
 
+@pytest.fixture(scope="session")
+def small(model_folder, tmp_path_factory) -> list[str]:
+    """Options that make a run one of seconds: a tiny model, few tokens, few episodes."""
+    prompts = tmp_path_factory.mktemp("prompts") / "prompts.txt"
+    prompts.write_text("a b\nc\nb a c a\n")
+    return [
+        "--model", model_folder, "--prompts", str(prompts), "--reward", "length(3)",
+        "--total-timesteps", "100", "--n-envs", "8", "--eval-episodes", "8",
+        "--max-new-tokens", "5", "--device", "cpu", "--reference-episodes", "96",
+    ]  # fmt: skip
+
+
 @pytest.fixture
 def printed(capsys) -> Callable:
     """``printed(*arguments)``: what a command prints."""

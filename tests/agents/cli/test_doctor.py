@@ -25,7 +25,7 @@ BROKEN = {
     "groups without spread": [
         "--agent", "rloo", "--group-size", "2", "--reward", "keyword(great)",
     ],
-    "clipping too much": ["--clip-range", "0.01"],
+    "clipping too much": ["--clip-range", "0.01", "--batch-size", "8"],
     "nothing clipped": ["--learning-rate", "1e-7", "--batch-size", "16"],
     "trust region refused": [
         "--agent", "trpo", "--fisher-rows", "1", "--cg-damping", "1e-3",
