@@ -15,8 +15,8 @@ from agents.cli import main
 from agents.runs import RunRecorder
 
 SHORT = [
-    "--total-timesteps", "5000", "--n-envs", "32", "--eval-episodes", "64", "--device", "cpu",
-    "--reference-episodes", "128",
+    "--total-timesteps", "10000", "--n-envs", "64", "--eval-episodes", "64", "--device", "cpu",
+    "--reference-episodes", "256",
 ]  # fmt: skip
 
 # The planted cause, and the options that plant it.
@@ -34,7 +34,7 @@ BROKEN = {
     "weak critic": ["--vf-learning-rate", "1e-9"],
     "KL running away": ["--agent", "reinforce", "--learning-rate", "1e-2"],
     "nothing moved": ["--agent", "reinforce", "--learning-rate", "1e-8"],
-    "entropy collapsed": ["--learning-rate", "1e-2", "--n-epochs", "4", "--kl-coef", "0"],
+    "entropy collapsed": ["--learning-rate", "1e-2", "--n-epochs", "8"],
     "worth less": ["--agent", "reinforce", "--learning-rate", "3e-2"],
     "cut at budget": ["--max-new-tokens", "4"],
     "short responses": [
