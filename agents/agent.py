@@ -209,7 +209,7 @@ class Agent(SB3Members, metaclass=Construction):
                     self.learning_seconds += time.perf_counter() - began
                     metrics["learning_rate"] = self.optimizer.param_groups[0]["lr"]
                     time_metrics = speed(self, rollout, collected - began)
-                    record = log_entry(rollout, train=metrics, time=time_metrics)
+                    record = log_entry(rollout, self.group_size, train=metrics, time=time_metrics)
                     record_all(logger, record)
                     if log_interval is not None and self.num_rollouts % log_interval == 0:
                         logger.dump(self.num_timesteps)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -30,12 +30,13 @@ def make_logger(agent: Any, name: str | None, new_run: bool) -> Logger:
     return Logger(None, outputs)
 
 
-def rollout_metrics(rollout: Rollout) -> dict[str, float]:
+def rollout_metrics(rollout: Rollout, group_size: int = 1) -> dict[str, float]:
     """Means over the episodes that ended in a rollout, and the policy's entropy.
 
-    ``score_std`` is the deviation of the scores, ``finished`` the share of episodes that stopped
-    by themselves, ``score/NAME`` the mean of a part of a weighted sum. ``entropy`` is estimated by
-    −log π of the actions, nats per step.
+    ``score_std`` is the deviation of the scores, ``groups_without_spread`` the share of groups in
+    which all scores are equal, ``finished`` the share of episodes that stopped by themselves,
+    ``score/NAME`` the mean of a part of a weighted sum. ``entropy`` is estimated by −log π of the
+    actions, nats per step.
     """
     episodes = rollout.episodes
     means = {
@@ -45,6 +46,9 @@ def rollout_metrics(rollout: Rollout) -> dict[str, float]:
     }
     if episodes.get("score"):
         means["rollout/score_std"] = float(np.std(episodes["score"]))
+        if group_size > 1:
+            share = groups_without_spread(episodes["score"], group_size)
+            means["rollout/groups_without_spread"] = share
     if episodes.get("finish_reason"):
         stopped = [reason == "stop" for reason in episodes["finish_reason"]]
         means["rollout/finished"] = float(np.mean(stopped))
@@ -55,6 +59,19 @@ def rollout_metrics(rollout: Rollout) -> dict[str, float]:
         mean = rollout.log_prob_mismatch.sum() / rollout.mask.sum()
         means["rollout/log_prob_mismatch"] = float(mean)
     return means
+
+
+def groups_without_spread(scores: Sequence[float], group_size: int) -> float:
+    """The share of groups whose scores are all equal, from which comparison learns nothing.
+
+    Args:
+        scores: of the episodes of a rollout, group by group.
+        group_size: of each group; 1, or one that does not divide the number of scores, makes all of
+            them one group.
+    """
+    whole = group_size == 1 or len(scores) % group_size > 0
+    groups = np.reshape(scores, (1, -1) if whole else (-1, group_size))
+    return float(np.mean(np.ptp(groups, axis=1) == 0))
 
 
 def speed(agent: Any, rollout: Rollout, seconds: float) -> dict[str, float]:
@@ -85,11 +102,13 @@ def mean_metrics(metrics: list[dict[str, float]]) -> dict[str, float]:
     return means
 
 
-def log_entry(rollout: Rollout, **groups: Mapping[str, float]) -> dict[str, float]:
-    """`rollout_metrics`, and the metrics of each group as ``group/name``."""
-    entry = rollout_metrics(rollout)
-    for group, metrics in groups.items():
-        entry |= {f"{group}/{name}": value for name, value in metrics.items()}
+def log_entry(
+    rollout: Rollout, group_size: int = 1, **sections: Mapping[str, float]
+) -> dict[str, float]:
+    """`rollout_metrics`, and the metrics of each section of the log as ``section/name``."""
+    entry = rollout_metrics(rollout, group_size)
+    for section, metrics in sections.items():
+        entry |= {f"{section}/{name}": value for name, value in metrics.items()}
     return entry
 
 

@@ -115,8 +115,8 @@ def optimizer_step(
     for part in batch.micro_batches(micro_batch_size):
         value, metrics = loss(part)
         value.backward(inputs=parameters)
-        for name, metric in metrics.items():
-            sums[name] = sums.get(name, 0.0) + float(metric)
+        for name, metric in zip(metrics, numbers(metrics.values()), strict=True):
+            sums[name] = sums.get(name, 0.0) + metric
     limit = math.inf if max_grad_norm is None else max_grad_norm
     norms = [float(nn.utils.clip_grad_norm_(group, limit)) for group in groups]
     sums["grad_norm"] = math.hypot(*norms)
@@ -126,6 +126,17 @@ def optimizer_step(
         )
     optimizer.step()
     return sums
+
+
+def numbers(metrics: Iterable[Tensor | float]) -> list[float]:
+    """Scalars as numbers; those on a device come to the host in one copy, which waits for it."""
+    values = list(metrics)
+    at = [place for place, value in enumerate(values) if isinstance(value, Tensor)]
+    if at:
+        copied = torch.stack([torch.as_tensor(values[place]) for place in at]).tolist()
+        for place, number in zip(at, copied, strict=True):
+            values[place] = number
+    return [float(value) for value in values]
 
 
 def check_finite(parameters: Iterable[Tensor], rollout: int) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import io
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,6 +23,9 @@ if TYPE_CHECKING:
 
 SCORE, KL = "rollout/score_mean", "rollout/kl"
 RETURN = "return"  # a column that is computed here, for one β
+TOKENS = "time/total_timesteps"
+
+Progress = Mapping[str, np.ndarray]  # the log of a run, as `read_progress` gives it
 
 
 def read_progress(path: str | Path) -> dict[str, np.ndarray]:
@@ -34,7 +39,7 @@ def read_progress(path: str | Path) -> dict[str, np.ndarray]:
 def on_grid(progress: Mapping[str, np.ndarray], column: str, grid: np.ndarray) -> np.ndarray:
     """A column of a run's log at common numbers of timesteps, by linear interpolation."""
     known = ~np.isnan(progress[column])
-    return np.interp(grid, progress["time/total_timesteps"][known], progress[column][known])
+    return np.interp(grid, progress[TOKENS][known], progress[column][known])
 
 
 def band(axes, label: str, grid: np.ndarray, curves: np.ndarray) -> None:
@@ -69,7 +74,7 @@ def comparison(
     figure = Figure(figsize=(11, 4.4), layout="constrained")
     curves, trade = figure.subplots(1, 2)
     for label, logs in runs.items():
-        steps = [log["time/total_timesteps"] for log in logs]
+        steps = [log[TOKENS] for log in logs]
         grid = np.linspace(max(s[0] for s in steps), min(s[-1] for s in steps), 40)
         values = [on_grid(with_return(log, within_reach), RETURN, grid) for log in logs]
         band(curves, label, grid, np.array(values))
@@ -101,14 +106,10 @@ def learning_curve(
 
     figure = Figure(figsize=(11, 4.4), layout="constrained")
     curve, trade = figure.subplots(1, 2)
-    tokens = progress["time/total_timesteps"]
-    curve.plot(tokens, with_return(progress, within_reach)[RETURN])
-    curve.set(xlabel="tokens", ylabel="mean return of a rollout")
-    if within_reach is not None:
-        draw_levels(curve, within_reach)
+    draw_returns(curve, {"": progress}, within_reach)
     if KL in progress:
         points = trade.scatter(
-            progress[KL], progress[SCORE], c=tokens, s=14, cmap="viridis", zorder=3
+            progress[KL], progress[SCORE], c=progress[TOKENS], s=14, cmap="viridis", zorder=3
         )
         figure.colorbar(points, ax=trade, label="tokens")
         if within_reach is not None:
@@ -116,6 +117,65 @@ def learning_curve(
     trade.set(xlabel="KL to the reference, nats per episode", ylabel="mean score of a rollout")
     figure.suptitle(title)
     save_figure(figure, target)
+
+
+# --- one panel for a page -----------------------------------------------------------------------
+
+
+def returns_panel(runs: Mapping[str, Progress], within_reach: WithinReach | None) -> str:
+    """Return against tokens, a line for each run, as SVG."""
+    figure, axes = panel()
+    draw_returns(axes, runs, within_reach)
+    return as_svg(figure)
+
+
+def plane_panel(runs: Mapping[str, Progress], within_reach: WithinReach | None) -> str:
+    """The way of each run through the score-KL plane, with its end marked, as SVG."""
+    figure, axes = panel()
+    for label, progress in runs.items():
+        (line,) = axes.plot(progress[KL], progress[SCORE], ".-", linewidth=1, alpha=0.5, zorder=3)
+        end = progress[KL][-1], progress[SCORE][-1]
+        axes.plot(*end, "o", color=line.get_color(), markersize=8, label=label, zorder=5)
+    axes.set(xlabel="KL to the reference, nats per episode", ylabel="mean score of a rollout")
+    if within_reach is not None:
+        draw_plane(axes, within_reach, max(float(run[KL].max()) for run in runs.values()))
+    return as_svg(figure)
+
+
+def column_panel(runs: Mapping[str, Progress], column: str, label: str) -> str:
+    """One column of the log against tokens, a line for each run that has it, as SVG."""
+    figure, axes = panel(3.5, 2.3)
+    for number, progress in enumerate(runs.values()):
+        if column in progress:  # else its colour is left out
+            axes.plot(progress[TOKENS], progress[column], color=f"C{number % 10}")
+    axes.set_title(label, fontsize=10, loc="left")
+    return as_svg(figure)
+
+
+def panel(width: float = 4.4, height: float = 3.5):
+    """A figure with one pair of axes, of a size, in inches, that can be read on a telephone."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    axes = figure.subplots()
+    axes.locator_params(axis="x", nbins=5)
+    return figure, axes
+
+
+def as_svg(figure: Figure) -> str:
+    """A figure in the plain style as an SVG element for a page, without a size of its own.
+
+    Its text stays text, in a font of the reader's machine.
+    """
+    import matplotlib
+
+    styled(figure)
+    file = io.StringIO()
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": ""}):
+        figure.savefig(file, format="svg", metadata={"Date": None})
+    svg = file.getvalue()
+    svg = svg[svg.index("<svg") :]
+    return re.sub(r' (width|height)="[0-9.]+pt"', "", svg, count=2)
 
 
 # --- what can be reached ------------------------------------------------------------------------
@@ -134,6 +194,15 @@ def with_return(
     if within_reach is None:
         return {**progress, RETURN: scores}
     return {**progress, RETURN: scores - within_reach.kl_coef * progress[KL]}
+
+
+def draw_returns(axes, runs: Mapping[str, Progress], within_reach: WithinReach | None) -> None:
+    """Return against tokens, a line for each run, with what can be reached."""
+    for label, progress in runs.items():
+        axes.plot(progress[TOKENS], with_return(progress, within_reach)[RETURN], label=label)
+    axes.set(xlabel="tokens", ylabel="mean return of a rollout")
+    if within_reach is not None:
+        draw_levels(axes, within_reach)
 
 
 def draw_levels(axes, within_reach: WithinReach) -> None:
@@ -204,19 +273,24 @@ def calibration(curve: Calibration, target: str | Path) -> None:
 
 
 def save_figure(figure: Figure, target: str | Path) -> Path:
-    """Write a plot in a plain style: a grid, no frame at the top and right, legends for labels.
+    """Write a plot in the plain style.
 
     Args:
         figure: the style of its axes is set here.
         target: the PNG, which is returned as a path; its folder is made.
     """
+    styled(figure)
+    target = Path(target)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(target, dpi=130)
+    return target
+
+
+def styled(figure: Figure) -> None:
+    """Set the plain style: a grid, no frame at the top and right, legends for labels."""
     for axes in figure.axes:
         axes.set_axisbelow(True)
         axes.grid(alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)
         if axes.get_legend() is None and axes.get_legend_handles_labels()[0]:
             axes.legend(frameon=False)
-    target = Path(target)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(target, dpi=130)
-    return target

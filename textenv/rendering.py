@@ -126,17 +126,28 @@ def on_colours(pieces: Sequence[str], numbers: Sequence[float] | np.ndarray) -> 
     ]
 
 
-def colours(numbers: Sequence[float] | np.ndarray) -> list[int | None]:
-    """A terminal's colour for each number: green if it is positive, red if negative, None if 0.
+def colours(
+    numbers: Sequence[float] | np.ndarray,
+    positive: Sequence[int] = GREENS,
+    negative: Sequence[int] = REDS,
+    least: float = 0.0,
+) -> list[int | None]:
+    """A terminal's colour for each number, whose strength is relative to the largest number.
 
-    The strength of the colour depends on the size of the number relative to the largest one.
+    Args:
+        numbers: one for each token.
+        positive, negative: colours of numbers above and below 0, from weak to strong.
+        least: share of the largest number up to which a number has no colour (None).
     """
     largest = max((abs(number) for number in numbers), default=0)
     found: list[int | None] = []
     for number in numbers:
-        palette = GREENS if number > 0 else REDS
-        strength = 0 if number == 0 else int(abs(number) / largest * len(palette))
-        found.append(None if number == 0 else palette[min(strength, len(palette) - 1)])
+        if abs(number) <= least * largest:
+            found.append(None)
+            continue
+        palette = positive if number > 0 else negative
+        strength = int(abs(number) / largest * len(palette))
+        found.append(palette[min(strength, len(palette) - 1)])
     return found
 
 

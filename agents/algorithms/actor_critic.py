@@ -11,6 +11,7 @@ from agents.algorithms.terms import (
     Metrics,
     critic_metrics,
     estimated_advantages,
+    ratio_metrics,
     value_and_entropy_loss,
 )
 from agents.construction import AUTO, Options
@@ -73,4 +74,5 @@ class ActorCritic(Agent):
         other_loss, metrics = value_and_entropy_loss(
             now.values, now.entropy, batch, self.vf_coef, self.ent_coef
         )
+        metrics |= ratio_metrics(now.log_probs, batch, None)
         return policy_loss + other_loss, {"policy_loss": policy_loss.detach(), **metrics}

@@ -8,7 +8,12 @@ from typing import Any, Unpack
 from torch import Tensor
 
 from agents.agent import Agent, Schedule
-from agents.algorithms.terms import Metrics, reference_log_probs, whole_returns
+from agents.algorithms.terms import (
+    Metrics,
+    ratio_metrics,
+    reference_log_probs,
+    whole_returns,
+)
 from agents.construction import AUTO, Options
 from agents.functional import advantages as psi
 from agents.functional import surrogates
@@ -95,4 +100,4 @@ class REINFORCE(Agent):
             )
             losses = losses + self.kl_loss_coef * kl
         loss = sequence_sum(losses, batch.mask, batch.counts)
-        return loss, {"policy_loss": loss.detach()}
+        return loss, {"policy_loss": loss.detach(), **ratio_metrics(log_probs, batch, None)}

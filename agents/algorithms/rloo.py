@@ -8,7 +8,7 @@ from typing import Any, Unpack
 from torch import Tensor
 
 from agents.agent import Agent, Schedule
-from agents.algorithms.terms import Metrics, group_advantages
+from agents.algorithms.terms import Metrics, group_advantages, ratio_metrics
 from agents.construction import AUTO, Options
 from agents.functional import surrogates
 from agents.functional.advantages import leave_one_out
@@ -49,4 +49,4 @@ class RLOO(Agent):
         log_probs = self.policy.evaluate(batch.observations, batch.actions, batch.mask).log_probs
         losses = surrogates.score_function(log_probs, batch.advantages)
         loss = sequence_sum(losses, batch.mask, batch.counts)
-        return loss, {"policy_loss": loss.detach()}
+        return loss, {"policy_loss": loss.detach(), **ratio_metrics(log_probs, batch, None)}

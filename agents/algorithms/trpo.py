@@ -15,6 +15,7 @@ from agents.algorithms.terms import (
     Metrics,
     critic_metrics,
     estimated_advantages,
+    ratio_metrics,
     value_and_entropy_loss,
 )
 from agents.construction import AUTO, Options
@@ -96,7 +97,7 @@ class TRPO(Agent):
         parameters = self.policy.actor_parameters()
         before = [parameter.detach().clone() for parameter in parameters]
         parts = list(batch.micro_batches(self.micro_batch_size))
-        loss, gradient, old = self.loss_and_gradient(parts, parameters)
+        loss, gradient, old, first_kl = self.loss_and_gradient(parts, parameters)
 
         rows = torch.randperm(len(batch), generator=self.generator)[: self.fisher_rows]
         some = batch.take(rows.to(batch.mask.device))
@@ -137,21 +138,25 @@ class TRPO(Agent):
             "improvement": loss - new_loss,
             "kl": kl,
             "step_fraction": fraction,
+            "first_approx_kl": first_kl,
         }
 
     def loss_and_gradient(
         self, parts: list[Batch], parameters: list[Parameter]
-    ) -> tuple[float, Tensor, list[Any]]:
-        """−E[r·A] over all parts, its gradient as one vector, and each part's π_old."""
-        losses, gradients, old = [], [], []
+    ) -> tuple[float, Tensor, list[Any], float]:
+        """−E[r·A] over all parts, its gradient as one vector, each part's π_old, and the KL between
+        π_old as it acted and as it is evaluated here, which only an error makes differ from 0."""
+        numbers, gradients, old = [], [], []
         for part in parts:
             now = self.policy.evaluate(part.observations, part.actions, part.mask)
             loss = self.surrogate_loss(now.log_probs, part)
             grads = torch.autograd.grad(loss, parameters, materialize_grads=True)
             gradients.append(natural.flatten(grads))
-            losses.append(loss.item())
+            kl = ratio_metrics(now.log_probs, part, None)["approx_kl"]
+            numbers.append(torch.stack([loss.detach(), torch.as_tensor(kl)]).tolist())
             old.append(now.distribution.detach())
-        return sum(losses), torch.stack(gradients).sum(dim=0), old
+        loss_value, first_kl = (sum(column) for column in zip(*numbers, strict=True))
+        return loss_value, torch.stack(gradients).sum(dim=0), old, first_kl
 
     def kl_to_itself(self, batch: Batch) -> Tensor:
         """The mean KL(π_old‖π) at π = π_old: 0, and its Hessian is the Fisher information."""

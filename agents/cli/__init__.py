@@ -7,6 +7,9 @@
 - label: the same by people, on a page
 - reward-model: train a reward model on preferences
 - duel: which of two or more agents writes better texts, by a reward or a person as the judge
+- watch: episodes of an agent token by token, with value, KL and advantage
+- report: one HTML file about one or several runs
+- doctor: name the problems of runs, by what they have logged
 """
 
 from __future__ import annotations
@@ -16,8 +19,19 @@ import sys
 
 from textenv.rewards import RewardError
 
-# A module of this package for each.
-COMMANDS = ("train", "evaluate", "compare", "preferences", "label", "reward-model", "duel")
+# The module of this package for each.
+COMMANDS = {
+    "train": "train",
+    "evaluate": "evaluate",
+    "compare": "compare",
+    "preferences": "preferences",
+    "label": "label",
+    "reward-model": "reward_model",
+    "duel": "duel",
+    "watch": "watch",
+    "report": "html_report",
+    "doctor": "doctor",
+}
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -28,11 +42,11 @@ def main(arguments: list[str] | None = None) -> None:
         print((__doc__ or "").strip())
         return
     if command not in COMMANDS:
-        sys.exit(f"{command} is unknown: use {', '.join(COMMANDS[:-1])} or {COMMANDS[-1]}.")
-    module = command.replace("-", "_")
-    command_module = importlib.import_module(f"agents.cli.{module}")  # now: help is fast
+        *names, last = COMMANDS
+        sys.exit(f"{command} is unknown: use {', '.join(names)} or {last}.")
+    module = importlib.import_module(f"agents.cli.{COMMANDS[command]}")  # now: help is fast
     try:
-        command_module.main(arguments[1:])
+        module.main(arguments[1:])
     except (RewardError, OSError, KeyboardInterrupt) as error:
         from agents.cli.errors import exit_code, in_words
 

@@ -13,6 +13,7 @@ episodes_before.jsonl, episodes_after.jsonl    the episodes of both evaluations
 evaluation.json         mean, standard error and count of each measure, before and after;
                         written last: a run is finished when it has "after"
 learning_curve.png      the plot
+report.html             the page of `python -m agents report`
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ CONTENT = (
     # says that there is a run goes last.
     "evaluation.json", "checkpoints", "agent", "progress.csv", "completions.jsonl",
     "reference_scores.json", "learning_reference_scores.json", "episodes_before.jsonl",
-    "episodes_after.jsonl", "learning_curve.png", "settings.json",
+    "episodes_after.jsonl", "learning_curve.png", "report.html", "settings.json",
 )  # fmt: skip
 LOCK = ".lock"
 PACKAGES = ("textenv", "torch", "transformers", "gymnasium", "stable-baselines3", "numpy")

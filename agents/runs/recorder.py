@@ -14,6 +14,7 @@ from rich.markup import escape
 
 from agents import checkpoint, environments, storage
 from agents.callbacks import RolloutCallback
+from agents.metrics import groups_without_spread
 from agents.progress import console
 from agents.runs.folder import RunFolder
 from agents.runs.log import cut_completions, run_logger
@@ -147,7 +148,7 @@ class RunRecorder(RolloutCallback):
             self.last_return = float(np.mean(returns))
         if "response" in episodes and returns:
             self._write_completions(episodes)
-            self._warn_without_spread(np.array(episodes["score"]), agent.group_size)
+            self._warn_without_spread(episodes["score"], agent.group_size)
 
     def _on_training_end(self) -> None:
         """Save, unless an error has left an update half done."""
@@ -213,11 +214,9 @@ class RunRecorder(RolloutCallback):
         for one in chosen[: self.show_samples]:
             console.print(sample_line(one["score"], one["prompt"], one["response"]), soft_wrap=True)
 
-    def _warn_without_spread(self, scores: np.ndarray, group_size: int) -> None:
-        groups = scores.reshape(-1, group_size) if len(scores) % group_size == 0 else scores[None]
-        groups = scores[None] if group_size == 1 else groups
-        spread = np.ptp(groups, axis=1).max()
-        self.without_spread = 0 if spread > 0 else self.without_spread + 1
+    def _warn_without_spread(self, scores: list[float], group_size: int) -> None:
+        equal = groups_without_spread(scores, group_size) == 1
+        self.without_spread = self.without_spread + 1 if equal else 0
         if self.without_spread == WITHOUT_SPREAD:
             what = "" if group_size == 1 else " of each group"
             console.print(

@@ -46,7 +46,7 @@ def test_the_step_has_the_length_of_the_undamped_fisher_matrix(trpo):
     rollout = agent.collect()
     batch = rollout.batch(**estimated_advantages(rollout, 1.0, 0.95, True))
     parameters = agent.policy.actor_parameters()
-    _, gradient, _ = agent.loss_and_gradient([batch], parameters)
+    _, gradient, *_ = agent.loss_and_gradient([batch], parameters)
     fisher = natural.summed_operator([partial(agent.kl_to_itself, batch)], parameters)
     step = natural.natural_step(fisher, gradient, 1e-3, 5.0, agent.cg_max_steps)
     assert (0.5 * step @ fisher(step)).item() == pytest.approx(1e-3, rel=1e-4)

@@ -1,0 +1,179 @@
+"""The runs beside each other: results, problems, settings."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from html import escape
+from typing import Any
+
+import numpy as np
+
+from agents.evaluation import TextEvaluation, mean_and_error
+from agents.plots import TOKENS
+from agents.reports.gathering import ReportedRun
+from textenv.rendering import printable
+
+SECTIONS = ("hyperparameters", "policy_kwargs")
+ALONE = ("algorithm", "policy", "n_envs", "device", "threads", "machine", "commit")
+
+
+def shown(text: str) -> str:
+    """Text that a browser shows as it is, with visible control characters."""
+    return escape(printable(text))
+
+
+def swatch(number: int) -> str:
+    """A square in the colour that a run has in the plots (matplotlib's own cycle of ten)."""
+    from matplotlib.colors import to_hex
+
+    return f'<i class="swatch" style="background:{to_hex(f"C{number % 10}")}"></i>'
+
+
+def run_title(number: int, run: ReportedRun, several: bool) -> str:
+    """The name of a run with its colour, if there are several."""
+    return f"{swatch(number)}{shown(run.name)}" if several else shown(run.name)
+
+
+def results(runs: Sequence[ReportedRun]) -> str:
+    """A table with a row for each run: what was reached, with how much."""
+    several = len(runs) > 1
+    rows = [
+        (f"{run_title(number, run, several)}<small>{shown(algorithm(run))}</small>", result(run))
+        for number, run in enumerate(runs)
+    ]
+    names = list(dict.fromkeys(name for _, cells in rows for name in cells))
+    head = "".join(f"<th>{shown(name)}</th>" for name in names)
+    body = "".join(
+        f'<tr><th scope="row">{title}</th>'
+        + "".join(
+            f'<td data-label="{shown(name)}">{shown(cells.get(name, ""))}</td>' for name in names
+        )
+        + "</tr>"
+        for title, cells in rows
+    )
+    return (
+        f'<div class="wide"><table class="results"><thead><tr><th>run</th>{head}</tr></thead>'
+        f"<tbody>{body}</tbody></table></div>"
+    )
+
+
+def algorithm(run: ReportedRun) -> str:
+    """The algorithm of a run, and its seed."""
+    seed = run.record.hyperparameters.get("seed")
+    return str(run.settings.get("algorithm", "")) + ("" if seed is None else f", seed {seed}")
+
+
+def result(run: ReportedRun) -> dict[str, str]:
+    """The cells of a run by the names of their columns."""
+    tokens = run.record.column(TOKENS)[-1]
+    cells = {"steps": f"{tokens:,.0f}"}
+    if "time/time_elapsed" in run.record.progress:
+        cells["time"] = f"{run.record.column('time/time_elapsed')[-1] / 60:.1f} min"
+    before, after = run.before, run.after
+    if before is not None and len(before.kls):
+        cells |= change("return", before.returns, None if after is None else after.returns)
+        if run.reach is not None and after is not None:
+            share = run.reach.optimum.share(after.returns.mean())
+            cells["share"] = "" if np.isnan(share) else f"{share:z.0%}"
+    if before is not None:
+        cells |= change("score", before.scores, None if after is None else after.scores)
+    if after is not None:
+        cells |= last_columns(after)
+    return cells
+
+
+def change(name: str, before: np.ndarray, after: np.ndarray | None) -> dict[str, str]:
+    """A measure before and after."""
+    if after is None:
+        return {name: number(before)}
+    return {name: f"{before.mean():+z.3f} → {number(after)}"}
+
+
+def last_columns(after: TextEvaluation) -> dict[str, str]:
+    """KL, length and diversity at the end."""
+    cells = {"KL, nats": f"{after.kls.mean():z.2f}"} if len(after.kls) else {}
+    return cells | {
+        "length, tokens": f"{after.lengths.mean():.1f}",
+        "distinct-2": f"{after.distinct_2:.2f}",
+    }
+
+
+def number(values: np.ndarray) -> str:
+    """A mean with its standard error, which a single value does not have."""
+    summary = mean_and_error(values)
+    error = summary["standard_error"]
+    return f"{summary['mean']:+z.3f}" + ("" if error is None else f" ± {error:.3f}")
+
+
+def problems(runs: Sequence[ReportedRun]) -> str:
+    """The findings of each run, or that there are none."""
+    several, parts = len(runs) > 1, []
+    for place, run in enumerate(runs):
+        items = "".join(
+            f"<li><b>{shown(one.name)}</b>: {shown(one.sentence)}</li>"
+            for one in run.diagnosis.findings
+        )
+        if items:
+            title = f"<h3>{run_title(place, run, several)}</h3>" if several else ""
+            parts.append(f'{title}<ul class="problems">{items}</ul>')
+    if not parts:
+        return '<p class="healthy">✓ No problem was found.</p>'
+    return "".join(parts)
+
+
+def settings(runs: Sequence[ReportedRun]) -> str:
+    """What the runs were made with: in several runs, first what differs between them."""
+    columns = [flat(run.settings) for run in runs]
+    names = list(dict.fromkeys(name for column in columns for name in column))
+    differing = [name for name in names if len({column.get(name) for column in columns}) > 1]
+    whole = table(names, columns, runs, marked=differing)
+    details = (
+        f"<details{'' if len(runs) > 1 else ' open'}><summary>All settings and versions</summary>"
+        f"{whole}</details>"
+    )
+    if len(runs) == 1:
+        return details
+    if not differing:
+        return f"<p>All settings are the same.</p>{details}"
+    return f"<h3>What differs</h3>{table(differing, columns, runs)}{details}"
+
+
+def flat(settings: Mapping[str, Any]) -> dict[str, str]:
+    """The settings of a run as text, by their names; what is said twice is said once here."""
+    values: dict[str, Any] = {name: settings[name] for name in ALONE if name in settings}
+    task = settings.get("task") or {}
+    values |= {"environment": task["id"]} if "id" in task else {}
+    for section in (*(settings.get(name) for name in SECTIONS), task.get("kwargs")):
+        values |= section or {}
+    options = settings.get("options", {})
+    values |= {name: value for name, value in options.items() if name not in values}
+    versions = settings.get("versions", {})
+    values |= {f"version of {name}": value for name, value in versions.items()}
+    return {name: as_text(value) for name, value in values.items()}
+
+
+def as_text(value: Any) -> str:
+    """A setting as it is written in JSON, texts without quotes."""
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+
+
+def table(
+    names: Iterable[str],
+    columns: Sequence[Mapping[str, str]],
+    runs: Sequence[ReportedRun],
+    marked: Sequence[str] = (),
+) -> str:
+    """A table with a row for each setting and a column for each run."""
+    several = len(runs) > 1
+    head = "".join(f"<th>{run_title(place, run, several)}</th>" for place, run in enumerate(runs))
+    rows = "".join(
+        f'<tr class="{"differs" if name in marked else "same"}"><th scope="row">{shown(name)}</th>'
+        + "".join(f"<td>{shown(column.get(name, ''))}</td>" for column in columns)
+        + "</tr>"
+        for name in names
+    )
+    return (
+        f'<div class="wide"><table class="settings"><thead><tr><th></th>{head}</tr></thead>'
+        f"<tbody>{rows}</tbody></table></div>"
+    )
