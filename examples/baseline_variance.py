@@ -5,6 +5,16 @@
 The responses and rewards are the same; only the baseline that is subtracted differs. No baseline
 depends on the action that it is compared with, so all gradients have the same mean, but their
 variances differ.
+
+Leave-one-out, which compares a response with the three others of its prompt, varies more than a
+moving average over all prompts. A baseline that is wrong by e adds about E‖∇log π‖²·E[e²] per
+response, and both are wrong:
+
+leave one out   is a mean of only G − 1 scores: e² is (variance within a prompt) / (G − 1).
+moving average  does not know the prompt: e² is (variance of the mean scores of prompts).
+
+These prompts are all neutral, so that the second is much smaller. The example measures both. Where
+prompts differ in difficulty, as in mathematics, or with larger groups, leave-one-out is better.
 """
 
 import gymnasium as gym
@@ -47,7 +57,7 @@ def main(critic_rollouts: int = 30, rollouts: int = 8, rows: int = 128) -> None:
             loss.backward()
             optimizer.step()
 
-    gradients, average = {}, 0.5
+    gradients, average, grouped = {}, 0.5, []
     layer = [agent.policy.body.norm.weight]  # the gradient of one layer is enough
     for _ in range(rollouts):
         rollout = agent.collect()
@@ -60,6 +70,7 @@ def main(critic_rollouts: int = 30, rollouts: int = 8, rows: int = 128) -> None:
             "leave one out": leave_one_out(scores, GROUP)[:, None],
             "critic V(s)": scores[:, None] - values,
         }
+        grouped.append(scores.view(-1, GROUP))
         average = moving_average_baseline(average, scores.mean().item(), momentum=0.9)
         for group in torch.arange(rows).split(GROUP):
             part = batch.take(group)
@@ -74,6 +85,16 @@ def main(critic_rollouts: int = 30, rollouts: int = 8, rows: int = 128) -> None:
     print(f"{'baseline':16}variance of the gradient of {GROUP} responses")
     for name, variance in variances.items():
         print(f"{name:16}{variance:.4f}   {variance / variances['none']:4.0%}")
+
+    # The mean of a group varies by its prompt, and by the scores within it: subtract the latter.
+    groups = torch.cat(grouped)
+    within = groups.var(dim=1).mean().item()
+    between = groups.mean(dim=1).var().item() - within / GROUP
+    print(
+        f"\nvariance of the score within a prompt {within:.4f}, of the means of prompts {between:.4f}"
+    )
+    print(f"squared error of the baseline: leave one out {within / (GROUP - 1):.4f}, moving average "
+          f"{max(between, 0):.4f} and the error of the average itself")  # fmt: skip
 
     figure = Figure(figsize=(6, 3), layout="constrained")
     axes = figure.subplots()
