@@ -90,11 +90,9 @@ def main(critic_rollouts: int = 30, rollouts: int = 8, rows: int = 128) -> None:
     groups = torch.cat(grouped)
     within = groups.var(dim=1).mean().item()
     between = groups.mean(dim=1).var().item() - within / GROUP
-    print(
-        f"\nvariance of the score within a prompt {within:.4f}, of the means of prompts {between:.4f}"
-    )
-    print(f"squared error of the baseline: leave one out {within / (GROUP - 1):.4f}, moving average "
-          f"{max(between, 0):.4f} and the error of the average itself")  # fmt: skip
+    print(f"\nvariance of the score within a prompt {within:.4f}, between prompts {between:.4f}")
+    print(f"squared error of a baseline: leave one out {within / (GROUP - 1):.4f}, moving average "
+          f"{max(between, 0):.4f}")  # fmt: skip
 
     figure = Figure(figsize=(6, 3), layout="constrained")
     axes = figure.subplots()
