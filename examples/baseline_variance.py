@@ -7,14 +7,16 @@ depends on the action that it is compared with, so all gradients have the same m
 variances differ.
 
 Leave-one-out, which compares a response with the three others of its prompt, varies more than a
-moving average over all prompts. A baseline that is wrong by e adds about E‖∇log π‖²·E[e²] per
-response, and both are wrong:
+moving average over all prompts. Take the mean score of the prompt as the correct baseline. One that
+differs from it by e, independently of the response, adds E‖∇log π‖²·E[e²] to a response's variance
+(about: where the length of ∇log π does not depend on the prompt), and both differ from it:
 
-leave one out   is a mean of only G − 1 scores: e² is (variance within a prompt) / (G − 1).
-moving average  does not know the prompt: e² is (variance of the mean scores of prompts).
+leave one out   is a mean of G − 1 scores: E[e²] is their variance within a prompt / (G − 1). That
+                alone makes the variance of the gradient about 1 + 1 / (G − 1) times as large.
+moving average  does not know the prompt: E[e²] is the variance of the mean scores of prompts.
 
-These prompts are all neutral, so that the second is much smaller. The example measures both. Where
-prompts differ in difficulty, as in mathematics, or with larger groups, leave-one-out is better.
+These prompts are all neutral, so that the second is near 0, and the example measures both. Where
+the prompts differ by more, leave-one-out is better; in larger groups it costs less.
 """
 
 import gymnasium as gym
@@ -90,9 +92,11 @@ def main(critic_rollouts: int = 30, rollouts: int = 8, rows: int = 128) -> None:
     groups = torch.cat(grouped)
     within = groups.var(dim=1).mean().item()
     between = groups.mean(dim=1).var().item() - within / GROUP
-    print(f"\nvariance of the score within a prompt {within:.4f}, between prompts {between:.4f}")
-    print(f"squared error of a baseline: leave one out {within / (GROUP - 1):.4f}, moving average "
-          f"{max(between, 0):.4f}")  # fmt: skip
+    print(f"\nvariance of the score within a prompt {within:.4f}, between prompts {between:.4f} "
+          "(an estimate, which can be below 0)")  # fmt: skip
+    ratio = variances["leave one out"] / variances["moving average"]
+    print(f"leave one out / moving average: {ratio:.2f}; if prompts do not differ, "
+          f"about 1 + 1 / (G - 1) = {1 + 1 / (GROUP - 1):.2f}")  # fmt: skip
 
     figure = Figure(figsize=(6, 3), layout="constrained")
     axes = figure.subplots()
