@@ -13,6 +13,7 @@ differs from it by e, independently of the response, adds E‖∇log π‖²·E[
 
 leave one out   is a mean of G − 1 scores: E[e²] is their variance within a prompt / (G − 1). That
                 alone makes the variance of the gradient about 1 + 1 / (G − 1) times as large.
+                (Exactly, it adds (E‖∇log π‖²·Var(R) + ‖∇J‖²) / (G − 1) for each response.)
 moving average  does not know the prompt: E[e²] is the variance of the mean scores of prompts.
 
 These prompts are all neutral, so that the second is near 0, and the example measures both. Where
