@@ -116,14 +116,14 @@ def draw(changes: dict[str, Tensor], reference: Tensor, distances: np.ndarray) -
                 (line,) = axes.loglog(distances, deviation)
                 axes.loglog(distances, bias, color=line.get_color(), linestyle=":")
                 axes.set(title=f"{place}: {name}", ylim=(1e-3, 1e3))
-                if axes is panels[0, 0]:  # one legend for all
+                if axes is panels[0, 2]:  # one legend for all
                     line.set_label(label)
         row[0].set(ylabel="relative to the exact")
     for axes in panels[1]:
         axes.set(xlabel="exact KL, nats")
-    panels[0, 0].plot([], [], color="grey", label="standard deviation")
-    panels[0, 0].plot([], [], color="grey", linestyle=":", label="bias")
-    panels[0, 0].legend(frameon=False, loc="upper right")
+    panels[0, 2].plot([], [], color="grey", label="standard deviation")
+    panels[0, 2].plot([], [], color="grey", linestyle=":", label="bias")
+    panels[0, 2].legend(frameon=False, loc="upper right", ncols=2)
     print("plot ", save_figure(figure, "runs/kl_estimators.png"))
 
 
