@@ -5,6 +5,19 @@
 The responses and rewards are the same; only the baseline that is subtracted differs. No baseline
 depends on the action that it is compared with, so all gradients have the same mean, but their
 variances differ.
+
+Leave-one-out, which compares a response with the three others of its prompt, varies more than a
+moving average over all prompts. Take the mean score of the prompt as the correct baseline. One that
+differs from it by e, independently of the response, adds E‖∇log π‖²·E[e²] to a response's variance
+(about: where the length of ∇log π does not depend on the prompt), and both differ from it:
+
+leave one out   is a mean of G − 1 scores: E[e²] is their variance within a prompt / (G − 1). That
+                alone makes the variance of the gradient about 1 + 1 / (G − 1) times as large.
+                (Exactly, it adds (E‖∇log π‖²·Var(R) + ‖∇J‖²) / (G − 1) for each response.)
+moving average  does not know the prompt: E[e²] is the variance of the mean scores of prompts.
+
+These prompts are all neutral, so that the second is near 0, and the example measures both. Where
+the prompts differ by more, leave-one-out is better; in larger groups it costs less.
 """
 
 import gymnasium as gym
@@ -47,7 +60,7 @@ def main(critic_rollouts: int = 30, rollouts: int = 8, rows: int = 128) -> None:
             loss.backward()
             optimizer.step()
 
-    gradients, average = {}, 0.5
+    gradients, average, grouped = {}, 0.5, []
     layer = [agent.policy.body.norm.weight]  # the gradient of one layer is enough
     for _ in range(rollouts):
         rollout = agent.collect()
@@ -60,6 +73,7 @@ def main(critic_rollouts: int = 30, rollouts: int = 8, rows: int = 128) -> None:
             "leave one out": leave_one_out(scores, GROUP)[:, None],
             "critic V(s)": scores[:, None] - values,
         }
+        grouped.append(scores.view(-1, GROUP))
         average = moving_average_baseline(average, scores.mean().item(), momentum=0.9)
         for group in torch.arange(rows).split(GROUP):
             part = batch.take(group)
@@ -74,6 +88,16 @@ def main(critic_rollouts: int = 30, rollouts: int = 8, rows: int = 128) -> None:
     print(f"{'baseline':16}variance of the gradient of {GROUP} responses")
     for name, variance in variances.items():
         print(f"{name:16}{variance:.4f}   {variance / variances['none']:4.0%}")
+
+    # The mean of a group varies by its prompt, and by the scores within it: subtract the latter.
+    groups = torch.cat(grouped)
+    within = groups.var(dim=1).mean().item()
+    between = groups.mean(dim=1).var().item() - within / GROUP
+    print(f"\nvariance of the score within a prompt {within:.4f}, between prompts {between:.4f} "
+          "(an estimate, which can be below 0)")  # fmt: skip
+    ratio = variances["leave one out"] / variances["moving average"]
+    print(f"leave one out / moving average: {ratio:.2f}; if prompts do not differ, "
+          f"about 1 + 1 / (G - 1) = {1 + 1 / (GROUP - 1):.2f}")  # fmt: skip
 
     figure = Figure(figsize=(6, 3), layout="constrained")
     axes = figure.subplots()

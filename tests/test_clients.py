@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import ast
-import importlib.util
 import os
 import re
 import subprocess
@@ -85,17 +83,6 @@ NEEDS = {
 SLOW = {"cleanrl"}  # it learns
 
 
-def packages_of(block: str) -> set[str]:
-    """The packages that a block imports."""
-    found = set()
-    for node in ast.walk(ast.parse(block)):
-        if isinstance(node, ast.Import):
-            found |= {alias.name.partition(".")[0] for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            found.add((node.module or "").partition(".")[0])
-    return found
-
-
 def test_every_block_of_the_page_has_its_checks():
     assert len(BLOCKS) == len(CHECKS)
 
@@ -107,10 +94,8 @@ def test_every_block_of_the_page_has_its_checks():
         for name, block in zip(CHECKS, BLOCKS, strict=False)
     ],
 )
-def test_a_client_drives_the_environments(name, block, tmp_path):
-    for package in sorted(packages_of(block).union(NEEDS.get(name, ()))):
-        if importlib.util.find_spec(package) is None:
-            pytest.skip(f"{package} is not installed")
+def test_a_client_drives_the_environments(name, block, tmp_path, skip_without_packages):
+    skip_without_packages(block, *NEEDS.get(name, ()))
     script = tmp_path / "client.py"
     # Clients that start processes import the script in each of them.
     checks = textwrap.indent("import torch\n" + textwrap.dedent(CHECKS[name]), "    ")

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
@@ -49,6 +50,11 @@ def test_parabola(run):
         assert mean > 0 and difference < 1e-5
     plain, with_baseline = numbers(r"at the peak: #, with the baseline E\[R\] #", printed)
     assert plain == pytest.approx(55, rel=0.1) and with_baseline == pytest.approx(10, rel=0.1)
+    rows = r"without +{0}\n +by formula +{0}\nwith E\[R\] +{0}\n +by formula +{0}\n"
+    table = np.reshape(numbers(rows.format(" +".join("######")), printed), (4, 6))
+    assert table[[0, 2]] == pytest.approx(table[[1, 3]], rel=0.1)
+    worse = table[0] < table[2]  # at the third μ, −0.7, alone: at the second they are equal
+    assert worse[2] and not worse[[0, 4, 5]].any()
 
 
 def test_log_derivative_trick(run):
@@ -56,6 +62,8 @@ def test_log_derivative_trick(run):
     assert "sum to 1.000000" in printed
     norm, slope = numbers(r"‖E\[R ∇log π\]‖ = #; .* along it #", printed)
     assert slope == pytest.approx(norm, rel=0.01)
+    of_layer, part = numbers("weights of the last norm layer: # as .* responses, # as", printed)
+    assert 0 < of_layer < norm and part == pytest.approx(of_layer, abs=1e-3)
     error, expected = numbers(r"\n +16 +# +#\n", printed)
     assert error == pytest.approx(expected, rel=0.3)
 
@@ -64,6 +72,49 @@ def test_baseline_variance(run):
     printed = run("baseline_variance.py", critic_rollouts=1, rollouts=2, rows=64)
     for name in ("moving average", "leave one out", r"critic V\(s\)"):
         assert numbers(rf"{name} +# +#%", printed)[1] < 70
+    within, between = numbers("within a prompt #, between prompts #", printed)
+    assert within > 0 and within > between
+    assert "1 + 1 / (G - 1) = 1.33" in printed
+
+
+def test_gae_lambda(run):
+    printed = run("gae_lambda.py", walks=400, points=6)
+    for critic in ("correct", "half of V", r"V \+ noise", "0"):
+        for gae_lambda in ("0", "4", "8"):
+            bias, sampled, _ = numbers(rf"\n{critic} +[01]\.{gae_lambda} +# +# +#", printed)
+            assert sampled == pytest.approx(bias, abs=0.02)
+        bias, _, deviation = numbers(rf"\n{critic} +1\.0 +# +# +#", printed)
+        assert bias == 0 and deviation == pytest.approx(0.83, abs=0.05)
+    assert numbers(r"estimates\ncorrect +# +# +# +#", printed) == [0, 0, 0, 0]
+    few, _, _, many = numbers(r"half of V +# +# +# +#\n", printed[printed.index("best λ") :])
+    assert few < many == 1
+
+
+def test_ppo_one_file(run):
+    printed = run("ppo_one_file.py", total_tokens=300, num_envs=16, minibatch_size=8)
+    assert printed.count("update: KL") >= 2
+    score, kl = numbers(r"tokens   return #   score", printed) + numbers(r"KL +# +update", printed)
+    assert -1 <= score <= 1 and kl == 0  # the first rollout is of the untouched model
+
+
+@pytest.mark.slow
+def test_ppo_one_file_learns(run):
+    printed = run("ppo_one_file.py", total_tokens=20_000)
+    first, last = numbers("the first rollout #, mean of the last fifth of them #", printed)
+    assert last > first + 0.1
+
+
+def test_kl_estimators(run):
+    printed = run("kl_estimators.py", points=3, draws=50_000)
+    row = r"random +0\.100 +{} +# +± +# +# +± +# +# +± +#\n"
+    k1, k2, k3 = (numbers(row.format(name), printed) for name in ("k1", "k2", "k3"))
+    assert k1[0] == k3[0] == 0 != k2[0]  # the value
+    assert k2[2] == 0 < k3[2] < k1[2] == 1  # in a loss
+    assert k1[4] == 0 and k2[4] > 0.9 and k3[4] > 0.9  # in a reward
+    assert k1[5] == k2[3]  # they are the same thing
+    for name, exact in (("k1", k1), ("k2", k2), ("k3", k3)):
+        bias, error, deviation = numbers(rf"\n{name}   bias # ± #, deviation #", printed)
+        assert abs(bias - exact[0]) < 4 * error and deviation == pytest.approx(exact[1], rel=0.1)
 
 
 def test_clip_picture(run):
