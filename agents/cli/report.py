@@ -83,9 +83,12 @@ def evaluation_table(
 
 
 def recomputed(evaluation: TextEvaluation) -> str:
-    """The mean of the recomputed KL, where there is one."""
-    kls = evaluation.recomputed_kls
-    return f"{kls.mean():z.2f}" if len(kls) else ""
+    """The mean of the recomputed KL, where there is one; of some episodes beside what it was."""
+    kls, every = evaluation.recomputed_kls, evaluation.kls
+    if len(kls) == 0:
+        return ""
+    before = "" if len(kls) == len(every) else f" for {every[: len(kls)].mean():z.2f}"
+    return f"{kls.mean():z.2f}{before}"
 
 
 def percentage(share: float) -> str:

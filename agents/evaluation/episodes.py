@@ -25,7 +25,7 @@ class TextEvaluation:
         kls: KL(π‖π_ref) of the whole episode, nats: Σ_t log π(a_t|s_t) − log π_ref(a_t|s_t), whose
             mean is unbiased. Empty without a reference.
         recomputed_kls: the same from one plain forward pass of both models, without cache, chunks
-            or anything else that the loop uses.
+            or anything else that the loop uses; of a real model only those of the first episodes.
         lengths: numbers of tokens.
         prompts, responses: texts.
         tokens_per_second: the speed of generation and scoring.
@@ -78,7 +78,7 @@ class TextEvaluation:
             {
                 name: columns[field][index]
                 for name, field in EPISODE_COLUMNS.items()
-                if len(columns[field])
+                if index < len(columns[field])
             }
             for index in range(len(self.scores))
         ]

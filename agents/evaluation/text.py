@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from gymnasium.vector import AutoresetMode
 
-from agents import environments
+from agents import environments, presets
 from agents.collect import collect_episodes
 from agents.evaluation.candidates import BestOfN, Untouched, env_of, text_policy
 from agents.evaluation.episodes import TextEvaluation
@@ -24,6 +24,7 @@ from textenv.vector_env import TextGenVectorEnv
 MAX_ROWS = 256
 TOKENS_AT_ONCE = 2**14  # rows times the longest episode
 LOGITS_AT_ONCE = 2**25  # of a plain forward pass; 128 MB in float32
+RECOMPUTED = 64  # episodes of a real model
 
 
 def evaluate_text(
@@ -84,9 +85,7 @@ def evaluate_text(
 
     kls, plain = column("kl"), np.zeros(0)
     if own.shaping is not None and hasattr(policy, "autocast"):
-        plain = np.concatenate(
-            [recomputed_kl(policy, own.shaping.reference, rollout) for rollout in rollouts]
-        )[:n_episodes]
+        plain = _recomputed(policy, own.shaping.reference, rollouts)[:n_episodes]
     elif shaped and own.shaping is None:
         kls = np.full(n_episodes, np.nan)
     lengths = column("length")
@@ -185,12 +184,28 @@ def own_environment(env: Any, policy: Any, n_episodes: int, **changes: Any) -> T
     )  # fmt: skip
 
 
+def _recomputed(policy: Any, reference: Any, rollouts: list[Rollout]) -> np.ndarray:
+    """`recomputed_kl` of all episodes; with a real model, where it would take longer than the
+    evaluation itself, of the first few."""
+    if presets.is_small(policy.model):
+        return np.concatenate([recomputed_kl(policy, reference, rollout) for rollout in rollouts])
+    return recomputed_kl(policy, reference, rollouts[0], RECOMPUTED)
+
+
 @torch.no_grad()
-def recomputed_kl(policy: Any, reference: Any, rollout: Rollout) -> np.ndarray:
+def recomputed_kl(
+    policy: Any, reference: Any, rollout: Rollout, at_most: int | None = None
+) -> np.ndarray:
     """Σ_t log π(a_t|s_t) − log π_ref(a_t|s_t) of each row ``[B]``, by plain forward passes.
 
     Nothing of the decoder or of the teacher-forced scoring takes part: whole rows go through the
     models as transformers has them, and the log-probabilities are those of all logits.
+
+    Args:
+        policy: acted in the rollout.
+        reference: the reference model.
+        rollout: of whole episodes.
+        at_most: number of rows; None takes all.
     """
     input_ids, prompt_lengths = (
         rollout.observations[key] for key in ("input_ids", "prompt_lengths")
@@ -209,7 +224,8 @@ def recomputed_kl(policy: Any, reference: Any, rollout: Rollout) -> np.ndarray:
 
     at_once = max(1, LOGITS_AT_ONCE // (policy.sampling.vocabulary * input_ids.shape[1]))
     kls = []
-    for rows in torch.arange(len(input_ids), device=input_ids.device).split(at_once):
+    every_row = torch.arange(len(input_ids), device=input_ids.device)[:at_most]
+    for rows in every_row.split(at_once):
         with policy.autocast():
             own = log_probs(policy.model, rows)
         kls.append(((own - log_probs(reference, rows)) * rollout.mask[rows]).sum(dim=1))

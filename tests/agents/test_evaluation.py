@@ -169,3 +169,16 @@ def test_distinct_n_by_hand():
     assert distinct_n(["a b a b"], 2) == 2 / 3  # ab, ba, ab
     assert distinct_n(["good good good good"], 2) == 1 / 3
     assert distinct_n(["one"], 2) == 0.0
+
+
+def test_the_kl_of_a_real_model_is_recomputed_for_some_episodes(
+    make_agent, shaping, monkeypatch, tmp_path
+):
+    monkeypatch.setattr("agents.presets.SMALL_MODEL", 10)
+    monkeypatch.setattr("agents.evaluation.text.RECOMPUTED", 5)
+    agent = make_agent("PPO", env=shaping)
+    result = evaluate_text(agent, n_episodes=12)
+    assert len(result.kls) == 12 and len(result.recomputed_kls) == 5
+    np.testing.assert_allclose(result.recomputed_kls, result.kls[:5], atol=1e-4)
+    result.save(tmp_path / "episodes.jsonl")
+    assert_same(TextEvaluation.load(tmp_path / "episodes.jsonl", result.summary()), result)
