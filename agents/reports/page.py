@@ -25,6 +25,7 @@ COLUMNS = {
     "train/approx_kl": "KL to the old policy, nats per step",
     "train/grad_norm": "norm of the gradient",
 }
+LONGEST_LABEL = 24  # letters of a name in a legend
 # Nothing is loaded, and no script runs, whatever the texts are.
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
 
@@ -76,8 +77,7 @@ def title_of(runs: Sequence[ReportedRun]) -> str:
 
 def learning(runs: Sequence[ReportedRun]) -> str:
     """Return and score-KL plane, then a small plot of each column."""
-    # Two dollar signs would make a formula of a name.
-    logs = {run.name.replace("$", r"\$"): run.record.progress for run in runs}
+    logs = {label(place, run): run.record.progress for place, run in enumerate(runs)}
     named = logs if len(runs) > 1 else {"": runs[0].record.progress}
     reach = common_reach(runs)
     large = []
@@ -90,8 +90,8 @@ def learning(runs: Sequence[ReportedRun]) -> str:
         rewards = "rollout/ep_rew_mean"
         large = [("return against steps", plots.column_panel(named, rewards, "mean return"))]
     small = [
-        (label, plots.column_panel(named, column, label))
-        for column, label in COLUMNS.items()
+        (title, plots.column_panel(named, column, title))
+        for column, title in COLUMNS.items()
         if any(column in log for log in logs.values())
     ]
     warning = "" if reach is None else reach.optimum.warning
@@ -102,6 +102,14 @@ def learning(runs: Sequence[ReportedRun]) -> str:
     )
 
 
-def figure(label: str, svg: str) -> str:
+def label(place: int, run: ReportedRun) -> str:
+    """The name of a run in a legend: a long one has its place and its end, so that names differ."""
+    name = run.name
+    if len(name) > LONGEST_LABEL:
+        name = f"{place + 1} …{name[-LONGEST_LABEL:]}"
+    return name.replace("$", r"\$")  # two dollar signs would make a formula of it
+
+
+def figure(title: str, svg: str) -> str:
     """A plot, which a screen reader names."""
-    return f'<figure role="img" aria-label="{shown(label)}">{svg}</figure>'
+    return f'<figure role="img" aria-label="{shown(title)}">{svg}</figure>'

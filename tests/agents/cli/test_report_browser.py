@@ -98,7 +98,7 @@ def test_texts_can_be_read(shown):
     sizes = shown.execute_script(
         """const drawn = [...document.querySelectorAll("figure svg text")].map(text =>
             parseFloat(getComputedStyle(text).fontSize)
-            * text.getScreenCTM().a);
+            * Math.hypot(text.getScreenCTM().a, text.getScreenCTM().b));
         const written = [...document.querySelectorAll("p, td, th, dd, dt, li, small")].map(
             element => parseFloat(getComputedStyle(element).fontSize));
         return [Math.min(...drawn), Math.min(...written)]"""
