@@ -147,7 +147,7 @@ class Agent(SB3Members, metaclass=Construction):
             [
                 self.optimizer_step(batch)
                 for _ in range(n_epochs)
-                for batch in rollout.batches(batch_size, self.generator, **columns)
+                for batch in rollout.batches(batch_size, self.generator, self.group_size, **columns)
             ]
         )
 

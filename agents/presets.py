@@ -183,7 +183,7 @@ def training(model: Any) -> dict[str, Any]:
             "total_timesteps": 130_000, "kl_coef": 0.1, "reference_episodes": 4096,
         }  # fmt: skip
     else:
-        chosen = {"total_timesteps": 60_000, "kl_coef": 0.05, "reference_episodes": 1024}
+        chosen = {"total_timesteps": 40_000, "kl_coef": 0.05, "reference_episodes": 512}
     return chosen
 
 

@@ -120,14 +120,24 @@ class Rollout:
         return batch if self.sequential else batch.flat()
 
     def batches(
-        self, batch_size: int | None, generator: torch.Generator, **columns: Tensor
+        self,
+        batch_size: int | None,
+        generator: torch.Generator,
+        group_size: int = 1,
+        **columns: Tensor,
     ) -> Iterator[Batch]:
-        """The rows in random order, ``batch_size`` at a time (None: all at once)."""
+        """The rows in random order, ``batch_size`` at a time (None: all at once).
+
+        Groups of ``group_size`` consecutive rows stay together: they have one prompt, which is then
+        read once (`textenv.lm.prompts`).
+        """
         whole = self.batch(**columns)
         if batch_size is None or batch_size >= len(whole):
             yield whole
             return
-        order = torch.randperm(len(whole), generator=generator)
+        group_size = group_size if len(whole) % group_size == 0 else 1
+        groups = torch.randperm(len(whole) // group_size, generator=generator)
+        order = (groups[:, None] * group_size + torch.arange(group_size)).flatten()
         for rows in order.split(batch_size):
             yield whole.take(rows.to(whole.mask.device))
 

@@ -1,12 +1,104 @@
-"""A table of keys and values in which each sequence has its own length."""
+"""Keys and values: a table in which each sequence has its own length, and those of prompts."""
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers.cache_utils import Cache, CacheLayerMixin
+
+
+class CachedBody:
+    """A model's body that reads tokens at given positions, beside a cache and under a given mask.
+
+    Args:
+        body: of `textenv.lm.parts.split`.
+    """
+
+    def __init__(self, body: Any):
+        self.body = body
+        takes = inspect.signature(body.forward).parameters  # renamed in transformers 5.24
+        self.argument = "cache" if "cache" in takes else "past_key_values"
+        self.adds_mask = body.config.get_text_config()._attn_implementation == "eager"
+
+    def __call__(self, cache: Cache, input_ids: Tensor, positions: Tensor, mask: Tensor) -> Tensor:
+        """The last hidden states ``[B, T, H]``.
+
+        Args:
+            cache: gives and takes keys and values.
+            input_ids, positions: ``[B, T]``.
+            mask: bool ``[B, 1, T, columns of the cache]``, what may be attended to.
+        """
+        if self.adds_mask:  # eager attention adds its mask to the scores
+            dtype = next(self.body.parameters()).dtype
+            mask = torch.zeros_like(mask, dtype=dtype).masked_fill(~mask, torch.finfo(dtype).min)
+        return self.body(
+            input_ids=input_ids,
+            attention_mask=mask,
+            position_ids=positions,
+            use_cache=True,
+            **{self.argument: cache},
+        ).last_hidden_state
+
+
+class _Layer(CacheLayerMixin):
+    """What is the same in all caches here: masks and positions are given explicitly."""
+
+    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
+        self.is_initialized = True
+
+    def get_seq_length(self) -> int:
+        return 0
+
+    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        return query_length, 0
+
+    def get_max_length(self) -> int:
+        return -1
+
+    get_max_cache_shape = get_max_length  # its name in earlier releases of transformers
+
+
+class PromptCache(Cache):
+    """The keys and values of prompts, which many rows go on from; gradients flow through them.
+
+    The first pass reads the prompts. After `go_on` each pass reads what follows them.
+
+    Args:
+        body: whose layers are cached.
+    """
+
+    def __init__(self, body: nn.Module):
+        config: Any = body.config
+        count = config.get_text_config().num_hidden_layers
+        super().__init__(layers=[_PromptLayer(self) for _ in range(count)])
+        self.sources: Tensor | None = None
+        self.columns = 0
+
+    def go_on(self, sources: Tensor, columns: int) -> None:
+        """Next pass: row i follows the prompt ``sources[i]``, of which ``columns`` are read."""
+        self.sources, self.columns = sources, columns
+
+
+class _PromptLayer(_Layer):
+    """One attention layer's keys and values, each ``[prompts, heads, columns, size]``."""
+
+    def __init__(self, cache: PromptCache):
+        super().__init__()
+        self.cache = cache
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args, **kwargs):
+        sources, columns = self.cache.sources, self.cache.columns
+        if sources is None:
+            self.keys, self.values = key_states, value_states
+            return key_states, value_states
+        assert self.keys is not None and self.values is not None
+        return tuple(
+            torch.cat([of_prompts[:, :, :columns][sources], states], dim=2)
+            for of_prompts, states in ((self.keys, key_states), (self.values, value_states))
+        )
 
 
 class RowCache(Cache):
@@ -47,7 +139,7 @@ class RowCache(Cache):
                 table[here, :, :columns] = table[there, :, :columns]
 
 
-class _RowLayer(CacheLayerMixin):
+class _RowLayer(_Layer):
     """One attention layer's keys and values, each ``[rows, heads, columns, size]``."""
 
     keys: Any  # tensors, created in the first pass, which defines their shapes
@@ -80,14 +172,7 @@ class _RowLayer(CacheLayerMixin):
         self.values[self._every[first], :, cache.positions] = value_states[:, :, 0]
         return self.keys[first, :, : cache.columns], self.values[first, :, : cache.columns]
 
-    # Masks and positions are given explicitly at every pass, so these results are not used.
-    def get_seq_length(self) -> int:
-        return 0
-
-    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
-        return query_length, 0
-
     def get_max_length(self) -> int:
         return self.cache.max_length
 
-    get_max_cache_shape = get_max_length  # its name in earlier releases of transformers
+    get_max_cache_shape = get_max_length

@@ -8,13 +8,12 @@ reset or wait while the others continue, and rows with equal prompts share one p
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 
-from textenv.lm.cache import RowCache
+from textenv.lm.cache import CachedBody, RowCache
 from textenv.lm.captured import CapturedStep
 from textenv.lm.parts import body_of, split, unwrapped
 from textenv.token_table import Origin
@@ -57,9 +56,7 @@ class Decoder:
             self.body, self.head = body_of(model), head
         config = unwrapped(model).config.get_text_config()
         self.device = next(self.body.parameters()).device
-        takes = inspect.signature(self.body.forward).parameters  # renamed in transformers 5.24
-        self.cache_argument = "cache" if "cache" in takes else "past_key_values"
-        self.additive_mask = config._attn_implementation == "eager"
+        self.read = CachedBody(self.body)
         self.cache = RowCache(config.num_hidden_layers, num_rows, max_length)
         self.num_rows, self.max_length = num_rows, max_length
         self.every_column = torch.arange(max_length, device=self.device)
@@ -199,7 +196,7 @@ class Decoder:
         """
         self.cache.step(positions[:, 0], columns)
         mask = (self.every_column[:columns] <= positions)[:, None, None]
-        hidden = self._forward(tokens, positions, mask)[:, 0]
+        hidden = self.read(self.cache, tokens, positions, mask)[:, 0]
         return self.head(hidden).float(), hidden.float()
 
     def _prefill(self, input_ids: Tensor, lengths: Tensor, rows: Tensor) -> None:
@@ -214,21 +211,9 @@ class Decoder:
         prompts, lengths = distinct[:, :-1], distinct[:, -1]
         self.cache.prefill(self.places.of(rows), sources)
         causal = (columns <= columns[:, None])[None, None].expand(len(prompts), 1, -1, -1)
-        hidden = self._forward(prompts, columns.expand(len(prompts), -1), causal)
+        hidden = self.read(self.cache, prompts, columns.expand(len(prompts), -1), causal)
         last = hidden[torch.arange(len(prompts), device=self.device), lengths - 1]
         self._keep(rows, (self.head(last).float()[sources], last.float()[sources]))
-
-    def _forward(self, input_ids: Tensor, positions: Tensor, mask: Tensor) -> Tensor:
-        if self.additive_mask:  # eager attention adds its mask to the scores
-            dtype = next(self.body.parameters()).dtype
-            mask = torch.zeros_like(mask, dtype=dtype).masked_fill(~mask, torch.finfo(dtype).min)
-        return self.body(
-            input_ids=input_ids,
-            attention_mask=mask,
-            position_ids=positions,
-            use_cache=True,
-            **{self.cache_argument: self.cache},
-        ).last_hidden_state
 
     def _keep(self, rows: Tensor | None, new: tuple[Tensor, Tensor]) -> None:
         """Store logits and hidden states for ``rows`` (None: all)."""

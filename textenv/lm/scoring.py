@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, partial
 
 import torch
 import torch.nn.functional as F
@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from textenv.legality import forbid
+from textenv.lm.prompts import Pass, after_prompts, by_length, repeated_prompts
 
-MIN_PASS = 256  # tokens of a forward pass, padding included, unless there are fewer
 CHUNK_ELEMENTS = 2**27  # logits in one chunk: 512 MB in float32
 
 
@@ -77,7 +77,8 @@ def response_states(
 ) -> Tensor:
     """Hidden states from which each counted response token is predicted.
 
-    Rows of similar length share a forward pass, so that little of it is spent on padding. Of single
+    Rows of similar length share a forward pass, so that little of it is spent on padding. Where
+    many rows have the same prompt, as in groups, it is read once (`textenv.lm.prompts`). Of single
     steps, those that are in one episode share a row of it (`states_of_steps`).
 
     Args:
@@ -94,16 +95,32 @@ def response_states(
         rows = mask[:, 0]
         return states_of_steps(body, input_ids[rows], prompt_lengths[rows])
     steps = torch.arange(1, mask.shape[1] + 1, device=mask.device)
-    needed = prompt_lengths + (mask * steps).amax(dim=1) - 1  # columns of each row
+    lengths = (mask * steps).amax(dim=1)  # of the responses, as far as they count
     place = (mask.flatten().cumsum(0) - 1).view(mask.shape)  # of each counted token in the result
     states, places = [], []
-    for rows, width in by_length(needed.masked_fill(~mask.any(dim=1), 0).cpu()):
-        rows = rows.to(mask.device)
-        hidden = body(input_ids=input_ids[rows, :width], use_cache=False).last_hidden_state
+    prompts = repeated_prompts(input_ids, prompt_lengths, lengths)
+    passes = whole_rows if prompts is None else partial(after_prompts, prompts=prompts)
+    for rows, hidden, first in passes(body, input_ids, prompt_lengths, lengths):
         row, step = mask[rows].nonzero(as_tuple=True)
-        states.append(hidden[row, prompt_lengths[rows][row] + step - 1])
+        states.append(hidden[row, first[row] + step])
         places.append(place[rows][mask[rows]])
     return torch.cat(states)[torch.cat(places).argsort()]
+
+
+def whole_rows(
+    body: nn.Module, input_ids: Tensor, prompt_lengths: Tensor, lengths: Tensor
+) -> Iterator[Pass]:
+    """Passes that read prompts and responses.
+
+    Args:
+        body, input_ids, prompt_lengths: as of `response_states`.
+        lengths: of the responses ``[R]``; rows of length 0 are left out.
+    """
+    needed = (prompt_lengths + lengths - 1).masked_fill(lengths == 0, 0)  # columns of each row
+    for rows, width in by_length(needed.cpu()):
+        rows = rows.to(input_ids.device)
+        hidden = body(input_ids=input_ids[rows, :width], use_cache=False).last_hidden_state
+        yield rows, hidden, prompt_lengths[rows] - 1
 
 
 def states_of_steps(body: nn.Module, input_ids: Tensor, lengths: Tensor) -> Tensor:
@@ -146,26 +163,6 @@ def longest(input_ids: Tensor, lengths: Tensor) -> Tensor:
         if keys[following].startswith(keys[row]):
             whole[row] = whole[following]
     return torch.tensor(whole)
-
-
-def by_length(lengths: Tensor) -> Iterator[tuple[Tensor, int]]:
-    """Rows in passes of similar length: their indices, and the longest of their lengths.
-
-    A pass ends where the next row is a quarter shorter than its longest, if it already has
-    `MIN_PASS` tokens: many small passes cost more than some padding.
-
-    Args:
-        lengths: ``[R]`` int64 on the CPU; rows of length 0 are left out.
-    """
-    in_order, order = lengths.sort(descending=True, stable=True)
-    order, sizes = order[in_order > 0], in_order[in_order > 0].tolist()
-    begin = 0
-    for row in range(1, len(sizes) + 1):
-        longest = sizes[begin]
-        full = (row - begin) * longest >= MIN_PASS
-        if row == len(sizes) or (full and 4 * sizes[row] <= 3 * longest):
-            yield order[begin:row], longest
-            begin = row
 
 
 def token_log_probs(

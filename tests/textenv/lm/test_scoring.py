@@ -10,7 +10,8 @@ import torch
 import textenv.lm.scoring as scoring
 from textenv.lm.decoder import Decoder
 from textenv.lm.parts import split
-from textenv.lm.scoring import Sampling, by_length, response_states, token_log_probs
+from textenv.lm.prompts import by_length
+from textenv.lm.scoring import Sampling, response_states, token_log_probs
 
 ARCHITECTURES = ["llama", "gpt2", "qwen3", "gpt_neox", "opt", "gemma2"]
 PROMPT_LENGTHS = torch.tensor([2, 5, 3])
