@@ -177,13 +177,16 @@ def has_adapters(model: Any, lora: Any) -> bool:
 
 
 def training(model: Any) -> dict[str, Any]:
-    """The command line's defaults beside hyper-parameters: tokens, and β of the reward."""
+    """The command line's defaults beside hyper-parameters: tokens, β of the reward, episodes."""
     if is_small(model):
         chosen: dict[str, Any] = {
             "total_timesteps": 130_000, "kl_coef": 0.1, "reference_episodes": 4096,
         }  # fmt: skip
     else:
-        chosen = {"total_timesteps": 40_000, "kl_coef": 0.05, "reference_episodes": 512}
+        chosen = {
+            "total_timesteps": 40_000, "kl_coef": 0.05, "reference_episodes": 512,
+            "eval_episodes": 256,
+        }  # fmt: skip
     return chosen
 
 
