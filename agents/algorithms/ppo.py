@@ -101,7 +101,9 @@ class PPO(Agent):
         )
         metrics: list[dict[str, float]] = []
         for _ in range(self.n_epochs):
-            for batch in rollout.batches(self.batch_size, self.generator, **columns):
+            for batch in rollout.batches(
+                self.batch_size, self.generator, self.group_size, **columns
+            ):
                 metrics.append(self.optimizer_step(batch))
             if self.target_kl is not None and metrics[-1]["approx_kl"] > 1.5 * self.target_kl:
                 break
