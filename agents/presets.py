@@ -184,7 +184,7 @@ def training(model: Any) -> dict[str, Any]:
         }  # fmt: skip
     else:
         chosen = {
-            "total_timesteps": 40_000, "kl_coef": 0.05, "reference_episodes": 512,
+            "total_timesteps": 30_000, "kl_coef": 0.05, "reference_episodes": 512,
             "eval_episodes": 256,
         }  # fmt: skip
     return chosen
