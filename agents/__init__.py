@@ -3,10 +3,9 @@
 import textenv  # noqa: F401  (registers TextGen-v0)
 from agents.agent import Agent
 from agents.algorithms import GRPO, PPO, REINFORCE, RLOO, TRPO, ActorCritic
-from agents.comparison import compare
 from agents.environments import bind
 from agents.evaluation import BestOfN, Greedy, RandomTokens, Untouched
-from agents.judge import evaluate
+from agents.judge import compare, evaluate
 from agents.policies import CausalLMPolicy, MlpPolicy, Policy
 
 __all__ = [

@@ -9,7 +9,7 @@ found.save("runs/compared")
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -18,15 +18,15 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from agents import environments, statistics, storage
-from agents.agent import Agent
-from agents.evaluation import TextEvaluation
-from agents.evaluation.candidates import UNTRAINED
-from agents.judge import Returns, evaluate
+from agents import statistics, storage
+from agents.evaluation import Returns, TextEvaluation
 from agents.reference import WithinReach
 from agents.statistics import Interval
 
 EVALUATION_SEED = 1_000_000  # different from the seeds of training
+DIFFERENCE_COLUMNS = [
+    "task", "better", "worse", "difference", "low", "high", "p_value", "probability_of_improvement",
+]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -171,7 +171,11 @@ class Comparison:
         """
         if over not in ("seeds", "prompts"):
             raise ValueError(f"over={over!r} must be 'seeds' or 'prompts'.")
-        task = self.runs["task"].iloc[0] if task is None else task
+        if task is None and len(self.tasks) > 1:
+            raise ValueError(f"task= must be one of {', '.join(self.tasks)}.")
+        if over == "prompts" and "prompt" not in self.episodes:
+            raise ValueError("These episodes have no prompts: compare over='seeds'.")
+        task = self.tasks[0] if task is None else task
         table, by = (self.runs, "seed") if over == "seeds" else (self.episodes, "episode")
         values = []
         for name in (first, second):
@@ -182,6 +186,8 @@ class Comparison:
             values.append(rows.groupby(by)["return"].mean())
         one, other = values
         common = one.index.intersection(other.index)
+        if common.empty:
+            raise ValueError(f"{first!r} and {second!r} have no seed in common.")
         return statistics.paired_difference(one[common].to_numpy(), other[common].to_numpy())
 
     def difference_table(self) -> pd.DataFrame:
@@ -200,7 +206,7 @@ class Comparison:
                     "high": one.interval.high, "p_value": one.p_value,
                     "probability_of_improvement": chance.mean,
                 })  # fmt: skip
-        return pd.DataFrame(rows)
+        return pd.DataFrame(rows, columns=DIFFERENCE_COLUMNS)
 
     def save(self, folder: str | Path) -> Path:
         """Write ``summary.csv``, ``runs.csv``, ``differences.csv``, the same as one
@@ -223,85 +229,3 @@ class Comparison:
         else:
             storage.write_text(folder / "episodes.csv", self.episodes.to_csv(index=False))
         return folder
-
-
-def compare(
-    candidates: Mapping[str, Any],
-    env: str | Sequence[str] = "TextGen-v0",
-    seeds: int | Sequence[int] = 5,
-    total_timesteps: int = 60_000,
-    n_episodes: int = 512,
-    *,
-    env_kwargs: Mapping[str, Any] | None = None,
-    policy_kwargs: Mapping[str, Any] | None = None,
-    prompts: Any = None,
-    evaluation_seed: int = EVALUATION_SEED,
-    device: str = "auto",
-    report: Callable[[str], Any] = print,
-) -> Comparison:
-    """Train and evaluate each candidate on each seed of each task, in this process.
-
-    Args:
-        candidates: by their names: an agent's class, or (class, hyper-parameters); a function of
-            the seed that makes an agent or a model of stable-baselines3 to be trained; or something
-            that is evaluated as it is, as `agents.evaluate` takes it.
-        env: ids of environments.
-        seeds: their number, or the seeds themselves.
-        total_timesteps: of each run's learning: tokens, for text.
-        n_episodes: of each evaluation.
-        env_kwargs: arguments of the environments.
-        policy_kwargs: arguments of the policies of classes; by default the reference's model.
-        prompts: of the evaluations; None for those of the environment.
-        evaluation_seed: the seed of the prompts of all evaluations.
-        device: as of `Agent`.
-        report: is told what begins.
-    """
-    tasks = [env] if isinstance(env, str) else list(env)
-    numbers = list(range(seeds)) if isinstance(seeds, int) else list(seeds)
-    plan = [(task, seed, name) for task in tasks for seed in numbers for name in candidates]
-    entries = []
-    for number, (task, seed, name) in enumerate(plan, 1):
-        report(f"run {number} of {len(plan)}: {name} on {task}, seed {seed}")
-        actor = _made(candidates[name], task, seed, env_kwargs, policy_kwargs, device)
-        learns = actor is not candidates[name] and hasattr(actor, "learn")
-        if learns:
-            actor.learn(total_timesteps)
-        found = evaluate(
-            actor, None if learns else task, n_episodes, evaluation_seed, prompts=prompts,
-            env_kwargs=env_kwargs, device=device, draw=seed,
-        )  # fmt: skip
-        timesteps, seconds = (
-            (actor.num_timesteps, getattr(actor, "learning_seconds", np.nan)) if learns else (0, 0)
-        )
-        entries.append(Run(task, name, seed, found, timesteps, seconds))
-    return Comparison(entries)
-
-
-def _made(
-    candidate: Any,
-    task: str,
-    seed: int,
-    env_kwargs: Mapping[str, Any] | None,
-    policy_kwargs: Mapping[str, Any] | None,
-    device: str,
-) -> Any:
-    """What acts for a candidate on one seed: an untrained agent, or the candidate itself."""
-    cls, arguments = candidate if isinstance(candidate, tuple) else (candidate, {})
-    if isinstance(cls, type) and issubclass(cls, Agent):
-        native = environments.native_text_class(environments.imported(task))
-        policy = "MlpPolicy" if native is None else "CausalLMPolicy"
-        model = (env_kwargs or {}).get("reference")
-        of_policy = {} if native is None or model is None else {"model": model}
-        return cls(policy, task, **{
-            "seed": seed, "device": device, "env_kwargs": env_kwargs,
-            "policy_kwargs": {**of_policy, **(policy_kwargs or {})}, **arguments,
-        })  # fmt: skip
-    acts = any(hasattr(candidate, name) for name in ("predict", "act"))
-    if acts or isinstance(candidate, UNTRAINED | str | Path):
-        return candidate
-    if not callable(candidate):
-        raise TypeError(
-            f"A {type(candidate).__name__} cannot be compared: give an agent's class, (class, "
-            "hyper-parameters), a function of the seed, or what agents.evaluate takes."
-        )
-    return candidate(seed)

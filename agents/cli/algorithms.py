@@ -31,7 +31,14 @@ WITHOUT_TRAINING: dict[str, Callable[[], UNTRAINED]] = {
 }  # fmt: skip
 BEST_OF = re.compile("best-of-([0-9]+)")
 SHORT = {"sb3": "stable_baselines3"}  # names of modules
+OWN_POLICY = ("MaskablePPO", "RecurrentPPO")  # of sb3-contrib
 CALL = re.compile(r"([^()]+?)\s*(?:\((.*)\))?", re.DOTALL)
+
+
+def can_go_on(name: str) -> bool:
+    """Whether a run of this name goes on after a break, as far as can be said without importing."""
+    of_others = name.partition(":")[0] in (*SHORT, *SHORT.values(), "sb3_contrib")
+    return not (of_others or name in WITHOUT_TRAINING or BEST_OF.fullmatch(name))
 
 
 def find_agent(name: str) -> type[Agent]:
@@ -71,7 +78,7 @@ class Candidate:
     @property
     def folder(self) -> str:
         """The label as a part of a folder's name."""
-        return re.sub(r"[^\w.=-]+", "-", self.label).strip("-")
+        return re.sub(r"[^\w.=+-]+", "-", self.label).strip("-")
 
 
 def parse_candidate(text: str) -> Candidate:
@@ -113,6 +120,8 @@ def _what(name: str) -> Any:
         return AGENTS[name]
     if ":" in name:
         cls = _imported(name)
+        if getattr(cls, "__name__", "") in OWN_POLICY:
+            raise ValueError(f"--agents {name} needs a policy of its own: compare it from Python.")
         if isinstance(cls, type) and issubclass(cls, Agent | OnPolicyAlgorithm):
             return cls
         raise ValueError(

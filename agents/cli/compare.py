@@ -39,6 +39,8 @@ from agents.runs import RunFolder, Signals
 from agents.runs.recorder import SAVE_EVERY
 from agents.statistics import interval
 
+# Arguments of stable-baselines3 that the run itself gives.
+OF_SB3_RUN = {*NOT_OFFERED, "policy", "env", "_init_setup_model"} - {"n_steps", "policy_kwargs"}
 OF_POLICY = ("critic_layers", "lora", "temperature")  # arguments of a policy that runs have
 DEFAULT = (*AGENTS, "sb3:PPO", "untouched", "greedy", "best-of-4", "best-of-16")
 
@@ -81,8 +83,8 @@ class Compare:
     """Stop strings, in addition to the end-of-sequence token."""
     n_envs: int | None = None
     """Episodes per rollout; by default as for train."""
-    eval_episodes: int = 512
-    """Episodes of the evaluations before and after."""
+    eval_episodes: int | None = None
+    """Episodes of the evaluations before and after; by default as for train."""
     output: Path = Path("runs/compare")
     """Folder for all runs, tables and plots. Runs that are finished there are not repeated."""
     save: bool = True
@@ -105,7 +107,8 @@ def main(arguments: list[str]) -> None:
     Runs in the output folder that are finished are not repeated, and those that are not go on.
     """
     with checking_options():
-        tasks = [_parse(arguments, env) for env in values_of(arguments, "--env") or [Train.env]]
+        envs = dict.fromkeys(values_of(arguments, "--env") or [Train.env])
+        tasks = [_parse(arguments, env) for env in envs]
         options = tasks[0]
         candidates = [parse_candidate(text) for text in options.agents]
         _check(options, candidates)
@@ -121,6 +124,9 @@ def main(arguments: list[str]) -> None:
                 ]
             for job in plan:  # all, before the first one takes its time
                 job.check_folder(options.overwrite)
+            if options.overwrite:  # all at once, so that what is there later is only what is new
+                for job in plan:
+                    RunFolder.create(job.folder, overwrite=True).unlock()
             runner.finish(plan)
             while more := runner.undecided(options):
                 runner.finish(more)
@@ -149,8 +155,7 @@ class Runner:
         for job in jobs:
             number, task = len(self.finished) + 1, job.options.env
             title = f"run {number} of {len(self.planned)}: {job.candidate.label}"
-            known, overwrite = self.reach.get(task), self.options.overwrite
-            self.reach[task] = finish(job, overwrite, known, self.signals, title)
+            self.reach[task] = finish(job, self.reach.get(task), self.signals, title)
             self.finished.append(job)
 
     def comparison(self) -> Comparison:
@@ -276,12 +281,13 @@ def _job(task: Compare, candidate: Candidate, seed: int, output: Path) -> Job:
     what, arguments, known = candidate.what, dict(candidate.arguments), set[str]()
     if isinstance(what, type) and issubclass(what, Agent):
         preset, hyperparameters = run_presets(candidate.name, task.model, arguments.get("lora"))
-        known = {*hyperparameters, *OF_POLICY, *inspect.signature(what).parameters} - NOT_OFFERED
+        known = {*hyperparameters, *OF_POLICY, *inspect.signature(what).parameters}
+        known -= NOT_OFFERED | {"policy", "env", "common"}
     elif isinstance(what, type):
         budget = given["max_new_tokens"]
         hyperparameters = presets.stable_baselines3(what.__name__, task.model, budget)
-        known = {*inspect.signature(what).parameters, "lr_schedule"}
-        arguments = {"n_envs": hyperparameters.pop("n_envs"), **arguments}
+        known = {*inspect.signature(what).parameters, "lr_schedule"} - OF_SB3_RUN
+        preset = {**preset, "n_envs": hyperparameters.pop("n_envs")}
     for name in arguments.keys() - known - {"n_envs"}:
         raise ValueError(
             f"--agents {candidate.label!r}: {candidate.name} has no hyper-parameter {name}; it has "

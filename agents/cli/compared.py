@@ -80,14 +80,11 @@ class Job:
         return Run(self.options.env, label, seed, found, after["timesteps"], after["seconds"])
 
 
-def finish(
-    job: Job, overwrite: bool, reach: Reach | None, signals: Signals, title: str
-) -> Reach | None:
+def finish(job: Job, reach: Reach | None, signals: Signals, title: str) -> Reach | None:
     """See to it that a job's run is finished; one that is there already is not repeated.
 
     Args:
         job: the run.
-        overwrite: repeat it.
         reach: what can be reached in its task, if that is known.
         signals: which signals wait for the end of an update.
         title: printed if there is something to do.
@@ -97,8 +94,8 @@ def finish(
     """
     folder = RunFolder(job.folder)
     trains = isinstance(job.candidate.what, type) and issubclass(job.candidate.what, Agent)
-    if overwrite or not folder.is_run():
-        folder = RunFolder.create(folder.path, overwrite)
+    if not folder.is_run():
+        folder = RunFolder.create(folder.path)
     elif not folder.finished and trains:
         folder.lock()
     elif not folder.finished:  # it cannot go on

@@ -9,7 +9,7 @@ from typing import Any
 
 import tyro
 
-from agents.cli.algorithms import AGENTS, find_agent
+from agents.cli.algorithms import AGENTS, can_go_on, find_agent
 from agents.cli.options import Train
 from agents.runs import RunFolder
 from agents.runs.recorder import SAVE_EVERY
@@ -53,6 +53,11 @@ def parse_resume(arguments: list[str]) -> tuple[Train, dict[str, Any]] | None:
             "Python, with Agent.load and RunRecorder(resume=True)."
         )
     saved, chosen = settings["options"], settings["chosen"]
+    if not can_go_on(saved["agent"]):
+        raise ValueError(
+            f"The run in {str(given.resume)!r} is of {saved['agent']}, which cannot go on after a "
+            "break: the same compare command repeats it."
+        )
     if saved["agent"] not in AGENTS and given.agent is None:
         raise ValueError(
             f"The run in {str(given.resume)!r} has agent={saved['agent']!r}, which names code. "

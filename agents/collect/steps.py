@@ -185,7 +185,7 @@ def _with_final_rows(observation: Any, final: np.ndarray, rows: np.ndarray) -> A
         }
     merged = observation.clone() if isinstance(observation, Tensor) else observation.copy()
     for row in np.flatnonzero(rows):
-        merged[row] = final[row]
+        merged[row] = torch.as_tensor(final[row]) if isinstance(merged, Tensor) else final[row]
     return merged
 
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from agents import environments
+from torch import nn
+
+from agents import environments, policies
 from agents.policies.acting import (
     ActingPolicy,
     ForeignPolicy,
@@ -68,21 +70,57 @@ class Caller:
         self.function = function
 
     def predict(
-        self, observation: Any, state: Any = None, start: Any = None, deterministic: bool = True
+        self,
+        observation: Any,
+        state: Any = None,
+        episode_start: Any = None,
+        deterministic: bool = True,
     ) -> tuple[Any, Any]:
         """The function's actions; there is no state."""
         return self.function(observation), state
 
 
-def as_predictor(candidate: Any) -> Any:
+class PolicyPredictor:
+    """A policy of this library as something that has ``predict``.
+
+    Args:
+        policy: see `agents.policies.base.Policy`.
+        action_space: of one row.
+    """
+
+    def __init__(self, policy: Any, action_space: Any):
+        self.policy, self.action_space = policy, action_space
+
+    def predict(
+        self,
+        observation: Any,
+        state: Any = None,
+        episode_start: Any = None,
+        deterministic: bool = True,
+    ) -> tuple[Any, Any]:
+        """As `agents.policies.predict`."""
+        step = observation, state, episode_start, deterministic
+        return policies.predict(self.policy, self.action_space, *step)
+
+
+def as_predictor(candidate: Any, env: Any = None) -> Any:
     """Something with the ``predict`` of stable-baselines3.
 
+    Args:
+        candidate: it, a policy, or a function of the observation.
+        env: a policy's actions are those of its space.
+
     Raises:
-        TypeError: the candidate neither has it nor can be called.
+        TypeError: the candidate is none of these.
     """
-    if hasattr(candidate, "predict"):
+    if isinstance(candidate, UNTRAINED):
+        raise TypeError(f"{candidate} is a candidate for environments of text.")
+    if hasattr(candidate, "predict") and not isinstance(candidate, type):
         return candidate
-    if callable(candidate):
+    if hasattr(candidate, "act") and not isinstance(candidate, type):
+        space = getattr(env, "single_action_space", getattr(env, "action_space", None))
+        return PolicyPredictor(candidate, space)
+    if callable(candidate) and not isinstance(candidate, nn.Module | type):
         return Caller(candidate)
     raise TypeError(
         f"A {type(candidate).__name__} cannot be evaluated: give an agent, its folder, a policy, a "
@@ -132,7 +170,9 @@ def text_policy(candidate: Any, env: Any, deterministic: bool = False) -> Any:
 
 def _untrained(candidate: Any, text_env: Any, sampling: Sampling) -> ActingPolicy:
     if isinstance(candidate, RandomTokens):
-        return UniformPolicy(sampling, text_env.task.device)
+        shaping = text_env.shaping
+        device = text_env.task.device if shaping is None else shaping.reference.device
+        return UniformPolicy(sampling, device)
     if text_env.shaping is None:
         raise ValueError(
             f"{candidate} is a candidate of the reference model, but the environment has none: "

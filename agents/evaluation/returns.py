@@ -2,10 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from gymnasium.vector import AutoresetMode, VectorEnv
+
+
+@dataclass(frozen=True)
+class Returns:
+    """Episodes of any other environment than text.
+
+    Attributes:
+        returns: the undiscounted sum of rewards of each episode ``[N]``.
+    """
+
+    returns: np.ndarray
 
 
 def evaluate_returns(

@@ -106,6 +106,7 @@ class GreedyPolicy(ActingPolicy):
     def __init__(self, policy: Any):
         super().__init__(policy.sampling, policy.device)
         self.policy = policy
+        self.model = getattr(policy, "model", None)  # whose tokenizer an environment compares
 
     def act(
         self,

@@ -69,16 +69,17 @@ def next_logits(
 
 
 def running_rows(observation: Any) -> Tensor | None:
-    """Indices of the rows whose action counts; None if all do, as far as the observation says."""
+    """Indices of the rows whose action counts; None if all do or none does, or if the observation
+    does not say so."""
     running = getattr(observation, "running", None)
-    return None if running is None else running.nonzero()[:, 0]
+    return running.nonzero()[:, 0] if running is not None and running.any() else None
 
 
 def among(part: Tensor, rows: Tensor | None, count: int) -> Tensor:
     """A column ``[R, ...]`` of some of ``count`` rows as one of all, 0 elsewhere."""
     if rows is None:
         return part
-    return part.new_zeros((count, *part.shape[1:])).index_copy(0, rows, part)
+    return part.new_zeros((count, *part.shape[1:])).index_copy(0, rows.to(part.device), part)
 
 
 @dataclass

@@ -9,11 +9,11 @@ import numpy as np
 import pandas as pd
 import pytest
 import stable_baselines3 as sb3
+import torch
 
 from agents import GRPO, PPO, BestOfN, Untouched, compare
 from agents.comparison import Comparison, Run
-from agents.evaluation import TextEvaluation
-from agents.judge import Returns
+from agents.evaluation import Returns, TextEvaluation
 from agents.statistics import all_differences, interval, paired_difference
 
 
@@ -75,6 +75,12 @@ def test_differences_are_those_of_all_pairs_and_of_pairs_of_runs(found):
         found.difference("good", "ugly")
     with pytest.raises(ValueError, match="over='rows' must be"):
         found.difference("good", "bad", over="rows")
+    apart = Comparison([*found.entries, Run("T", "late", 9, found.entries[0].evaluation)])
+    with pytest.raises(ValueError, match="'late' and 'bad' have no seed in common"):
+        apart.difference("late", "bad")
+    two = Comparison([*found.entries, Run("U", "good", 0, found.entries[0].evaluation)])
+    with pytest.raises(ValueError, match="task= must be one of T, U"):
+        two.difference("good", "bad")
 
 
 def test_unknown_returns_and_single_seeds_are_no_reason_to_stop(found, tmp_path):
@@ -149,5 +155,31 @@ def test_other_environments_are_compared_by_their_returns():
 
 
 def test_what_is_no_candidate_is_named():
-    with pytest.raises(TypeError, match="A int cannot be compared"):
-        compare({"three": 3}, "CartPole-v1", report=lambda _: None)
+    for wrong in (3, sb3.PPO, Untouched):
+        with pytest.raises(TypeError, match="cannot be compared"):
+            compare({"wrong": wrong}, "CartPole-v1", report=lambda _: None)
+    for nothing in ({"seeds": 0}, {"env": []}):
+        with pytest.raises(ValueError, match="is empty: there is nothing to compare"):
+            compare({"PPO": PPO}, **{"env": "CartPole-v1", **nothing}, report=lambda _: None)
+
+
+def test_a_live_model_is_a_new_one_in_each_run(make_model, text_kwargs):
+    """And so are schedules of β; a repeated seed counts once."""
+    first = {}
+
+    class Noting(PPO):
+        def update(self, rollout):
+            weights = self.policy.model.state_dict()
+            first.setdefault(id(self), {name: w.clone() for name, w in weights.items()})
+            return super().update(rollout)
+
+    task = text_kwargs(reference=make_model(seed=7), kl_coef={"target": 0.1, "horizon": 9})
+    settings = {"n_envs": 8, "learning_rate": 0.1}
+    found = compare(
+        {"A": (Noting, settings), "B": (Noting, settings)}, seeds=[0, 0, 1], total_timesteps=60,
+        n_episodes=8, env_kwargs=task, policy_kwargs={"model": make_model(seed=3)}, device="cpu",
+        report=lambda _: None,
+    )  # fmt: skip
+    assert len(found.entries) == 4 and len(first) == 4
+    one, *others = first.values()
+    assert all(torch.equal(one[name], other[name]) for other in others for name in one)

@@ -214,6 +214,47 @@ def test_a_function_of_the_observation_acts(make_text_envs):
     assert evaluate(alternating, "CartPole-v1", 8, seed=1).returns.mean() > 30
 
 
+def test_policies_and_functions_act_in_any_environment(on_cartpole):
+    agent = on_cartpole(agents.PPO, policy_kwargs={"net_arch": [4]})
+    one = evaluate(agent, "CartPole-v1", 4, seed=3).returns
+    assert evaluate(agent.policy, "CartPole-v1", 4, seed=3).returns.tolist() == one.tolist()
+    env = DummyVecEnv([lambda: gym.make("CartPole-v1")] * 2)
+    found = evaluate(lambda rows: (rows[:, 2] > 0).astype(int), env, 4)
+    assert found.returns.mean() > 20
+
+
+def test_evaluating_in_its_own_environment_changes_nothing(on_cartpole):
+    plain, watched = (on_cartpole(agents.PPO, n_envs=2, n_steps=32, seed=0) for _ in range(2))
+    for agent in (plain, watched):
+        agent.learn(64)
+    evaluate(watched, n_episodes=6)
+    one, other = plain.collect(), watched.collect()
+    for column in ("observations", "actions", "rewards", "mask"):
+        assert torch.equal(getattr(one, column), getattr(other, column))
+    assert one.episodes == other.episodes
+
+
+def test_a_folder_leaves_the_environment_as_it_was(make_agent, model_folder, tmp_path):
+    agent = make_agent("PPO", env={"reward": "length(3)"})
+    agent.save(tmp_path / "agent")
+    other = make_agent("PPO", num_envs=8, env={"reward": "length(3)"})
+    tokenizer = {"tokenizer": agent.env.tokenizer}
+    found = evaluate(tmp_path / "agent", other.env, 8, env_kwargs=tokenizer)
+    assert len(found.scores) == 8
+    other.learn(16)
+
+
+def test_the_tokenizer_of_a_greedy_policy_is_checked(model_folder, make_text_envs, make_tokenizer):
+    agent = agents.PPO(
+        "CausalLMPolicy", "TextGen-v0", n_envs=8, env_kwargs={"reward": "length(3)"},
+        policy_kwargs={"model": model_folder}, device="cpu",
+    )  # fmt: skip
+    env = make_text_envs(4, tokenizer=make_tokenizer(8, backwards=True))
+    for deterministic in (False, True):
+        with pytest.raises(ValueError, match="tokenizer"):
+            evaluate(agent, env, 4, deterministic=deterministic)
+
+
 # --- bad input ----------------------------------------------------------------------------------
 
 
@@ -221,6 +262,9 @@ def test_what_cannot_be_evaluated_is_said_in_one_sentence(make_text_envs, tmp_pa
     for candidate, env, error, words in [
         (3, make_text_envs(2), TypeError, "A int cannot be evaluated"),
         (3, "CartPole-v1", TypeError, "A int cannot be evaluated"),
+        (torch.nn.Linear(1, 1), "CartPole-v1", TypeError, "A Linear cannot be evaluated"),
+        (sb3.PPO, "CartPole-v1", TypeError, "cannot be evaluated"),
+        (Untouched(), "CartPole-v1", TypeError, "is a candidate for environments of text"),
         (Untouched(), None, ValueError, "has no environment of its own: pass one, env="),
         (len, None, ValueError, "has no environment of its own"),
         (tmp_path, None, FileNotFoundError, "There is no agent in"),

@@ -17,7 +17,9 @@ from torch import Tensor, nn
 from textenv.lm.cache import CachedBody, PromptCache
 
 MIN_PASS = 256  # tokens of a forward pass, padding included, unless there are fewer
-WORTH = 0.25  # share of all tokens that must be saved, since two passes cost more than one
+# Of all tokens at least this share, and a pass of the least size, must be saved by reading prompts
+# once, since two passes cost more than one.
+WORTH = 0.25
 
 # Rows [r], hidden states [r, T, H], and the column [r] from which the first response token of each
 # row is predicted.
@@ -53,7 +55,7 @@ def repeated_prompts(input_ids: Tensor, prompt_lengths: Tensor, lengths: Tensor)
     prompts = Prompts(distinct[:, :-1], distinct[:, -1], of_rows)
     saved = int(on_host.sum() - prompts.lengths.cpu().sum())
     every = int(on_host.sum() + lengths.cpu().sum())
-    return prompts if saved >= WORTH * every else None
+    return prompts if saved >= max(MIN_PASS, WORTH * every) else None
 
 
 def after_prompts(

@@ -57,15 +57,23 @@ def test_everything_that_acts_can_be_compared(options, printed, tmp_path, monkey
     """Hyper-parameters, algorithms of others, own classes, and what needs no training."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
-    (tmp_path / "mine.py").write_text("from agents import PPO\n\nclass Mine(PPO):\n    pass\n")
+    (tmp_path / "own.py").write_text("from agents import PPO\n\nclass Mine(PPO):\n    pass\n")
     names = [
-        "ppo", "ppo(n_epochs=2, learning_rate=0.01)", "mine:Mine", "sb3:PPO(n_steps=4, n_epochs=1)",
-        "untouched", "greedy", "random", "best-of-2",
+        "ppo", "ppo(n_epochs=2, learning_rate=0.01)", "own:Mine",
+        "sb3:PPO(n_steps=4, n_epochs=1)", "untouched", "greedy", "random", "best-of-2",
     ]  # fmt: skip
     text = printed(*options, "--agents", *names)
     table = text[text.index("share") : text.index("\nreturn =")]
     shown = " ".join(table.split())
-    for name in ("ppo", "mine:Mine", "untouched", "greedy", "random", "best-of-2", "optimum"):
+    for name in (
+        "ppo",
+        "own:Mine",
+        "untouched",
+        "greedy",
+        "random",
+        "best-of-2",
+        "optimum",
+    ):
         assert f" {name} " in shown
     frame = pd.read_csv(tmp_path / "runs.csv")
     assert sorted(frame["candidate"].unique()) == sorted(names) and len(frame) == 16
@@ -137,6 +145,9 @@ def test_nothing_is_kept_that_is_not_wanted(options, printed, tmp_path):
         (["--agents", "nowhere:Agent"], "agent='nowhere:Agent' cannot be imported"),
         (["--agents", "sb3:DQN"], "neither derived from agents.Agent nor an algorithm of"),
         (["--agents", "sb3:PPO(n_epoch=2)"], "sb3:PPO has no hyper-parameter n_epoch"),
+        (["--agents", "sb3:PPO(seed=3)"], "sb3:PPO has no hyper-parameter seed"),
+        (["--agents", "ppo(env='CartPole-v1')"], "ppo has no hyper-parameter env"),
+        (["--agents", "sb3_contrib:MaskablePPO"], "needs a policy of its own"),
         (["--agents", "ppo", "--env", "TextGen-v0", "Nothing-v0"], "--env Nothing-v0 cannot"),
     ],
 )
@@ -144,3 +155,29 @@ def test_what_does_not_fit_is_refused_before_anything_runs(arguments, sentence, 
     with pytest.raises(SystemExit, match=sentence):
         main([*options, *arguments])
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_was_to_be_replaced_is_never_mixed_in(options, printed, tmp_path, monkeypatch):
+    options = [*options, "--agents", "untouched", "greedy"]
+    printed(*options)
+    before = (tmp_path / "greedy-1" / "evaluation.json").stat().st_mtime_ns
+
+    def interrupted(*arguments):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises((SystemExit, KeyboardInterrupt)):
+        patch.setattr("agents.cli.compared._evaluate", interrupted)
+        main([*options, "--overwrite"])
+    text = printed(*options)
+    assert text.count("evaluating") == 4
+    assert (tmp_path / "greedy-1" / "evaluation.json").stat().st_mtime_ns > before
+
+
+def test_a_task_that_is_named_twice_counts_once(options, printed, tmp_path):
+    env = ["--env", "TextGen-v0", "TextGen-v0"]
+    printed(*options, "--agents", "untouched", "sb3:PPO(n_steps=4)", *env, "--n-envs", "16")
+    assert len(pd.read_csv(tmp_path / "runs.csv")) == 4
+    settings = json.loads((tmp_path / "sb3-PPO-n_steps=4-0" / "settings.json").read_text())
+    assert settings["options"]["n_envs"] == 16
+    with pytest.raises(SystemExit, match="which cannot go on after a break"):
+        main(["train", "--resume", str(tmp_path / "untouched-0")])

@@ -52,3 +52,13 @@ def test_actions_of_ended_rows_are_0(in_batches, policy_for, make_model):
     assert actions.shape == log_probs.shape == values.shape == (4,)
     assert actions[[0, 3]].tolist() == log_probs[[0, 3]].tolist() == [0, 0]
     assert (log_probs[[1, 2]] < 0).all()
+
+
+def test_a_new_state_may_begin_where_all_rows_have_ended(in_batches, policy_for, make_model):
+    envs = in_batches(2, stop=[5])
+    policy = policy_for(envs, make_model())
+    envs.reset(seed=0)
+    observation, *_ = envs.step(torch.tensor([5, 5]))
+    assert not observation.running.any()
+    actions, *_ = policy.act(observation)
+    assert actions.shape == (2,)
