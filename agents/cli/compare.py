@@ -70,7 +70,7 @@ class Compare:
     """As for train."""
     chat: bool = False
     """As for train."""
-    total_timesteps: int = 40_000
+    total_timesteps: int = 30_000
     """Tokens of each run."""
     kl_coef: float | None = None
     """β, the cost of a nat of KL, in the rewards and in the returns by which all are judged; by

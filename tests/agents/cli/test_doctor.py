@@ -32,7 +32,7 @@ BROKEN = {
         "--line-search-max-iter", "1",
     ],
     "weak critic": ["--vf-learning-rate", "1e-9"],
-    "KL running away": ["--agent", "reinforce", "--learning-rate", "1e-2"],
+    "KL running away": ["--agent", "reinforce", "--learning-rate", "2e-2", "--kl-coef", "0.01"],
     "nothing moved": ["--agent", "reinforce", "--learning-rate", "1e-8"],
     "entropy collapsed": ["--learning-rate", "1e-2", "--n-epochs", "8"],
     "worth less": ["--agent", "reinforce", "--learning-rate", "3e-2"],
