@@ -80,6 +80,7 @@ def comparison(
         band(curves, label, grid, np.array(values))
         trade.scatter(*zip(*finals[label], strict=True), s=22, zorder=3)  # the same colours
     curves.set(xlabel="tokens", ylabel="mean return of a rollout")
+    curves.legend(frameon=False, loc="lower right", ncols=2)  # the levels are at the left
     trade.set(xlabel="KL to the reference, nats per episode", ylabel="mean score at the end")
     if within_reach is not None:
         draw_levels(curves, learning_reach or within_reach)

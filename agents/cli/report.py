@@ -14,7 +14,7 @@ from agents.evaluation import TextEvaluation, mean_and_error
 from agents.progress import console
 from agents.reference import WithinReach
 from agents.runs.recorder import sample_line
-from agents.statistics import Difference, Interval
+from agents.statistics import Difference
 from textenv.optimum import BestOf, Optimum, best_of_n_curve
 
 SAMPLES = 5
@@ -123,11 +123,9 @@ def print_comparison(found: Comparison, task: str) -> None:
         rows += reach_rows(reach, shown)
     rows.sort(key=lambda row: -row[0] if np.isfinite(row[0]) else np.inf)
     table = Table(box=None, pad_edge=False)
-    for heading in ("", "return", "share", "score", "KL", "tokens", "distinct-2"):
-        left = not heading
-        table.add_column(
-            heading, justify="left" if left else "right", no_wrap=not left, overflow="fold"
-        )
+    table.add_column("", min_width=12, overflow="fold")
+    for heading in ("return", "share", "score", "KL", "tokens", "dist-2"):
+        table.add_column(heading, justify="right", no_wrap=True)
     for _, (name, first, *others), share in rows:
         table.add_row(name, first, percentage(share), *others)
     console.print(table)
@@ -135,7 +133,7 @@ def print_comparison(found: Comparison, task: str) -> None:
     console.print(
         f"\nreturn = score − {kl_coef or 'β'}·KL, mean and 95 % interval over seeds; share: of the "
         "way from the untouched model to the optimum; KL: nats per episode; tokens: sampled for a "
-        "response.",
+        "response; dist-2: distinct-2.",
         soft_wrap=True,
     )
     if reach is not None and reach.optimum.warning:
@@ -173,12 +171,10 @@ def print_differences(differences: list[Difference], names: list[str]) -> None:
 
 def candidate_row(row: Any) -> tuple[str, ...]:
     """The cells of one candidate, from its row of `Comparison.summary`."""
-    returns = Interval(row["return"], row["return_low"], row["return_high"])
-    plain = [
-        "" if np.isnan(row[key]) else f"{row[key]:z.3g}"
-        for key in ("score", "kl", "tokens_per_answer", "distinct_2")
-    ]
-    first = str(returns) if np.isfinite(row["return"]) else ""
+    formats = {"score": "z.3f", "kl": "z.2f", "tokens_per_answer": ".1f", "distinct_2": ".2f"}
+    plain = ["" if np.isnan(row[key]) else format(row[key], how) for key, how in formats.items()]
+    numbers = "{return:z.3f} [{return_low:z.3f}, {return_high:z.3f}]".format(**row)
+    first = numbers if np.isfinite(row["return"]) else ""
     return escape(row["candidate"]), escape(first), *plain
 
 
@@ -197,7 +193,7 @@ def reach_rows(
     return [
         (
             value,
-            tuple(f"[dim]{cell}[/]" for cell in (name, *map("{:z.3g}".format, numbers))),
+            tuple(f"[dim]{cell}[/]" for cell in (name, *map("{:z.3f}".format, numbers))),
             within_reach.optimum.share(value),
         )
         for name, point in points.items()
