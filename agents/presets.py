@@ -199,8 +199,8 @@ def reward_model(model: Any) -> dict[str, Any]:
     once takes a step as long as any other unless epsilon is large). Three epochs instead of two:
     0.888. Dropout, fewer layers, an auxiliary loss of the language model, a mean of the last
     weights and one of three models gave no more. A logistic regression on words has 0.88 as well.
-    One set of pairs each: 0.89 with 3,000 pairs; with the temperature 0.3, 0.88 with 1,800 pairs and
-    0.94 with 4,000; with 0.4 and 1,800, 0.88, and with 0.1, 0.86.
+    One set of pairs each: 0.89 with 3,000 pairs; with the temperature 0.3, 0.88 with 1,800 and 0.94
+    with 4,000; with 0.4 and 1,800 pairs, 0.88, and with 0.1, 0.86.
     """
     if is_small(model):
         return {"learning_rate": 1e-2, "adam_epsilon": 1e-2}
