@@ -118,18 +118,16 @@ def main(options: Options) -> None:
             train_dataset=Dataset.from_list([{"prompt": prompt} for prompt in PROMPTS] * 64),
         )  # fmt: skip
         trainer.train()
-    report(options, alternate, trainer)
+    report(options, alternate)
 
 
-def report(options: Options, alternate: Alternate, trainer: GRPOTrainer) -> None:
+def report(options: Options, alternate: Alternate) -> None:
     """Print the table, and write it to the results."""
     medians = {name: statistics.median(s[1:]) for name, s in alternate.seconds.items()}
-    lengths = trainer._metrics["train"].get("completions/mean_length", [float("nan")])
     text = (
         f"{options.model}, {options.dtype}, {options.rows} × {options.budget} tokens, groups of "
         f"{options.group_size}, {options.lengths} lengths (mean "
-        f"{statistics.mean(alternate.tokens) / options.rows:.1f}; TRL's "
-        f"{statistics.mean(lengths):.1f}), CPU, {torch.get_num_threads()} threads, median of "
+        f"{statistics.mean(alternate.tokens) / options.rows:.1f}), CPU, {torch.get_num_threads()} threads, median of "
         f"{options.rounds} alternating steps\n\n| | samples/s | ratio |\n|---|---|---|\n"
         + "".join(
             f"| {name} | {options.rows / s:.2f} | {medians['TRL'] / s:.2f} |\n"
