@@ -128,7 +128,8 @@ def report(options: Options, alternate: Alternate) -> None:
         f"{options.model}, {options.dtype}, {options.rows} × {options.budget} tokens, groups of "
         f"{options.group_size}, {options.lengths} lengths (mean "
         f"{statistics.mean(alternate.tokens) / options.rows:.1f}), CPU, "
-        f"{torch.get_num_threads()} threads, median of {options.rounds} alternating steps\n\n| | samples/s | ratio |\n|---|---|---|\n"
+        f"{torch.get_num_threads()} threads, median of {options.rounds} alternating steps"
+        "\n\n| | samples/s | ratio |\n|---|---|---|\n"
         + "".join(
             f"| {name} | {options.rows / s:.2f} | {medians['TRL'] / s:.2f} |\n"
             for name, s in medians.items()
