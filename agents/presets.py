@@ -148,7 +148,8 @@ def policy_kwargs(
 def stable_baselines3(algorithm: str, model: Any, budget: int) -> dict[str, Any]:
     """What suits an algorithm of stable-baselines3 on text, where ours would be ``"auto"``.
 
-    Its rates are those of ours. A rollout has as many steps as a response may have tokens.
+    A rollout has as many steps as a response may have tokens. The rate of small models is
+    that of the example in README.md.
 
     Args:
         algorithm: the name of its class.

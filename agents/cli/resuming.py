@@ -58,26 +58,8 @@ def parse_resume(arguments: list[str]) -> tuple[Train, dict[str, Any]] | None:
             f"The run in {str(given.resume)!r} is of {saved['agent']}, which cannot go on after a "
             "break: the same compare command repeats it."
         )
-    if saved["agent"] not in AGENTS and given.agent is None:
-        raise ValueError(
-            f"The run in {str(given.resume)!r} has agent={saved['agent']!r}, which names code. "
-            "Code that a file names is not imported: name it yourself, with --agent."
-        )
-    if given.agent not in (None, saved["agent"]):
-        raise ValueError(
-            f"--agent {given.agent} is another one than that of the run, {saved['agent']}: begin a "
-            "new run for it."
-        )
-    if names_code(saved["reward"]) and given.reward is None:
-        raise ValueError(
-            f"The run in {str(given.resume)!r} has reward={saved['reward']!r}, which names code. "
-            "Code that a file names is not imported: name it yourself, with --reward."
-        )
-    if given.reward not in (None, saved["reward"]):
-        raise ValueError(
-            f"--reward {given.reward} is another one than that of the run, {saved['reward']}: "
-            "begin a new run for it."
-        )
+    check_named_again("agent", saved["agent"] not in AGENTS, given, saved)
+    check_named_again("reward", names_code(saved["reward"]), given, saved)
     fields = {field.name for field in dataclasses.fields(Train)}
     known = inspect.signature(find_agent(saved["agent"])).parameters
     now = {
@@ -87,3 +69,22 @@ def parse_resume(arguments: list[str]) -> tuple[Train, dict[str, Any]] | None:
     }  # fmt: skip
     options = Train(**{name: value for name, value in saved.items() if name in fields} | now)
     return options, {name: value for name, value in chosen.items() if name in known}
+
+
+def check_named_again(what: str, is_code: bool, given: Resume, saved: dict[str, Any]) -> None:
+    """Raise an error unless the agent or the reward of the run is named again, if it is code.
+
+    Raises:
+        ValueError: it is not, or another one is named.
+    """
+    here = getattr(given, what)
+    if is_code and here is None:
+        raise ValueError(
+            f"The run in {str(given.resume)!r} has {what}={saved[what]!r}, which names code. Code "
+            f"that a file names is not imported: name it yourself, with --{what}."
+        )
+    if here not in (None, saved[what]):
+        raise ValueError(
+            f"--{what} {here} is another one than that of the run, {saved[what]}: begin a new run "
+            "for it."
+        )

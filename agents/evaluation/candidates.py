@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from torch import nn
@@ -59,15 +61,16 @@ class BestOfN:
 UNTRAINED = Untouched | Greedy | RandomTokens | BestOfN
 
 
-class Caller:
-    """A function of the observation as something that has ``predict``.
+class Predictor:
+    """A function as something that has the ``predict`` of stable-baselines3.
 
     Args:
-        function: from the observation of all rows, as numpy arrays, to their actions.
+        step: of observation, state, episode starts, and whether to act without drawing, to actions
+            and the next state.
     """
 
-    def __init__(self, function: Any):
-        self.function = function
+    def __init__(self, step: Callable[[Any, Any, Any, bool], tuple[Any, Any]]):
+        self.step = step
 
     def predict(
         self,
@@ -76,31 +79,8 @@ class Caller:
         episode_start: Any = None,
         deterministic: bool = True,
     ) -> tuple[Any, Any]:
-        """The function's actions; there is no state."""
-        return self.function(observation), state
-
-
-class PolicyPredictor:
-    """A policy of this library as something that has ``predict``.
-
-    Args:
-        policy: see `agents.policies.base.Policy`.
-        action_space: of one row.
-    """
-
-    def __init__(self, policy: Any, action_space: Any):
-        self.policy, self.action_space = policy, action_space
-
-    def predict(
-        self,
-        observation: Any,
-        state: Any = None,
-        episode_start: Any = None,
-        deterministic: bool = True,
-    ) -> tuple[Any, Any]:
-        """As `agents.policies.predict`."""
-        step = observation, state, episode_start, deterministic
-        return policies.predict(self.policy, self.action_space, *step)
+        """Actions of all rows, and the state to pass to the next call."""
+        return self.step(observation, state, episode_start, deterministic)
 
 
 def as_predictor(candidate: Any, env: Any = None) -> Any:
@@ -118,10 +98,10 @@ def as_predictor(candidate: Any, env: Any = None) -> Any:
     if hasattr(candidate, "predict") and not isinstance(candidate, type):
         return candidate
     if hasattr(candidate, "act") and not isinstance(candidate, type):
-        space = getattr(env, "single_action_space", getattr(env, "action_space", None))
-        return PolicyPredictor(candidate, space)
+        space: Any = getattr(env, "single_action_space", getattr(env, "action_space", None))
+        return Predictor(partial(policies.predict, candidate, space))
     if callable(candidate) and not isinstance(candidate, nn.Module | type):
-        return Caller(candidate)
+        return Predictor(lambda observation, state, *_: (candidate(observation), state))
     raise TypeError(
         f"A {type(candidate).__name__} cannot be evaluated: give an agent, its folder, a policy, a "
         "model with predict(), or a function from observations to actions."

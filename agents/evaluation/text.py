@@ -101,9 +101,7 @@ def _sample(
 ) -> tuple[list[Rollout], list[str], float]:
     """Rollouts of at least ``n_episodes``, the prompts of these, and the seconds that they took."""
     before = policy.generator.get_state()
-    policy.seed(
-        seed if draw == 0 else int(np.random.SeedSequence([seed, draw]).generate_state(1)[0])
-    )
+    policy.seed(seed_of(seed, draw))
     rollouts: list[Rollout] = []
     texts: list[str] = []
     seconds = 0.0
