@@ -112,6 +112,11 @@ class Train:
     "auto" is bfloat16 if the hardware is fast with it and the model is not tiny."""
 
 
+def default(value: Any) -> Any:
+    """The field of a dataclass with this default, which may be a list."""
+    return field(default_factory=lambda: value)
+
+
 def parse_train(arguments: list[str]) -> tuple[Train, dict[str, Any]]:
     """The options of a run and the hyper-parameters of its algorithm.
 
@@ -134,7 +139,7 @@ def parse_train(arguments: list[str]) -> tuple[Train, dict[str, Any]]:
     cls = dataclasses.make_dataclass(
         "Train",
         [
-            *((key, hints[key], field(default=value)) for key, value in preset.items()),
+            *((key, hints[key], default(value)) for key, value in preset.items()),
             (
                 "hyperparameters",
                 Annotated[group, tyro.conf.arg(name=""), tyro.conf.FlagConversionOff],

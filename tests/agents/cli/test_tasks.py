@@ -55,6 +55,15 @@ def test_a_task_is_learned_on_its_prompts_and_judged_on_others(tmp_path, monkeyp
     main(["train", "--resume", "run", "--total-timesteps", "80"])
 
 
+@pytest.mark.parametrize("stop", ["!", ("!", "\n"), ["!"], None])
+def test_stop_strings_of_a_registered_environment_are_defaults(mine, stop, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    gym.registry[mine].kwargs["stop"] = stop
+    main(["train", "--env", mine, "--agent", "reinforce", "--output", "run", *SMALL])
+    options = json.load(open("run/settings.json"))["options"]
+    assert options["stop"] == {str: ["!"], tuple: ["!", "\n"], list: ["!"]}.get(type(stop), [])
+
+
 def prompts_of(file):
     return {json.loads(line)["prompt"] for line in open(file)}
 
@@ -75,9 +84,9 @@ def test_compare_takes_a_task(tmp_path, monkeypatch, capsys):
     assert "optimum" in capsys.readouterr().out
     with pytest.raises(SystemExit, match="--env Nope-v0 cannot be made"):
         main(["compare", "--env", "Nope-v0"])
-    with pytest.raises(SystemExit, match="chat template"):  # of DigitSum-v0
-        main(["compare", "--env", "DigitSum-v0", "--agents", "ppo", "--output", "digits", *small])
-    assert not (tmp_path / "digits").exists()
+    with pytest.raises(SystemExit, match="chat template"):  # of LetterCount-v0
+        main(["compare", "--env", "LetterCount-v0", "--agents", "ppo", "--output", "chat", *small])
+    assert not (tmp_path / "chat").exists()
 
 
 def test_learning_is_compared_with_the_optimum_of_its_own_prompts(tmp_path, monkeypatch, capsys):

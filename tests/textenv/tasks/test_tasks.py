@@ -61,7 +61,7 @@ def test_arguments_of_the_caller_take_precedence(task):
 
 def test_instructions_are_chats_and_the_others_are_not():
     chats = {name for name, task in TASKS.items() if task.chat}
-    assert set(TASKS) - chats == {"Sentiment-v0"}
+    assert set(TASKS) - chats == {"Sentiment-v0", "DigitSum-v0"}
 
 
 def test_held_out_prompts_are_none_of_training(task):
@@ -113,7 +113,7 @@ def test_bad_arguments_are_refused(generator, arguments, message):
 
 def test_more_rows_than_there_are_items_are_refused():
     with pytest.raises(ValueError, match=r"size=91 is too large: only [0-9]+ different rows"):
-        digit_sum.rows(91)
+        digit_sum.rows(91, digits=2)
     with pytest.raises(ValueError, match="digits=1 must be a whole number from 2 to 9"):
         digit_sum.rows(digits=1)
     with pytest.raises(ValueError, match="count=7 must be a whole number from 2 to 6"):
@@ -135,9 +135,13 @@ def test_right_answers_score_1_and_wrong_ones_0(generator):
 
 
 def test_answers_worked_out_by_hand():
-    for row in digit_sum.rows(60) + digit_sum.rows(16, held_out=True):
-        number = int(row["prompt"].split(" of ")[-1][:2])
+    for row in digit_sum.rows(40, digits=2) + digit_sum.rows(8, held_out=True, digits=2):
+        *worked, question = row["prompt"].splitlines()
+        assert worked[1] == "Sum of the digits of 481: 4 + 8 + 1 = 13"
+        number = int(question.removeprefix("Sum of the digits of ").removesuffix(":"))
         assert row["answer"] == number // 10 + number % 10
+        assert number not in (35, 27)  # of the worked examples
+        assert score(digit_sum.TASK, row, f" {number // 10} + {number % 10} = {row['answer']}") == 1
     assert letter_count._row(("pepper", "p"), None)["answer"] == 3
     assert letter_count._row(("car", "z"), None)["answer"] == 0
     assert word_reversal._row("bird", None)["answer"] == "drib"
