@@ -96,8 +96,9 @@ class Agent(SB3Members, metaclass=Construction):
             env, self.policy_class, self.policy_kwargs, n_envs, env_kwargs, group_size, self.device
         )
         self.policy: Any = policies.make(
-            self.policy_class, self.env, self.policy_needs, self.policy_kwargs, seed, self.device
-        )
+            self.policy_class, self.env, self.policy_needs, self.policy_kwargs, seed, self.device,
+            environments.reference(self.env),
+        )  # fmt: skip
         environments.bind(self.env, self.policy)
         learning = self.trained_parameters()
         self.optimizer = make_optimizer(learning, learning_rate, weight_decay, adam_epsilon)

@@ -173,6 +173,12 @@ def text_environments(env: Any) -> list[TextGenEnv | TextGenVectorEnv]:
     return [single for single in singles if isinstance(single, TextGenEnv)]
 
 
+def reference(env: Any) -> Any:
+    """The reference model of the text environments inside ``env``; None without one."""
+    shaped = (text.shaping for text in text_environments(env) if text.shaping is not None)
+    return next((shaping.reference for shaping in shaped), None)
+
+
 def bind(env: Any, policy: Any) -> None:
     """Let the text environments inside ``env`` read the policy's records, for KL shaping.
 

@@ -11,6 +11,8 @@ import os
 from pathlib import Path
 from typing import Any
 
+from textenv.lm.adapters import has_adapters
+
 SMALL_MODEL = 20e6  # parameters; the bundled model has 1.9 million, SmolLM2 has 135
 BYTES_PER_PARAMETER = 2  # of the files of small models; the bundled one is float16
 
@@ -167,14 +169,6 @@ def stable_baselines3(algorithm: str, model: Any, budget: int) -> dict[str, Any]
     if small and algorithm != "TRPO":
         chosen["policy_kwargs"] |= {"optimizer_kwargs": {"eps": SMALL["PPO"]["adam_epsilon"]}}
     return chosen
-
-
-def has_adapters(model: Any, lora: Any) -> bool:
-    """Whether only adapters learn: new ones, those of a live model, or those in a folder."""
-    if lora is not None or hasattr(model, "peft_config"):
-        return True
-    is_path = isinstance(model, str | os.PathLike)
-    return is_path and (Path(model) / "adapter_config.json").is_file()
 
 
 def training(model: Any) -> dict[str, Any]:

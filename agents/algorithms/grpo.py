@@ -24,7 +24,7 @@ class GRPO(Agent):
     Dr. GRPO (Liu et al. 2025) is ``advantage_fn=advantages.group_centered`` with
     ``reduction=partial(reductions.constant_length, length=max_new_tokens)``; DAPO (Yu et al. 2025)
     is ``reduction=reductions.token_mean`` with ``clip_range_high=0.28``. A row of the rollout has
-    be one episode, as it is for text.
+    to be one episode, as it is for text.
 
     Args:
         policy, env: as in `agents.Agent`, which also explains the remaining arguments.

@@ -17,7 +17,8 @@ from agents.policies.mlp import MlpPolicy
 from textenv.arguments import unknown_argument
 
 __all__ = ["CausalLMPolicy", "MlpPolicy", "Policy"]
-OF_THE_AGENT = ("observation_space", "action_space", "device", "seed")  # what it passes itself
+# What an agent passes itself.
+OF_THE_AGENT = ("observation_space", "action_space", "device", "seed", "reference")
 NAMES: dict[str, Any] = {"CausalLMPolicy": CausalLMPolicy, "MlpPolicy": MlpPolicy}
 
 
@@ -43,6 +44,7 @@ def make(
     policy_kwargs: Mapping[str, Any],
     seed: int | None,
     device: torch.device,
+    reference: Any = None,
 ) -> Any:
     """Make a policy for one row of an environment.
 
@@ -53,6 +55,7 @@ def make(
         policy_kwargs: arguments of the policy.
         seed: the seed of new weights, if the class has such an argument.
         device: the device of the policy.
+        reference: the environment's reference, if the class has such an argument.
 
     Raises:
         TypeError: it has no such argument, or does not implement the contract of
@@ -70,6 +73,8 @@ def make(
         keywords = {**needs, **keywords}
     if seed is not None and "seed" in takes:
         keywords.setdefault("seed", seed)
+    if "reference" in takes:
+        keywords.setdefault("reference", reference)
     policy = cls(env.single_observation_space, env.single_action_space, **keywords)
     check_policy(policy)
     return policy

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -20,9 +19,9 @@ from agents.policies.checks import check_live, check_space, checked_tokens
 from agents.policies.decoding import Caches, Decoders, next_logits, next_tokens
 from agents.policies.distributions import TokenDistribution, to_rows
 from textenv.legality import KEYS, of_rows
-from textenv.lm.adapters import add_adapters, merged
+from textenv.lm.adapters import add_adapters, has_adapters, merged
 from textenv.lm.loading import cast, load_model
-from textenv.lm.parts import first_layers, split, unwrapped
+from textenv.lm.parts import first_layers, sharing, split, unwrapped
 from textenv.lm.scoring import Sampling, response_states
 from textenv.lm.support import check_supported
 from textenv.lm.vocabulary import own_tokenizer
@@ -56,6 +55,9 @@ class CausalLMPolicy(nn.Module, Policy):
         lora: learn adapters of low rank instead of the model's weights: the rank, or arguments of
             `peft.LoraConfig` (see `textenv.lm.adapters`). Only they are saved; `merge` writes a
             model without adapters.
+        reference: a loaded model, such as the environment's reference. If only adapters learn and
+            it is their base, its weights are used, and there is no second copy of them. In bfloat16
+            they stay in that precision.
         seed: the seed of new adapters.
         device: the device of the model.
     """
@@ -74,6 +76,7 @@ class CausalLMPolicy(nn.Module, Policy):
         attn_implementation: str | None = None,
         critic_layers: int = 0,
         lora: int | Mapping[str, Any] | None = None,
+        reference: Any = None,
         seed: int | None = None,
         device: str | torch.device = "cpu",
     ):
@@ -81,7 +84,11 @@ class CausalLMPolicy(nn.Module, Policy):
         if dtype not in DTYPES:
             raise ValueError(f"dtype={dtype!r} is unknown: use one of {', '.join(DTYPES)}.")
         check_space(observation_space)
-        self.model: Any = load_model(model, device=device, attn_implementation=attn_implementation)
+        self.dtype, self.device = DTYPES[dtype], torch.device(device)
+        self.model: Any = load_model(
+            model, device=device, attn_implementation=attn_implementation,
+            frozen=reference if has_adapters(model, lora) and self.can_act(reference) else None,
+        )  # fmt: skip
         if lora is not None:
             self.model = add_adapters(self.model, lora, seed)
         self.model.eval()  # dropout stays off, in rollout and in update
@@ -97,7 +104,6 @@ class CausalLMPolicy(nn.Module, Policy):
         banned = checked_tokens(banned_tokens, vocabulary)
         check_supported(self.model, observation_space["input_ids"].shape[0])
         self.sampling = Sampling(temperature, banned, vocabulary, forbids_early_stops=True)
-        self.dtype, self.device = DTYPES[dtype], torch.device(device)
         size = outputs.shape[1]  # of the hidden states: some bodies end in a projection
         # Random weights are not needed here, and would change the global random state.
         self.value_head = nn.utils.skip_init(nn.Linear, size, 1, device=device)
@@ -125,6 +131,11 @@ class CausalLMPolicy(nn.Module, Policy):
         """Whether `act` and `evaluate` differ by the rounding of a reduced precision."""
         return self.dtype != torch.float32
 
+    def can_act(self, model: Any) -> bool:
+        """Whether the weights of a loaded model have the policy's precision, or more."""
+        dtype, device = getattr(model, "dtype", None), getattr(model, "device", None)
+        return dtype in (torch.float32, self.dtype) and device == self.device
+
     def autocast(self, captured: bool = False) -> AbstractContextManager:
         """The context in which the weights that learn run in the policy's precision.
 
@@ -150,10 +161,14 @@ class CausalLMPolicy(nn.Module, Policy):
         """The model that acts: the one that learns, or its current copy in lower precision."""
         if not self.reduced_precision:
             return self.model
+        model = unwrapped(self.model)
         if not self._acting:
-            self._acting.append(cast(copy.deepcopy(unwrapped(self.model)), self.dtype))
-        copies, originals = self._acting[0].parameters(), unwrapped(self.model).parameters()
-        torch._foreach_copy_(list(copies), list(originals))
+            frozen = [p for p in model.parameters() if not p.requires_grad]
+            shared = [p for p in frozen if p.dtype == self.dtype]
+            self._acting.append(cast(sharing(model, shared), self.dtype))
+        pairs = zip(self._acting[0].parameters(), model.parameters(), strict=True)
+        copies, originals = zip(*(pair for pair in pairs if pair[0] is not pair[1]), strict=True)
+        torch._foreach_copy_(copies, originals)
         return self._acting[0]
 
     @torch.no_grad()

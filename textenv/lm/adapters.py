@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -69,3 +71,11 @@ def merged(model: Any) -> Any:
     """A copy of a model with its adapters, if it has some, merged into its weights."""
     copied = copy.deepcopy(model)
     return copied.merge_and_unload() if hasattr(copied, "merge_and_unload") else copied
+
+
+def has_adapters(model: Any, lora: Any) -> bool:
+    """Whether only adapters learn: new ones, those of a live model, or those in a folder."""
+    if lora is not None or hasattr(model, "peft_config"):
+        return True
+    is_path = isinstance(model, str | os.PathLike)
+    return is_path and (Path(model) / "adapter_config.json").is_file()

@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 from torch import nn
 
 from textenv.arguments import first_line
-from textenv.lm.parts import unwrapped
+from textenv.lm.parts import sharing, unwrapped
 from textenv.lm.sources import find
 
 if TYPE_CHECKING:
@@ -91,6 +91,7 @@ def load_model(
     dtype: torch.dtype = torch.float32,
     device: str | torch.device | None = None,
     attn_implementation: str | None = None,
+    frozen: PreTrainedModel | None = None,
 ) -> PreTrainedModel:
     """The causal language model of ``source``, in ``eval`` mode: dropout is off from the start.
 
@@ -101,11 +102,18 @@ def load_model(
         device: the device of the model; ``None`` means the CPU.
         attn_implementation: ``"sdpa"``, ``"eager"``, ...; ``None`` lets transformers choose.
             Second derivatives (Fisher-vector products) need ``"eager"``.
+        frozen: a loaded model. If it is of this source, or of the base of its adapters, its weights
+            are shared, whatever their dtype: the caller must not change them.
 
     Raises:
         FileNotFoundError, ModuleNotFoundError: there is no such source.
         ValueError: its files are damaged, incomplete, or those of another kind of model.
     """
+    if frozen is not None and is_from(frozen, source):
+        shared = sharing(frozen, frozen.parameters())
+        if attn_implementation is not None:
+            shared.set_attn_implementation(attn_implementation)
+        return shared
     if not isinstance(source, str | os.PathLike):
         if not isinstance(source, nn.Module):
             raise TypeError(f"{source!r} is no model of transformers, and no source of one.")
@@ -124,7 +132,9 @@ def load_model(
             f"The folder {name!r} holds no model: give one written by save_pretrained."
         )
     if adapters.is_file():
-        model = _with_adapters(name, dtype, attn_implementation)
+        model = _with_adapters(
+            name, dtype=dtype, attn_implementation=attn_implementation, frozen=frozen
+        )
         setattr(unwrapped(model), LOADED_FROM, os.fspath(source))
         return model.to(device).eval()
     # transformers may keep the weights of a GGUF file packed unless float32 is requested.
@@ -151,6 +161,13 @@ def load_model(
     return model.to(device).eval()
 
 
+def is_from(model: Any, source: Any) -> bool:
+    """Whether a loaded model is that of a source, a live one included."""
+    if isinstance(source, str | os.PathLike):
+        return getattr(model, LOADED_FROM, None) == os.fspath(source)
+    return model is source
+
+
 def check_complete(source: str | os.PathLike[str], missing: Iterable[str]) -> None:
     """Raise an error for weights that a model's files lack: they would be random numbers.
 
@@ -167,10 +184,11 @@ def check_complete(source: str | os.PathLike[str], missing: Iterable[str]) -> No
         )
 
 
-def _with_adapters(folder: str, dtype: torch.dtype, attn_implementation: str | None):
+def _with_adapters(folder: str, **loading: Any):
     """The base model of the adapters in a folder, wrapped by PEFT so that the adapters can learn.
 
-    `from_pretrained` would also load both, but keep them fixed.
+    ``loading``: arguments of `load_model`. `from_pretrained` would also load both, but keep them
+    fixed.
     """
     from peft import PeftConfig, PeftModel, get_peft_model_state_dict
     from peft.utils import load_peft_weights
@@ -181,7 +199,7 @@ def _with_adapters(folder: str, dtype: torch.dtype, attn_implementation: str | N
             f"The adapters in {folder!r} don't say which base model they belong to: load that one "
             "and pass peft.PeftModel.from_pretrained(base, folder, is_trainable=True)."
         )
-    model = load_model(base, dtype=dtype, attn_implementation=attn_implementation)
+    model = load_model(base, **loading)
     # PEFT only warns of weights that its file lacks.
     adapted = PeftModel.from_pretrained(model, folder, is_trainable=True)
     saved = load_peft_weights(folder, device="cpu")

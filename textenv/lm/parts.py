@@ -7,6 +7,7 @@ only at the columns that are needed, and a value head can share the body.
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -64,6 +65,18 @@ def split(model: Any) -> tuple[nn.Module, Head]:
 def body_of(model: Any) -> nn.Module:
     """The body of a causal language model; a body is returned as it is."""
     return unwrapped(model).base_model
+
+
+def sharing(model: Any, weights: Iterable[Tensor]) -> Any:
+    """A copy of a model that has the given weights in common with it, and others of its own.
+
+    What is put around the layers of the one, such as adapters, is not in the other.
+
+    Args:
+        model: of transformers.
+        weights: those of its parameters that are not copied.
+    """
+    return copy.deepcopy(model, {id(weight): weight for weight in weights})
 
 
 def first_layers(model: Any, count: int) -> nn.Module:

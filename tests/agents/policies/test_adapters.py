@@ -179,3 +179,75 @@ def test_adapters_are_not_put_on_adapters(make_text_envs, make_model):
             "CausalLMPolicy", make_text_envs(8), device="cpu",
             policy_kwargs={"model": peft.get_peft_model(make_model(), config), "lora": 2},
         )  # fmt: skip
+
+
+@pytest.fixture
+def make_sharing_agent(model_folder):
+    """``make_sharing_agent(PPO)``: the environment's reference is the base of its adapters."""
+
+    def make(cls=PPO, dtype="float32", **keywords):
+        return cls(
+            "CausalLMPolicy", "TextGen-v0", n_envs=8, seed=0, learning_rate=1e-2, device="cpu",
+            env_kwargs={
+                "tokenizer": model_folder, "prompts": ["a film", "the"], "reward": "length(3)",
+                "max_new_tokens": 5, "reference": model_folder, "reference_dtype": dtype,
+                "kl_coef": 0.1,
+            },
+            policy_kwargs={"model": model_folder, "lora": 2, "dtype": dtype, **keywords},
+        )  # fmt: skip
+
+    return make
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_adapters_share_the_weights_of_the_reference(make_sharing_agent, next_logits, dtype):
+    agent = make_sharing_agent(dtype=dtype)
+    reference = agent.env.shaping.reference
+    assert not [name for name, _ in reference.named_parameters() if "lora" in name]
+    own = {id(p) for p in agent.policy.model.parameters()}
+    acting = {id(p) for p in agent.policy.acting_model().parameters()}
+    assert all(id(p) in own & acting for p in reference.parameters())
+    before = [p.clone() for p in reference.parameters()]
+
+    def log_probs(rollout):
+        now = agent.policy.evaluate(rollout.observations, rollout.actions, rollout.mask)
+        return now.log_probs.detach()
+
+    rollout = agent.collect()
+    assert torch.equal(log_probs(rollout), rollout.reference_log_probs)  # the KL is exactly 0
+    agent.update(rollout)
+    assert all(map(torch.equal, before, reference.parameters()))
+    rollout = agent.collect()
+    assert not torch.equal(log_probs(rollout), rollout.reference_log_probs)
+    with agent.policy.model.disable_adapter():
+        assert torch.equal(log_probs(rollout), rollout.reference_log_probs)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_loaded_adapters_share_them_too(make_sharing_agent, tmp_path, dtype):
+    agent = make_sharing_agent(dtype=dtype).learn(40)
+    agent.save(tmp_path / "agent")
+    again = PPO.load(tmp_path / "agent", device="cpu")
+    own = {id(p) for p in again.policy.model.parameters()}
+    assert all(id(p) in own for p in again.env.shaping.reference.parameters())
+    agent.learn(40, reset_num_timesteps=False)
+    again.learn(40, reset_num_timesteps=False)
+    for one, other in zip(agent.policy.parameters(), again.policy.parameters(), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_a_model_that_learns_as_a_whole_shares_nothing(make_sharing_agent):
+    agent = make_sharing_agent(lora=None)
+    assert all(p.requires_grad for p in agent.policy.model.parameters())
+    own, reference = agent.policy.parameters(), agent.env.shaping.reference.parameters()
+    assert not {id(p) for p in own} & {id(p) for p in reference}
+
+
+def test_a_live_reference_is_shared_and_gets_no_adapters(make_text_envs, make_model):
+    model = make_model()
+    agent = PPO(
+        "CausalLMPolicy", make_text_envs(8, reference=model, kl_coef=0.1), device="cpu",
+        policy_kwargs={"model": model, "lora": 2},
+    )  # fmt: skip
+    assert not [name for name, _ in model.named_parameters() if "lora" in name]
+    agent.learn(40)
