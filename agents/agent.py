@@ -124,6 +124,14 @@ class Agent(SB3Members, metaclass=Construction):
         """
         raise NotImplementedError
 
+    @property
+    def takes_one_step(self) -> bool:
+        """Whether an update is a single step on the whole rollout, before which π is π_old.
+
+        Its losses then take log π_old from `Batch.old`.
+        """
+        return False
+
     # --- what an algorithm uses -------------------------------------------------------------
 
     def trained_parameters(self) -> Any:
@@ -228,11 +236,13 @@ class Agent(SB3Members, metaclass=Construction):
         """One rollout with the current policy. Counts its steps, and updates the schedule of β.
 
         After an error the agent is as before, and can be saved or learn on. In reduced precision
-        its log-probabilities come from `evaluate`, so that the first ratio is 1 there, too.
+        its log-probabilities come from `evaluate`, so that the first ratio is 1 there, too; if one
+        step is all, from that step.
         """
         with undone_by_errors(self):
             rollout = self.collector.collect(self.policy, self.n_steps, on_step)
-            if self.policy.reduced_precision:
+            rollout.one_step = self.policy.reduced_precision and self.takes_one_step
+            if self.policy.reduced_precision and not rollout.one_step:
                 at_once = self.micro_batch_size or getattr(self, "batch_size", None)
                 evaluate_old_log_probs(self.policy, rollout, at_once)
             self.between_rollouts = False  # until the update has ended

@@ -66,6 +66,8 @@ class Rollout:
         reference_log_probs: log π_ref(a_t|s_t) where the environment has a reference.
         log_prob_mismatch: |log π of acting − log π of evaluating|, if a reduced precision makes
             them differ.
+        one_step: whether the policy takes a single step on it, and π_old is what it is evaluated as
+            in that step. Then `log_probs` are as it acted, in a reduced precision.
         episodes: lists with one entry per ended episode: ``return``, ``length``, and for text
             ``score``, ``kl`` (nats per episode), ``response``.
     """
@@ -82,6 +84,7 @@ class Rollout:
     whole_episodes: bool = False
     reference_log_probs: Tensor | None = None
     log_prob_mismatch: Tensor | None = None
+    one_step: bool = False
     episodes: dict[str, list] = field(default_factory=dict)
 
     @property
@@ -115,6 +118,7 @@ class Rollout:
             counts=self.counts,
             sequential=self.sequential,
             reference_log_probs=self.reference_log_probs,
+            one_step=self.one_step,
             **columns,
         )
         return batch if self.sequential else batch.flat()
@@ -162,9 +166,14 @@ class Batch:
     advantages: Tensor = ABSENT
     returns: Tensor = ABSENT
     reference_log_probs: Tensor | None = None
+    one_step: bool = False
 
     def __len__(self) -> int:
         return len(self.mask)
+
+    def old(self, log_probs: Tensor) -> Tensor:
+        """log π_old of these steps, where ``log_probs`` are those of π."""
+        return log_probs.detach() if self.one_step else self.old_log_probs
 
     def take(self, rows: Any, counts: Counts | None = None) -> Batch:
         """A batch of the chosen rows; its counts are computed from them unless they are given."""

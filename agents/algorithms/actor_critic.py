@@ -59,6 +59,10 @@ class ActorCritic(Agent):
     def trained_parameters(self) -> list[Any]:
         return actor_and_critic(self.policy, self.vf_learning_rate)
 
+    @property
+    def takes_one_step(self) -> bool:
+        return True
+
     def update(self, rollout: Rollout) -> dict[str, float]:
         columns = estimated_advantages(
             rollout, self.gamma, self.gae_lambda, self.normalize_advantage

@@ -67,19 +67,24 @@ class GRPO(Agent):
         self.kl_loss_coef, self.unbiased_kl = kl_loss_coef, unbiased_kl
         self.advantage_fn, self.reduction = advantage_fn, reduction
 
+    @property
+    def takes_one_step(self) -> bool:
+        return self.n_epochs == 1 and self.batch_size is None
+
     def update(self, rollout: Rollout) -> dict[str, float]:
         columns = group_advantages(rollout, self.advantage_fn, self.group_size)
         return self.optimize(rollout, columns, self.n_epochs, self.batch_size)
 
     def loss(self, batch: Batch) -> tuple[Tensor, Metrics]:
         log_probs = self.policy.evaluate(batch.observations, batch.actions, batch.mask).log_probs
+        old = batch.old(log_probs)
         losses = surrogates.clipped(
-            log_probs, batch.old_log_probs, batch.advantages, self.clip_range, self.clip_range_high
+            log_probs, old, batch.advantages, self.clip_range, self.clip_range_high
         )
         if self.kl_loss_coef > 0:
             reference = reference_log_probs(batch)
             if self.unbiased_kl:
-                kl = surrogates.importance_weighted_kl(log_probs, batch.old_log_probs, reference)
+                kl = surrogates.importance_weighted_kl(log_probs, old, reference)
             else:
                 kl = k3(log_probs, reference)
             losses = losses + self.kl_loss_coef * kl

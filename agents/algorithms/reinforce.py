@@ -59,6 +59,10 @@ class REINFORCE(Agent):
         self.kl_loss_coef = kl_loss_coef
         self.baseline: float | None = None
 
+    @property
+    def takes_one_step(self) -> bool:
+        return True
+
     def update(self, rollout: Rollout) -> dict[str, float]:
         # Without a critic there is nothing to bootstrap from: steps of an episode whose end is not
         # in the rollout have no return yet, and are left out.
@@ -96,7 +100,7 @@ class REINFORCE(Agent):
         losses = surrogates.score_function(log_probs, batch.advantages)
         if self.kl_loss_coef > 0:
             kl = surrogates.importance_weighted_kl(
-                log_probs, batch.old_log_probs, reference_log_probs(batch)
+                log_probs, batch.old(log_probs), reference_log_probs(batch)
             )
             losses = losses + self.kl_loss_coef * kl
         loss = sequence_sum(losses, batch.mask, batch.counts)

@@ -41,6 +41,10 @@ class RLOO(Agent):
     ):
         super().__init__(policy, env, learning_rate=learning_rate, group_size=group_size, **common)
 
+    @property
+    def takes_one_step(self) -> bool:
+        return True
+
     def update(self, rollout: Rollout) -> dict[str, float]:
         columns = group_advantages(rollout, leave_one_out, self.group_size)
         return self.optimize(rollout, columns)

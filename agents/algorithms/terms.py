@@ -94,12 +94,16 @@ def ratio_metrics(
     clip_range_high: float | None = None,
 ) -> Metrics:
     """How far π is from the policy that acted: KL per step, and the fraction of clipped steps."""
-    kl = surrogates.kl_old_new(log_probs, batch.old_log_probs)
+    old = batch.old(log_probs)
+    kl = surrogates.kl_old_new(log_probs, old)
     metrics: Metrics = {"approx_kl": token_mean(kl, batch.mask, batch.counts)}
+    if batch.one_step:
+        mismatch = (log_probs - batch.old_log_probs).abs()
+        metrics["log_prob_mismatch"] = token_mean(mismatch, batch.mask, batch.counts)
     if clip_range is not None:
         metrics["clip_fraction"] = surrogates.clip_fraction(
             log_probs,
-            batch.old_log_probs,
+            old,
             batch.mask,
             clip_range,
             clip_range_high,

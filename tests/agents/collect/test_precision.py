@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pandas as pd
 import pytest
 import torch
@@ -71,3 +73,50 @@ def test_in_float32_nothing_is_evaluated_again_and_no_mismatch_is_logged(make_ag
     monkeypatch.setattr(agent.policy, "evaluate", None)
     rollout = agent.collect()
     assert rollout.log_prob_mismatch is None
+
+
+ONE_STEP: dict[str, dict[str, Any]] = {
+    "REINFORCE": {"kl_loss_coef": 0.1}, "ActorCritic": {}, "RLOO": {}, "GRPO": {"batch_size": None},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ONE_STEP)
+def test_of_one_step_the_old_log_probs_are_those_of_the_step(
+    name, make_agent, make_text_envs, make_model, weights, monkeypatch
+):
+    """The update is the one after an evaluation of its own, which is not made."""
+
+    def make():
+        groups = {"group_size": 4} if name in ("RLOO", "GRPO") else {}
+        envs = make_text_envs(16, reference=make_model(), kl_coef=0.1, **groups)
+        return make_agent(
+            name, envs=envs, learning_rate=1e-2, policy_kwargs={"dtype": "bfloat16"}, **groups,
+            **ONE_STEP[name],
+        )  # fmt: skip
+
+    agent, other = make(), make()
+    evaluated: list[int] = []
+    evaluate = agent.policy.evaluate
+    monkeypatch.setattr(
+        agent.policy,
+        "evaluate",
+        lambda *given, **also: evaluated.append(1) or evaluate(*given, **also),
+    )
+    metrics = agent.update(agent.collect())
+    assert len(evaluated) == 1
+    assert metrics["first_approx_kl"] == 0 and 1e-5 < metrics["log_prob_mismatch"] < 0.3
+    monkeypatch.setattr(type(other), "takes_one_step", property(lambda _: False))
+    rollout = other.collect()
+    assert rollout.log_prob_mismatch is not None
+    other.update(rollout)
+    for one, two in zip(agent.policy.parameters(), other.policy.parameters(), strict=True):
+        assert_close(one, two, rtol=0, atol=1e-7)
+
+
+def test_of_several_steps_they_are_evaluated_before(make_agent, make_text_envs):
+    for given in ({"batch_size": 8}, {"n_epochs": 2, "batch_size": None}):
+        envs = make_text_envs(16, group_size=4)
+        agent = make_agent(
+            "GRPO", envs=envs, group_size=4, policy_kwargs={"dtype": "bfloat16"}, **given
+        )
+        assert agent.collect().log_prob_mismatch is not None
