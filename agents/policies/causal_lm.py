@@ -271,7 +271,9 @@ class CausalLMPolicy(nn.Module, Policy):
 
     def save(self, folder: Path, tokenizer: Any = None) -> None:
         """Write the model as `from_pretrained` reads it, its tokenizer, and the critic."""
-        self.model.save_pretrained(folder)
+        # Embeddings that do not learn need not be saved, nor looked for in the base model's files.
+        adapted = hasattr(self.model, "peft_config")
+        self.model.save_pretrained(folder, **{"save_embedding_layers": False} if adapted else {})
         if tokenizer is not None:
             tokenizer.save_pretrained(folder)
         save_file(self._critic().state_dict(), folder / "critic.safetensors")

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from textenv.lm.loading import LOADED_FROM
+from textenv.lm.loading import LOADED_FROM, no_warning_of_peft
 
 SCALE = 2  # lora_alpha / r, by which the product of an adapter's two matrices is multiplied
 
@@ -55,7 +55,7 @@ def add_adapters(model: Any, lora: int | Mapping[str, Any], seed: int | None = N
     defaults = {"lora_alpha": SCALE * arguments["r"], "target_modules": "all-linear"}
     try:
         config = LoraConfig(task_type="CAUSAL_LM", **defaults | arguments)
-        with torch.random.fork_rng(devices=[]):
+        with torch.random.fork_rng(devices=[]), no_warning_of_peft():
             if seed is not None:
                 torch.manual_seed(seed)
             adapted = get_peft_model(model, config)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import io
 import json
 import os
-from collections.abc import Iterable
-from contextlib import nullcontext, redirect_stderr
+import warnings
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, nullcontext, redirect_stderr
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -201,10 +202,19 @@ def _with_adapters(folder: str, **loading: Any):
         )
     model = load_model(base, **loading)
     # PEFT only warns of weights that its file lacks.
-    adapted = PeftModel.from_pretrained(model, folder, is_trainable=True)
+    with no_warning_of_peft():
+        adapted = PeftModel.from_pretrained(model, folder, is_trainable=True)
     saved = load_peft_weights(folder, device="cpu")
     check_complete(folder, set(get_peft_model_state_dict(adapted)) - set(saved))
     return adapted
+
+
+@contextmanager
+def no_warning_of_peft() -> Iterator[None]:
+    """No warning that an attribute which peft reads has another name now."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*gradient_checkpointing", FutureWarning)
+        yield
 
 
 @torch.no_grad()

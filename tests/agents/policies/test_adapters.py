@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import pytest
 import torch
 import transformers
@@ -112,6 +114,14 @@ def test_new_adapters_change_nothing_and_learn_alone(make_lora_agent, model_fold
     assert len([name for name in learning if "lora_A" in name]) == 2 * 7  # layers, matrices
     agent.update(agent.collect())
     assert not torch.equal(before, next_logits(agent.policy, observation))
+
+
+def test_new_adapters_are_made_and_saved_without_warnings(make_lora_agent, tmp_path):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        agent = make_lora_agent()
+        agent.save(tmp_path / "agent")
+        PPO.load(tmp_path / "agent", env=agent.env)
 
 
 def test_new_adapters_are_drawn_from_the_seed(make_text_envs, model_folder):
