@@ -22,6 +22,7 @@ from agents.cli.resuming import parse_resume
 from agents.cli.tasks import OF_TASK, evaluation_prompts
 from agents.construction import find_device
 from agents.evaluation import TextEvaluation, evaluate_text
+from agents.memory import free_memory, memory_plan
 from agents.plots import learning_curve, read_progress
 from agents.progress import ProgressBar, console
 from agents.reference import WithinReach
@@ -171,6 +172,11 @@ def make_or_load(
         f"reward {options.reward}, seed {options.seed}; {folder.path}",
         soft_wrap=True,
     )
+    plan = memory_plan(agent)
+    console.print(f"[dim]memory {plan}[/]", soft_wrap=True, highlight=False)
+    advice = plan.advice(free_memory(agent.device))
+    if advice is not None:
+        console.print(advice, soft_wrap=True, highlight=False)
     if resumed:
         console.print(f"going on after {agent.num_timesteps} of {options.total_timesteps} tokens")
     return agent, resumed
