@@ -13,7 +13,7 @@ from textenv.tasks.spec import TaskSpec
 WORKED = ("35", "481", "27")
 
 
-def rows(size: int = 128, seed: int = 0, held_out: bool = False, digits: int = 3) -> list[Row]:
+def rows(size: int = 512, seed: int = 0, held_out: bool = False, digits: int = 3) -> list[Row]:
     """Rows with the columns ``prompt`` and ``answer``.
 
     Args:
