@@ -127,8 +127,9 @@ def _saved(policy: Any, body: nn.Module, rows: int, length: int, budget: int) ->
     ids = torch.arange(rows, device=device)[:, None].repeat(1, length)
     lengths = torch.full((rows,), length - budget, device=device)
     mask = torch.ones(rows, budget, dtype=torch.bool, device=device)
-    with policy.autocast(), torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        scoring.response_states(body, ids, lengths, mask)
+    observations = {"input_ids": ids, "prompt_lengths": lengths}
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        policy.hidden_states(body, observations, mask)
         weights = [*policy.parameters(), *body.buffers()]
         return _bytes([*kept, *weights]) - _bytes(weights)
 

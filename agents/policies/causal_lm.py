@@ -20,6 +20,7 @@ from agents.policies.decoding import Caches, Decoders, next_logits, next_tokens
 from agents.policies.distributions import TokenDistribution, to_rows
 from textenv.legality import KEYS, of_rows
 from textenv.lm.adapters import add_adapters, has_adapters, merged
+from textenv.lm.checkpointing import checkpointed
 from textenv.lm.loading import cast, load_model
 from textenv.lm.parts import first_layers, sharing, split, unwrapped
 from textenv.lm.scoring import Sampling, response_states
@@ -58,6 +59,9 @@ class CausalLMPolicy(nn.Module, Policy):
         reference: a loaded model, such as the environment's reference. If only adapters learn and
             it is their base, its weights are used, and there is no second copy of them. In bfloat16
             they stay in that precision.
+        gradient_checkpointing: keep only the input of each layer for the backward pass, which
+            computes the rest again: less memory for long texts, a third more time (Chen et al.
+            2016). Prompts that rows share are then read for each of them.
         seed: the seed of new adapters.
         device: the device of the model.
     """
@@ -77,6 +81,7 @@ class CausalLMPolicy(nn.Module, Policy):
         critic_layers: int = 0,
         lora: int | Mapping[str, Any] | None = None,
         reference: Any = None,
+        gradient_checkpointing: bool = False,
         seed: int | None = None,
         device: str | torch.device = "cpu",
     ):
@@ -93,6 +98,7 @@ class CausalLMPolicy(nn.Module, Policy):
             self.model = add_adapters(self.model, lora, seed)
         self.model.eval()  # dropout stays off, in rollout and in update
         check_live(self.model, attn_implementation)
+        self.gradient_checkpointing = gradient_checkpointing
         self.body, self.head = split(self.model)
         vocabulary = int(gym.spaces.flatdim(action_space))
         outputs = unwrapped(self.model).get_output_embeddings().weight
@@ -237,10 +243,7 @@ class CausalLMPolicy(nn.Module, Policy):
             `Evaluation` with gradients, each entry ``[B, T]``, 0 outside the mask.
         """
         # The last action is scored but is not an input, so the columns after it may be missing.
-        with self.autocast():
-            hidden = response_states(
-                self.body, observations["input_ids"], observations["prompt_lengths"], mask
-            )
+        hidden = self.hidden_states(self.body, observations, mask)
         distribution = TokenDistribution(
             self.head, hidden, mask, self.sampling, self.autocast, of_rows(observations, mask)
         )
@@ -251,14 +254,23 @@ class CausalLMPolicy(nn.Module, Policy):
             values = self.evaluate_values(observations, mask)
         return Evaluation(log_probs, values, entropies, distribution)
 
+    def hidden_states(
+        self, body: nn.Module, observations: dict[str, Tensor], mask: Tensor
+    ) -> Tensor:
+        """Hidden states of a body before each counted token (`response_states`)."""
+        tokens = observations["input_ids"], observations["prompt_lengths"], mask
+        with self.autocast():
+            if not self.gradient_checkpointing:
+                return response_states(body, *tokens)
+            with checkpointed(body):
+                return response_states(body, *tokens, share_prompts=False)
+
     def evaluate_values(self, observations: dict[str, Tensor], mask: Tensor) -> Tensor:
         """V ``[B, T]`` of the counted steps. Gradients flow to the critic, not to the policy."""
         body = self.body if self.critic_body is None else self.critic_body
         gradient = torch.is_grad_enabled() and self.critic_body is not None
-        with torch.set_grad_enabled(gradient), self.autocast():
-            hidden = response_states(
-                body, observations["input_ids"], observations["prompt_lengths"], mask
-            )
+        with torch.set_grad_enabled(gradient):
+            hidden = self.hidden_states(body, observations, mask)
         return to_rows(self.value_head(hidden.float())[:, 0], mask)
 
     def rollout_observations(

@@ -79,6 +79,13 @@ def sharing(model: Any, weights: Iterable[Tensor]) -> Any:
     return copy.deepcopy(model, {id(weight): weight for weight in weights})
 
 
+def by_layer(body: Any) -> list[nn.ModuleList]:
+    """The lists in a body with one module for each layer, first that of the layers themselves."""
+    count = body.config.get_text_config().num_hidden_layers
+    lists = [module for module in body.modules() if isinstance(module, nn.ModuleList)]
+    return [modules for modules in lists if len(modules) == count]
+
+
 def first_layers(model: Any, count: int) -> nn.Module:
     """A new body, a copy of the embeddings and the first layers of a causal language model.
 
@@ -94,13 +101,12 @@ def first_layers(model: Any, count: int) -> nn.Module:
     if count < 1:
         raise ValueError(f"critic_layers={count} must be 0 (the model's own body) or above.")
     body: Any = body_of(model)
-    every = body.config.get_text_config().num_hidden_layers
-    count = min(count, every)
+    count = min(count, body.config.get_text_config().num_hidden_layers)
     copied = copy.deepcopy(body)
     config = copied.config.get_text_config()
+    for modules in by_layer(copied):
+        del modules[count:]
     for module in copied.modules():
-        if isinstance(module, nn.ModuleList) and len(module) == every:
-            del module[count:]
         for name, child in module.named_children():
             if hasattr(child, "base_layer"):  # an adapter around a layer: the layer alone
                 setattr(module, name, child.base_layer)

@@ -73,7 +73,11 @@ def _index(tokens: tuple[int, ...], device: torch.device) -> Tensor:
 
 
 def response_states(
-    body: nn.Module, input_ids: Tensor, prompt_lengths: Tensor, mask: Tensor
+    body: nn.Module,
+    input_ids: Tensor,
+    prompt_lengths: Tensor,
+    mask: Tensor,
+    share_prompts: bool = True,
 ) -> Tensor:
     """Hidden states from which each counted response token is predicted.
 
@@ -87,6 +91,7 @@ def response_states(
         prompt_lengths: ``[R]``; response token t of a row is at column ``prompt_length + t``
             and is predicted from the column before it.
         mask: ``[R, T]``, True where a response token counts.
+        share_prompts: whether prompts may be read once for many rows, which needs a cache.
 
     Returns:
         ``[N, H]`` with N = ``mask.sum()``, in the order of ``mask.nonzero()``.
@@ -98,7 +103,7 @@ def response_states(
     lengths = (mask * steps).amax(dim=1)  # of the responses, as far as they count
     place = (mask.flatten().cumsum(0) - 1).view(mask.shape)  # of each counted token in the result
     states, places = [], []
-    prompts = repeated_prompts(input_ids, prompt_lengths, lengths)
+    prompts = repeated_prompts(input_ids, prompt_lengths, lengths) if share_prompts else None
     passes = whole_rows if prompts is None else partial(after_prompts, prompts=prompts)
     for rows, hidden, first in passes(body, input_ids, prompt_lengths, lengths):
         row, step = mask[rows].nonzero(as_tuple=True)

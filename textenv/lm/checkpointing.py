@@ -1,0 +1,31 @@
+"""Layers whose activations are computed again in the backward pass instead of kept."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+from textenv.lm.parts import by_layer
+
+
+@contextmanager
+def checkpointed(body: nn.Module) -> Iterator[None]:
+    """Forward passes of a body keep the inputs of its layers only; they must not use a cache.
+
+    What transformers has for this works in training mode alone, where dropout is on.
+    """
+    layers = by_layer(body)[0]
+    before = [vars(layer).get("forward") for layer in layers]
+    for layer in layers:
+        layer.forward = partial(checkpoint, layer.forward, use_reentrant=False)
+    try:
+        yield
+    finally:
+        for layer, forward in zip(layers, before, strict=True):
+            del layer.forward  # that of its class is seen again
+            if forward is not None:
+                layer.forward = forward
