@@ -136,7 +136,10 @@ def report(options: Options, alternate: Alternate) -> None:
         )
     )
     print(text)
-    command = f"trl_speed.py --dtype {options.dtype} --lengths {options.lengths}"
+    command = (
+        f"trl_speed.py --dtype {options.dtype} --lengths {options.lengths} "
+        f"--budget {options.budget}"
+    )
     name = f"trl-speed-{options.dtype}-{options.lengths}.md"
     (RESULTS / name).write_text(f"# `python tests/benchmarks/{command}`\n\n{text}")
 
