@@ -165,25 +165,33 @@ def leave_one_out(scores: Tensor, group_size: int) -> Tensor:
     return group_centered(scores, group_size) * (group_size / (group_size - 1))
 
 
-def normalize(advantages: Tensor, mask: Tensor, epsilon: float = 1e-8) -> Tensor:
+def normalize(
+    advantages: Tensor, mask: Tensor, epsilon: float = 1e-8, population: Tensor | None = None
+) -> Tensor:
     """(A - mean) / (std + ε) over the counted steps (Andrychowicz et al. 2021, choice C67).
 
     Args:
         advantages: [B, T].
         mask: [B, T] bool.
         epsilon: avoids 0 / 0 for equal advantages; they give exactly 0.
+        population: [N], whose mean and std are used, of which these advantages may be a part; None
+            takes the counted ones.
 
     Returns:
         [B, T]; std is with Bessel's correction; a single counted step and all masked ones give 0.
     """
     check_rows(advantages=advantages, mask=mask)
     check_bool(mask=mask)
-    deviations = _deviations(advantages[mask][None])[0]
-    normalized = deviations / (_standard_deviation(deviations) + epsilon)
+    counted = advantages[mask]
+    population = counted if population is None else population
+    deviations = _deviations(counted[None], population[None])[0]
+    normalized = deviations / (_standard_deviation(population) + epsilon)
     return torch.zeros_like(advantages).masked_scatter(mask, normalized)
 
 
-def scaled(advantages: Tensor, mask: Tensor, epsilon: float = 1e-8) -> Tensor:
+def scaled(
+    advantages: Tensor, mask: Tensor, epsilon: float = 1e-8, population: Tensor | None = None
+) -> Tensor:
     """A / (std + ε) over the counted steps: `normalize` without subtracting the mean, so that
     a baseline that was subtracted before keeps its effect.
 
@@ -191,12 +199,13 @@ def scaled(advantages: Tensor, mask: Tensor, epsilon: float = 1e-8) -> Tensor:
     """
     check_rows(advantages=advantages, mask=mask)
     check_bool(mask=mask)
-    deviation = _standard_deviation(_deviations(advantages[mask][None])[0])
+    deviation = _standard_deviation(advantages[mask] if population is None else population)
     return torch.where(mask, advantages / (deviation + epsilon), 0.0)
 
 
-def _standard_deviation(deviations: Tensor) -> Tensor:
-    """With Bessel's correction; 0 for a single number."""
+def _standard_deviation(population: Tensor) -> Tensor:
+    """Of [N], with Bessel's correction; 0 for a single number."""
+    deviations = _deviations(population[None])
     return (deviations.square().sum() / max(deviations.numel() - 1, 1)).sqrt()
 
 
@@ -236,8 +245,10 @@ def _groups(scores: Tensor, group_size: int) -> Tensor:
     return scores.reshape(-1, group_size)
 
 
-def _deviations(rows: Tensor) -> Tensor:
-    """x - mean of its row. The first entry is subtracted first, so that equal ones give exactly 0:
-    otherwise the division by their std would amplify the rounding of their mean."""
-    shifted = rows - rows[:, :1]
-    return shifted - shifted.mean(dim=1, keepdim=True)
+def _deviations(rows: Tensor, population: Tensor | None = None) -> Tensor:
+    """x - mean of its row, or of that of `population`. The first entry is subtracted first, so that
+    equal ones give exactly 0: otherwise the division by their std would amplify the rounding of
+    their mean."""
+    population = rows if population is None else population
+    first = population[:, :1]
+    return (rows - first) - (population - first).mean(dim=1, keepdim=True)

@@ -70,7 +70,7 @@ def summed_operator(
     product, one after the other, since together they would not fit in memory.
 
     Args:
-        kls: functions that compute a scalar with graph, each its part of the mean.
+        kls: functions that compute a scalar with graph, each its part of the mean; none give 0.
         parameters: those that π depends on.
 
     Returns:
@@ -81,7 +81,7 @@ def summed_operator(
 
     def product(vector: Tensor) -> Tensor:
         products = [fisher_operator(kl(), parameters, damping=0.0)(vector) for kl in kls]
-        return torch.stack(products).sum(dim=0)
+        return sum(products, torch.zeros_like(vector))
 
     return product
 
