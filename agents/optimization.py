@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from agents import ranks
 from agents.rollout import Batch
 
 Loss = Callable[[Batch], tuple[Tensor, Mapping[str, Tensor | float]]]
@@ -96,27 +97,31 @@ def optimizer_step(
     Args:
         loss: gives a scalar and metrics of a batch, all divided by ``batch.counts``, so that they
             add up over micro-batches.
-        batch: the rows of this step.
+        batch: the rows of this step; where several processes learn together, this one's share of
+            them, which may be empty.
         optimizer: may have several parameter groups.
         micro_batch_size: rows per backward pass; None takes all at once.
         max_grad_norm: the gradient of each parameter group is clipped to this norm, so that a
             large error of the critic does not shorten the policy's step; None does not clip.
 
     Returns:
-        The metrics, and ``grad_norm`` of all groups before clipping.
+        The metrics, and ``grad_norm`` of all groups before clipping, the same in all processes.
 
     Raises:
         FloatingPointError: the gradient is not finite; no parameter was changed.
+        ProcessLost: another process has ended; no parameter was changed.
     """
+    counted, batch = batch.counts.steps > 0, batch.of_all()
     optimizer.zero_grad(set_to_none=True)
     groups = [group["params"] for group in optimizer.param_groups]
     parameters = [p for group in groups for p in group]
     sums: dict[str, float] = {}
-    for part in batch.micro_batches(micro_batch_size):
+    for part in batch.micro_batches(micro_batch_size) if counted else ():
         value, metrics = loss(part)
         value.backward(inputs=parameters)
         for name, metric in zip(metrics, numbers(metrics.values()), strict=True):
             sums[name] = sums.get(name, 0.0) + metric
+    sums = ranks.add_gradients(parameters, sums)
     limit = math.inf if max_grad_norm is None else max_grad_norm
     norms = [float(nn.utils.clip_grad_norm_(group, limit)) for group in groups]
     sums["grad_norm"] = math.hypot(*norms)

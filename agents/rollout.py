@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from agents import ranks
 from agents.functional.reductions import Counts
 
 Tree = Any  # a tensor, or a dictionary of tensors
@@ -18,6 +20,15 @@ ABSENT: Any = None  # a column that the algorithm has not added
 def take(tree: Tree, rows: Any) -> Tree:
     """The chosen rows of a tensor, or of each tensor in a dictionary."""
     return {k: v[rows] for k, v in tree.items()} if isinstance(tree, dict) else tree[rows]
+
+
+def joined(parts: Iterable[Mapping[str, list]]) -> dict[str, list]:
+    """The columns of several tables of episodes, one after another."""
+    columns: dict[str, list] = {}
+    for part in parts:
+        for name, column in part.items():
+            columns.setdefault(name, []).extend(column)
+    return columns
 
 
 class Step(NamedTuple):
@@ -104,6 +115,18 @@ class Rollout:
         """``[B, T]`` bool: steps of episodes whose end is in the rollout."""
         return self.episode_end.flip(1).cumsum(1).flip(1) > 0
 
+    def share_episodes(self) -> tuple[int, dict[str, list]]:
+        """Make `episodes` those of the rollouts of all processes (`agents.ranks`), by rank.
+
+        Returns:
+            The number of counted steps in all processes, and the episodes of the other ones.
+        """
+        parts = ranks.everyone((self.num_steps, self.episodes))
+        none: dict[str, list] = {"return": [], "length": []}
+        others = [episodes for rank, (_, episodes) in enumerate(parts) if rank != ranks.rank()]
+        self.episodes = joined([none, *(episodes for _, episodes in parts)])
+        return sum(num_steps for num_steps, _ in parts), joined([none, *others])
+
     def batch(self, **columns: Tensor) -> Batch:
         """The whole rollout as one batch, with further columns ``[B, T]`` such as advantages.
 
@@ -132,18 +155,25 @@ class Rollout:
     ) -> Iterator[Batch]:
         """The rows in random order, ``batch_size`` at a time (None: all at once).
 
+        Where several processes learn together, ``batch_size`` rows are those of all of them. Each
+        yields its share of every minibatch, so that all have the same number of minibatches; a
+        share may be empty.
+
         Groups of ``group_size`` consecutive rows stay together: they have one prompt, which is then
         read once (`textenv.lm.prompts`).
         """
         whole = self.batch(**columns)
-        if batch_size is None or batch_size >= len(whole):
+        of_all = sum(ranks.everyone(len(whole)))
+        if batch_size is None or batch_size >= of_all:
             yield whole
             return
         group_size = group_size if len(whole) % group_size == 0 else 1
         groups = torch.randperm(len(whole) // group_size, generator=generator)
         order = (groups[:, None] * group_size + torch.arange(group_size)).flatten()
-        for rows in order.split(batch_size):
-            yield whole.take(rows.to(whole.mask.device))
+        # Where a minibatch ends among all rows, and the same share of the rows that are here.
+        ends = [*range(0, of_all, batch_size), of_all]
+        for start, end in pairwise(end * len(whole) // of_all for end in ends):
+            yield whole.take(order[start:end].to(whole.mask.device))
 
 
 @dataclass
@@ -152,8 +182,9 @@ class Batch:
 
     Attributes:
         advantages, returns: ``[B, T]``, where the algorithm adds them.
-        counts: those of the **whole** optimiser step, also in its micro-batches, so that their
-            losses add up to the loss of the whole and not to a mean of means.
+        counts: those of the **whole** optimiser step, also in its micro-batches and in its shares
+            of several processes (`of_all`), so that their losses add up to the loss of the whole
+            and not to a mean of means.
     """
 
     observations: Tree
@@ -194,13 +225,22 @@ class Batch:
             return Counts(steps, int(self.mask.any(dim=1).sum()))
         return Counts(steps, self.counts.episodes * steps / max(self.counts.steps, 1))
 
+    def of_all(self) -> Batch:
+        """The same rows, with the counts of the rows of all processes (`agents.ranks`)."""
+        return replace(self, counts=Counts(*ranks.sums(self.counts)))
+
     def flat(self) -> Batch:
         """Each counted step as a separate row, ``[N, 1]``."""
         at = self.mask.nonzero(as_tuple=True)
         return self.take(tuple(index[:, None] for index in at), self.counts)
 
     def micro_batches(self, size: int | None) -> Iterator[Batch]:
-        """The batch in parts of at most ``size`` rows, which keep the counts of the whole."""
+        """The batch in parts of at most ``size`` rows, which keep the counts of the whole.
+
+        A share of a minibatch that is empty has no parts.
+        """
+        if not len(self):
+            return
         if size is None or size >= len(self):
             yield self
             return

@@ -8,6 +8,7 @@ from typing import Any, Unpack
 import torch
 from torch import Tensor
 
+from agents import ranks
 from agents.agent import Agent, Schedule
 from agents.algorithms.terms import (
     Metrics,
@@ -117,11 +118,11 @@ class PPO(Agent):
     @torch.no_grad()
     def kl_to_old_policy(self, rollout: Rollout) -> float:
         """KL(π_old‖π), nats per step, after the last optimiser step."""
-        whole, kl = rollout.batch(), 0.0
+        whole, kl = rollout.batch().of_all(), 0.0
         for part in whole.micro_batches(self.micro_batch_size or self.batch_size):
             now = self.policy.evaluate(part.observations, part.actions, part.mask)
             kl += float(ratio_metrics(now.log_probs, part, None)["approx_kl"])
-        return kl
+        return ranks.sums([kl])[0]
 
     def loss(self, batch: Batch) -> tuple[Tensor, Metrics]:
         now = self.policy.evaluate(

@@ -7,6 +7,7 @@ from typing import Any, Unpack
 
 from torch import Tensor
 
+from agents import ranks
 from agents.agent import Agent, Schedule
 from agents.algorithms.terms import (
     Metrics,
@@ -67,7 +68,7 @@ class REINFORCE(Agent):
         # Without a critic there is nothing to bootstrap from: steps of an episode whose end is not
         # in the rollout have no return yet, and are left out.
         rollout = replace(rollout, mask=rollout.mask & rollout.completed)
-        if not rollout.mask.any():
+        if not any(ranks.everyone(rollout.num_steps)):
             raise ValueError(
                 f"No episode ended within the {rollout.mask.shape[1]} steps of a rollout, so there "
                 "is no return to learn from: raise n_steps."
@@ -78,9 +79,10 @@ class REINFORCE(Agent):
             )
         else:
             returns = whole_returns(rollout, self.gamma)
-        advantages = returns - self.next_baseline(returns[rollout.mask].mean().item())
+        advantages = returns - self.next_baseline(ranks.mean(returns[rollout.mask]))
         if self.normalize_advantage:
-            advantages = psi.scaled(advantages, rollout.mask)
+            of_all = ranks.gather(advantages[rollout.mask])
+            advantages = psi.scaled(advantages, rollout.mask, population=of_all)
         return self.optimize(rollout, {"advantages": advantages})
 
     def next_baseline(self, mean_return: float) -> float:

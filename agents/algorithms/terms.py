@@ -7,6 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from agents import ranks
 from agents.functional import advantages as psi
 from agents.functional import critic_losses, surrogates
 from agents.functional.reductions import token_mean
@@ -25,14 +26,17 @@ def estimated_advantages(
     )  # fmt: skip
     returns = advantages + rollout.values
     if normalize:
-        advantages = psi.normalize(advantages, rollout.mask)
+        of_all = ranks.gather(advantages[rollout.mask])
+        advantages = psi.normalize(advantages, rollout.mask, population=of_all)
     return {"advantages": advantages, "returns": returns}
 
 
 def critic_metrics(rollout: Rollout, columns: dict[str, Tensor]) -> dict[str, float]:
     """How well the critic that acted has foretold the returns."""
-    returns = columns["returns"]
-    share = critic_losses.explained_variance(rollout.values, returns, rollout.mask)
+    values, returns = (
+        ranks.gather(column[rollout.mask]) for column in (rollout.values, columns["returns"])
+    )
+    share = critic_losses.explained_variance(values, returns, torch.ones_like(values).bool())
     return {"explained_variance": float(share)}
 
 

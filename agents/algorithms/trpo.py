@@ -3,6 +3,7 @@ within KL(π_old‖π) ≤ δ, by a natural-gradient step and a line search."""
 
 from __future__ import annotations
 
+import math
 from functools import partial
 from typing import Any, ClassVar, Unpack
 
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import Parameter
 
+from agents import ranks
 from agents.agent import Agent, Schedule
 from agents.algorithms.terms import (
     Metrics,
@@ -45,8 +47,8 @@ class TRPO(Agent):
         cg_max_steps: iterations of conjugate gradient.
         cg_damping: λ in (H + λI)x = −g, which is solved for the direction. The length of the step
             uses H itself, ½ xᵀHx = δ.
-        fisher_rows: rows that H is estimated from; None uses all. Second derivatives need several
-            times the memory of first ones.
+        fisher_rows: rows that H is estimated from, in all processes; None uses all. Second
+            derivatives need several times the memory of first ones.
         line_search_shrinking_factor: factor by which each try shortens the step.
         line_search_max_iter: largest number of tries.
         normalize_advantage: scale to mean 0 and standard deviation 1, over the counted steps.
@@ -86,9 +88,8 @@ class TRPO(Agent):
         columns = estimated_advantages(
             rollout, self.gamma, self.gae_lambda, self.normalize_advantage
         )
-        metrics = self.trust_region_step(rollout.batch(**columns)) | critic_metrics(
-            rollout, columns
-        )
+        step = self.trust_region_step(rollout.batch(**columns).of_all())
+        metrics = step | critic_metrics(rollout, columns)
         return metrics | self.optimize(rollout, columns, self.n_critic_updates, self.batch_size)
 
     def trust_region_step(self, batch: Batch) -> dict[str, float]:
@@ -99,13 +100,15 @@ class TRPO(Agent):
         parts = list(batch.micro_batches(self.micro_batch_size))
         loss, gradient, old, first_kl = self.loss_and_gradient(parts, parameters)
 
-        rows = torch.randperm(len(batch), generator=self.generator)[: self.fisher_rows]
-        some = batch.take(rows.to(batch.mask.device))
+        share = self.fisher_rows and math.ceil(self.fisher_rows / ranks.count())
+        rows = torch.randperm(len(batch), generator=self.generator)[:share]
+        some = batch.take(rows.to(batch.mask.device)).of_all()
+        fisher_here = natural.summed_operator(
+            [partial(self.kl_to_itself, p) for p in some.micro_batches(self.micro_batch_size)],
+            parameters,
+        )
         step = natural.natural_step(
-            natural.summed_operator(
-                [partial(self.kl_to_itself, p) for p in some.micro_batches(self.micro_batch_size)],
-                parameters,
-            ),
+            lambda vector: ranks.total(fisher_here(vector)),
             gradient, delta, self.cg_damping, self.cg_max_steps,
         )  # fmt: skip
 
@@ -123,15 +126,20 @@ class TRPO(Agent):
                 divergence = distribution.kl(now.distribution)
                 new_loss += self.surrogate_loss(now.log_probs, part).item()
                 kl += token_mean(divergence, part.mask, part.counts).item()
+            new_loss, kl = ranks.sums([new_loss, kl])
             reached.append((new_loss, kl))
             return new_loss, kl
 
-        fraction = natural.line_search(
-            displace, step, loss, delta,
-            self.line_search_shrinking_factor, self.line_search_max_iter,
-        )  # fmt: skip
-        if fraction == 0:  # back to the old policy; else the last try has set the parameters
-            displace(torch.zeros_like(step))
+        try:
+            fraction = natural.line_search(
+                displace, step, loss, delta,
+                self.line_search_shrinking_factor, self.line_search_max_iter,
+            )  # fmt: skip
+            if fraction == 0:  # back to the old policy; else the last try has set the parameters
+                displace(torch.zeros_like(step))
+        except ranks.ProcessLost:  # the weights will be saved: not those of a mere try
+            torch._foreach_copy_([parameter.detach() for parameter in parameters], before)
+            raise
         new_loss, kl = reached[-1]
         return {
             "policy_objective": -new_loss,
@@ -146,17 +154,18 @@ class TRPO(Agent):
     ) -> tuple[float, Tensor, list[Any], float]:
         """−E[r·A] over all parts, its gradient as one vector, each part's π_old, and the KL between
         π_old as it acted and as it is evaluated here, which only an error makes differ from 0."""
-        numbers, gradients, old = [], [], []
+        numbers, old = torch.zeros(2, dtype=torch.float64), []
+        gradient = natural.flatten(map(torch.zeros_like, parameters))
         for part in parts:
             now = self.policy.evaluate(part.observations, part.actions, part.mask)
             loss = self.surrogate_loss(now.log_probs, part)
             grads = torch.autograd.grad(loss, parameters, materialize_grads=True)
-            gradients.append(natural.flatten(grads))
+            gradient += natural.flatten(grads)
             kl = ratio_metrics(now.log_probs, part, None)["approx_kl"]
-            numbers.append(torch.stack([loss.detach(), torch.as_tensor(kl)]).tolist())
+            numbers += torch.stack([loss.detach(), torch.as_tensor(kl)]).cpu()
             old.append(now.distribution.detach())
-        loss_value, first_kl = (sum(column) for column in zip(*numbers, strict=True))
-        return loss_value, torch.stack(gradients).sum(dim=0), old, first_kl
+        loss_value, first_kl = ranks.sums(numbers.tolist())
+        return loss_value, ranks.total(gradient), old, first_kl
 
     def kl_to_itself(self, batch: Batch) -> Tensor:
         """The mean KL(π_old‖π) at π = π_old: 0, and its Hessian is the Fisher information."""
