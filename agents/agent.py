@@ -14,9 +14,9 @@ from gymnasium.vector import VectorEnv
 from stable_baselines3.common.callbacks import BaseCallback
 from torch import Tensor
 
-from agents import checkpoint, environments, optimization, policies
+from agents import checkpoint, environments, optimization, policies, ranks
 from agents.callbacks import StepReport, as_callback, needs_steps
-from agents.collect import OnStep, Stopped, evaluate_old_log_probs, make_collector, undone_by_errors
+from agents.collect import OnStep, Stopped, collect_rollout, make_collector
 from agents.construction import AUTO, Construction, find_device
 from agents.members import SB3Members
 from agents.metrics import log_entry, mean_metrics, record_all, speed
@@ -34,6 +34,11 @@ class Agent(SB3Members, metaclass=Construction):
     ``loss(batch) -> (loss, metrics)``. It does not depend on text. Arguments that are ``"auto"``
     are filled in from `agents.presets`, for the given policy and model.
 
+    A program that ``torchrun`` or ``accelerate launch`` starts several times learns with all its
+    processes (`agents.ranks`): each collects in its part of the ``n_envs`` rows, and all take the
+    same steps, on ``batch_size`` rows of all. Callbacks are called in each of them; the first one
+    alone logs and saves.
+
     Args:
         policy: "CausalLMPolicy", "MlpPolicy", or a policy class (see `agents.policies.base`).
         env: a vector environment, an environment, or an id (made with ``n_envs`` and
@@ -49,7 +54,8 @@ class Agent(SB3Members, metaclass=Construction):
         weight_decay: of AdamW.
         adam_epsilon: of AdamW; where gradients are smaller than this, steps are small too.
         group_size: number of consecutive rows that begin with the same prompt.
-        n_envs, env_kwargs: used when ``env`` is an id.
+        n_envs, env_kwargs: used when ``env`` is an id. Several processes have so many rows
+            together; an environment that is given is one process's own part.
         policy_kwargs: arguments of the policy, such as ``{"model": "smollm2"}``.
         tensorboard_log: folder for TensorBoard.
         verbose: 1 prints a table after each rollout, 0 nothing.
@@ -92,8 +98,9 @@ class Agent(SB3Members, metaclass=Construction):
         self.weight_decay, self.tensorboard_log, self.seed = weight_decay, tensorboard_log, seed
         self.policy_class = policies.find(policy)
         self.policy_kwargs = dict(policy_kwargs or {})
+        rows = ranks.own_rows("n_envs", n_envs, group_size) if isinstance(env, str) else n_envs
         self.env = environments.for_agent(
-            env, self.policy_class, self.policy_kwargs, n_envs, env_kwargs, group_size, self.device
+            env, self.policy_class, self.policy_kwargs, rows, env_kwargs, group_size, self.device
         )
         self.policy: Any = policies.make(
             self.policy_class, self.env, self.policy_needs, self.policy_kwargs, seed, self.device,
@@ -103,11 +110,12 @@ class Agent(SB3Members, metaclass=Construction):
         learning = self.trained_parameters()
         self.optimizer = make_optimizer(learning, learning_rate, weight_decay, adam_epsilon)
         self.generator = torch.Generator()  # for minibatches
-        fresh = np.random.SeedSequence(seed).generate_state(3)
+        place = () if ranks.is_main() else (ranks.rank(),)
+        fresh = np.random.SeedSequence(seed, spawn_key=place).generate_state(3)
         self.policy.seed(int(fresh[0]))
         self.generator.manual_seed(int(fresh[1]))
         env_seed = int(fresh[2] % 2**31) if seed is None else seed
-        self.collector = make_collector(self.env, env_seed)
+        self.collector = make_collector(self.env, env_seed + ranks.rank() * self.env.num_envs)
         self.num_timesteps, self.num_rollouts, self.learning_seconds = 0, 0, 0.0
         self.progress_remaining, self.between_rollouts = 1.0, True
 
@@ -195,17 +203,20 @@ class Agent(SB3Members, metaclass=Construction):
         if reset_num_timesteps:
             self.num_timesteps, self.num_rollouts, self.learning_seconds = 0, 0, 0.0
         total_timesteps += self.num_timesteps  # schedules run up to it, as in SB3
-        callback = as_callback(callback, self)  # it may set the logger
-        logger = self.begin_log(tb_log_name, reset_num_timesteps)
-        callback.on_training_start(locals(), globals())
-        bar = ProgressBar.of(progress_bar)
+        with ranks.together():
+            callback = as_callback(callback, self)  # it may set the logger
+            logger = self.begin_log(tb_log_name, reset_num_timesteps)
+            callback.on_training_start(locals(), globals())
+        bar = ProgressBar.of(progress_bar if ranks.is_main() else False)
         try:
+            ranks.copy_from_main(self.policy.state_dict().values())
             with bar.over(total_timesteps, self.num_timesteps):
                 while self.num_timesteps < total_timesteps:
                     self.progress_remaining = 1 - self.num_timesteps / total_timesteps
                     self._set_learning_rate()
-                    callback.on_rollout_start()
-                    began = time.perf_counter()
+                    with ranks.together():
+                        callback.on_rollout_start()
+                    timesteps, began = self.num_timesteps, time.perf_counter()
                     report = StepReport(self, callback) if needs_steps(callback) else None
                     rollout = self.collect(on_step=report)
                     collected = time.perf_counter()
@@ -217,7 +228,7 @@ class Agent(SB3Members, metaclass=Construction):
                     self.between_rollouts = True
                     self.learning_seconds += time.perf_counter() - began
                     metrics["learning_rate"] = self.optimizer.param_groups[0]["lr"]
-                    time_metrics = speed(self, rollout, collected - began)
+                    time_metrics = speed(self, timesteps, collected - began)
                     record = log_entry(rollout, self.group_size, train=metrics, time=time_metrics)
                     record_all(logger, record)
                     if log_interval is not None and self.num_rollouts % log_interval == 0:
@@ -225,8 +236,11 @@ class Agent(SB3Members, metaclass=Construction):
                     bar.show(self.num_timesteps, record)
         except Stopped:
             pass
-        except BaseException:
+        except BaseException as error:
+            # Without the others no optimiser step is begun, so what is there may be saved.
+            self.between_rollouts |= isinstance(error, ranks.ProcessLost)
             callback.on_training_end()  # a recorder saves what was learned
+            ranks.leave(error)
             raise
         self.progress_remaining = 0.0
         callback.on_training_end()
@@ -238,39 +252,18 @@ class Agent(SB3Members, metaclass=Construction):
         After an error the agent is as before, and can be saved or learn on. In reduced precision
         its log-probabilities come from `evaluate`, so that the first ratio is 1 there, too; if one
         step is all, from that step.
+
+        Of several processes each returns its own rows, with the episodes of all of them, and
+        counts the steps of all. An error in one of them, or a callback that stops, ends it in all.
         """
-        with undone_by_errors(self):
-            rollout = self.collector.collect(self.policy, self.n_steps, on_step)
-            rollout.one_step = self.policy.reduced_precision and self.takes_one_step
-            if self.policy.reduced_precision and not rollout.one_step:
-                at_once = self.micro_batch_size or getattr(self, "batch_size", None)
-                evaluate_old_log_probs(self.policy, rollout, at_once)
-            self.between_rollouts = False  # until the update has ended
-        environments.move_schedules(self.env, rollout.episodes.get("kl", []))
-        if on_step is None:  # else it has counted them
-            self.num_timesteps += rollout.num_steps
-            self.add_episodes(rollout.episodes["return"], rollout.episodes["length"])
-        return rollout
+        return collect_rollout(self, on_step)
 
-    # --- acting and saving ------------------------------------------------------------------
-
-    def predict(
-        self,
-        observation: Any,
-        state: Any = None,
-        episode_start: np.ndarray | None = None,
-        deterministic: bool = False,
-    ) -> tuple[np.ndarray, Any]:
-        """Actions for one observation or a batch of them, as in stable-baselines3.
-
-        Returns:
-            actions as numpy, and the state to pass to the next call.
-        """
-        step = observation, state, episode_start, deterministic
-        return policies.predict(self.policy, self.env.single_action_space, *step)
+    # --- saving ------------------------------------------------------------------------------
 
     def save(self, path: str | Path, optimizer: bool = True) -> None:
         """Write the agent to a folder; `from_pretrained` can open a language model in it.
+
+        Of several processes the first one writes, and the others return at once.
 
         Args:
             path: the folder.
@@ -280,7 +273,8 @@ class Agent(SB3Members, metaclass=Construction):
         Raises:
             FileExistsError: the folder is not empty, and holds no agent.
         """
-        checkpoint.save(self, Path(path), optimizer)
+        if ranks.is_main():
+            checkpoint.save(self, Path(path), optimizer)
 
     @classmethod
     def load(

@@ -47,7 +47,8 @@ def needs_steps(callback: BaseCallback) -> bool:
 class StepReport:
     """Tells a callback of each step of a rollout, with the names of stable-baselines3.
 
-    ``agent.num_timesteps`` counts the step before the callback is called. ``locals`` has
+    ``agent.num_timesteps`` counts the step before the callback is called; of several processes each
+    counts its own steps until the end of the rollout adds those of the others. ``locals`` has
     ``actions, rewards, dones, infos, new_obs, values, log_probs`` over the rows, ``n_steps`` of
     this rollout, and ``env``. An episode's return and length are in ``infos[row]["episode"]`` at
     its end, and in ``agent.ep_info_buffer``.

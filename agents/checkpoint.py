@@ -21,7 +21,7 @@ from typing import Any
 
 from safetensors import SafetensorError
 
-from agents import continuing, environments, policies, storage
+from agents import continuing, environments, policies, ranks, storage
 from agents.construction import hyperparameter_names
 from textenv.arguments import first_line
 from textenv.sharing import is_data, plain
@@ -80,7 +80,7 @@ def describe_agent(agent: Any) -> dict[str, Any]:
         **{name: getattr(agent, name) for name in COUNTS},
         "persistent_state": {name: getattr(agent, name) for name in agent.persistent_state},
         "kl_coef": schedules[0].value if schedules else None,
-        "n_envs": agent.env.num_envs,
+        "n_envs": agent.env.num_envs * ranks.count(),
         "task": environments.describe(agent.env),
     }
 

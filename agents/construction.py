@@ -14,7 +14,7 @@ from typing import Any, TypedDict
 
 import torch
 
-from agents import policies, presets
+from agents import policies, presets, ranks
 from agents.ranges import check_ranges
 from textenv.arguments import checked_device, unknown_argument
 
@@ -31,12 +31,16 @@ ONE_STEP = (
 def find_device(device: str | torch.device) -> torch.device:
     """The device; "auto" is an accelerator if there is one.
 
+    Of several processes, which meet here, each has an accelerator of its own (`agents.ranks`).
+
     Raises:
+        ModuleNotFoundError: there are several processes, and accelerate is not installed.
         ValueError: PyTorch does not know it, or cannot use it here.
     """
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    return checked_device(device)
+    found = checked_device(device)
+    return found if ranks.count() == 1 else torch.device(ranks.join(str(found)))
 
 
 class Options(TypedDict, total=False):

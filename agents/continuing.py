@@ -1,5 +1,7 @@
 """What learning needs to go on exactly where it was: optimiser, generators, and environment.
 
+Of several processes it is what the first one needs: the others go on with new episodes.
+
 learning.json, learning.safetensors   beside the agent; data only, as all that an agent saves
 """
 
@@ -15,7 +17,7 @@ import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 
-from agents import snapshot, storage
+from agents import ranks, snapshot, storage
 from agents.snapshot import State
 
 log = logging.getLogger(__name__)
@@ -54,9 +56,10 @@ def write(agent: Any, folder: Path) -> None:
 
 
 def new_seed(agent: Any) -> int:
-    """A seed that differs from that of the first run, and is always the same."""
+    """A seed that differs from that of the first run and of other processes, and is always the
+    same."""
     seeds = np.random.SeedSequence([agent.seed or 0, agent.num_timesteps])
-    return int(seeds.generate_state(1)[0] % 2**31)
+    return int(seeds.generate_state(1)[0] % 2**31) + ranks.rank() * agent.env.num_envs
 
 
 def restore(agent: Any, folder: Path, same_task: bool) -> bool:
@@ -67,6 +70,10 @@ def restore(agent: Any, folder: Path, same_task: bool) -> bool:
     file = folder / LEARNING
     learning = json.loads(file.read_text()) if file.is_file() else {}  # of an earlier release
     _restore_generators(agent, tensors, learning.get("device", agent.device.type))
+    if not ranks.is_main():  # it would draw the same actions and prompts as the first process
+        agent.policy.seed(new_seed(agent))
+        agent.generator.manual_seed(new_seed(agent))
+        return False
     if learning.get("collector") is None:
         return False
     seed = agent.collector.seed

@@ -7,11 +7,12 @@ from collections import deque
 from typing import Any
 
 import gymnasium as gym
+import numpy as np
 from gymnasium.vector import AutoresetMode, VectorEnv
 from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.utils import safe_mean
 
-from agents import continuing, environments
+from agents import continuing, environments, policies, ranks
 from agents.collect import make_collector
 from agents.metrics import make_logger
 from agents.sb3.vec_env import SB3VecEnv
@@ -53,8 +54,23 @@ class SB3Members:
 
     @property
     def n_envs(self) -> int:
-        """The number of rows."""
+        """The number of rows, of several processes those of this one."""
         return self.env.num_envs
+
+    def predict(
+        self,
+        observation: Any,
+        state: Any = None,
+        episode_start: np.ndarray | None = None,
+        deterministic: bool = False,
+    ) -> tuple[np.ndarray, Any]:
+        """Actions for one observation or a batch of them, as in stable-baselines3.
+
+        Returns:
+            actions as numpy, and the state to pass to the next call.
+        """
+        step = observation, state, episode_start, deterministic
+        return policies.predict(self.policy, self.env.single_action_space, *step)
 
     def get_env(self) -> SB3VecEnv:
         """The environment as a `VecEnv`, always the same object; ``agent.env`` is Gymnasium's."""
@@ -121,7 +137,8 @@ class SB3Members:
         if new_run:
             self.ep_info_buffer.clear()
         self.learning_began = time.perf_counter(), self.num_timesteps
-        self.logger = self.given_logger or make_logger(self, name, new_run)
+        own = self.given_logger if ranks.is_main() else None
+        self.logger = own or make_logger(self, name, new_run)
         return self.logger
 
     def dump_logs(self, iteration: int = 0) -> None:

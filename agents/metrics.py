@@ -10,6 +10,7 @@ import numpy as np
 from stable_baselines3.common.logger import HumanOutputFormat, KVWriter, Logger
 from stable_baselines3.common.utils import configure_logger
 
+from agents import ranks
 from agents.rollout import Rollout
 
 NAMES = {"return": "ep_rew_mean", "length": "ep_len_mean", "score": "score_mean", "kl": "kl"}
@@ -18,11 +19,15 @@ NAMES = {"return": "ep_rew_mean", "length": "ep_len_mean", "score": "score_mean"
 def make_logger(agent: Any, name: str | None, new_run: bool) -> Logger:
     """A logger of stable-baselines3; without ``tensorboard_log`` it writes no file, nowhere.
 
+    Of several processes only the first one writes anything.
+
     Args:
         agent: its ``verbose`` and ``tensorboard_log`` say what is written.
         name: of the run for TensorBoard; None takes the algorithm's name.
         new_run: whether to number a new run, or to go on in the latest one.
     """
+    if not ranks.is_main():
+        return Logger(None, [])
     if agent.tensorboard_log is not None:
         name = name or type(agent).__name__
         return configure_logger(agent.verbose, agent.tensorboard_log, name, new_run)
@@ -32,6 +37,8 @@ def make_logger(agent: Any, name: str | None, new_run: bool) -> Logger:
 
 def rollout_metrics(rollout: Rollout, group_size: int = 1) -> dict[str, float]:
     """Means over the episodes that ended in a rollout, and the policy's entropy.
+
+    The steps of all processes count (`agents.ranks`), as its episodes are already those of all.
 
     ``score_std`` is the deviation of the scores, ``groups_without_spread`` the share of groups in
     which all scores are equal, ``finished`` the share of episodes that stopped by themselves,
@@ -54,10 +61,9 @@ def rollout_metrics(rollout: Rollout, group_size: int = 1) -> dict[str, float]:
         means["rollout/finished"] = float(np.mean(stopped))
     parts = [key for key in episodes if key.startswith("score/") and episodes[key]]
     means |= {f"rollout/{key}": float(np.mean(episodes[key])) for key in parts}
-    means["rollout/entropy"] = -float(rollout.log_probs[rollout.mask].mean())
+    means["rollout/entropy"] = -ranks.mean(rollout.log_probs[rollout.mask])
     if rollout.log_prob_mismatch is not None:
-        mean = rollout.log_prob_mismatch.sum() / rollout.mask.sum()
-        means["rollout/log_prob_mismatch"] = float(mean)
+        means["rollout/log_prob_mismatch"] = ranks.mean(rollout.log_prob_mismatch[rollout.mask])
     return means
 
 
@@ -74,17 +80,17 @@ def groups_without_spread(scores: Sequence[float], group_size: int) -> float:
     return float(np.mean(np.ptp(groups, axis=1) == 0))
 
 
-def speed(agent: Any, rollout: Rollout, seconds: float) -> dict[str, float]:
+def speed(agent: Any, timesteps: int, seconds: float) -> dict[str, float]:
     """Counts, and steps per second: of all learning (``fps``), and of collecting a rollout.
 
     Args:
         agent: has learned from the rollout.
-        rollout: the latest one.
+        timesteps: the agent's count before it collected the rollout.
         seconds: how long it took to collect it.
     """
     return {
         "fps": agent.num_timesteps / agent.learning_seconds,
-        "rollout_fps": rollout.num_steps / seconds,
+        "rollout_fps": (agent.num_timesteps - timesteps) / seconds,
         "iterations": agent.num_rollouts,
         "time_elapsed": agent.learning_seconds,
         "total_timesteps": agent.num_timesteps,

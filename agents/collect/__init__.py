@@ -5,6 +5,7 @@
     segments   rows of steps, cut into one row for each episode
     precision  old log-probabilities for acting in reduced precision
     undo       an error leaves everything as it was before the rollout
+    rollouts   one rollout of an agent, with all of these
 
 Both ways return an `agents.rollout.Rollout`.
 """
@@ -14,9 +15,8 @@ from typing import Any
 from gymnasium.vector import VectorEnv
 
 from agents.collect.episodes import EpisodeCollector, collect_episodes
-from agents.collect.precision import evaluate_old_log_probs
+from agents.collect.rollouts import collect_rollout
 from agents.collect.steps import OnStep, StepCollector, Stopped
-from agents.collect.undo import undone_by_errors
 
 __all__ = [
     "EpisodeCollector",
@@ -24,9 +24,8 @@ __all__ = [
     "StepCollector",
     "Stopped",
     "collect_episodes",
-    "evaluate_old_log_probs",
+    "collect_rollout",
     "make_collector",
-    "undone_by_errors",
 ]
 
 

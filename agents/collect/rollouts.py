@@ -1,0 +1,31 @@
+"""One rollout of an agent: undone by errors, counted, and known to all processes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from agents import environments, ranks
+from agents.collect.precision import evaluate_old_log_probs
+from agents.collect.steps import OnStep
+from agents.collect.undo import undone_by_errors
+from agents.rollout import Rollout
+
+
+def collect_rollout(agent: Any, on_step: OnStep | None) -> Rollout:
+    """A rollout with the agent's current policy (see `agents.Agent.collect`)."""
+    timesteps = agent.num_timesteps
+    with undone_by_errors(agent):
+        with ranks.together():
+            rollout = agent.collector.collect(agent.policy, agent.n_steps, on_step)
+            rollout.one_step = agent.policy.reduced_precision and agent.takes_one_step
+            if agent.policy.reduced_precision and not rollout.one_step:
+                at_once = agent.micro_batch_size or getattr(agent, "batch_size", None)
+                evaluate_old_log_probs(agent.policy, rollout, at_once)
+        num_steps, of_others = rollout.share_episodes()
+        agent.between_rollouts = False  # until the update has ended
+    environments.move_schedules(agent.env, rollout.episodes.get("kl", []))
+    agent.num_timesteps = timesteps + num_steps
+    # Those that are here have been added already, if steps are reported.
+    new = rollout.episodes if on_step is None else of_others
+    agent.add_episodes(new["return"], new["length"])
+    return rollout
