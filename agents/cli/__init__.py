@@ -17,6 +17,7 @@ from __future__ import annotations
 import importlib
 import sys
 
+from agents import ranks
 from textenv.rewards import RewardError
 
 # The module of this package for each.
@@ -44,11 +45,14 @@ def main(arguments: list[str] | None = None) -> None:
     if command not in COMMANDS:
         *names, last = COMMANDS
         sys.exit(f"{command} is unknown: use {', '.join(names)} or {last}.")
+    if ranks.count() > 1 and command != "train":
+        sys.exit(f"{command} runs in one process, not in {ranks.count()}: only train has several.")
     module = importlib.import_module(f"agents.cli.{COMMANDS[command]}")  # now: help is fast
-    try:
-        module.main(arguments[1:])
-    except (RewardError, OSError, KeyboardInterrupt) as error:
-        from agents.cli.errors import exit_code, in_words
+    with ranks.silent_unless_main():
+        try:
+            module.main(arguments[1:])
+        except (RewardError, OSError, KeyboardInterrupt, ranks.ProcessLost) as error:
+            from agents.cli.errors import exit_code, in_words
 
-        print(in_words(error), file=sys.stderr)
-        sys.exit(exit_code(error))
+            print(in_words(error), file=sys.stderr)
+            sys.exit(exit_code(error))

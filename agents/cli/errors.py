@@ -8,12 +8,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from agents import storage
+from agents import ranks, storage
 from agents.runs import Interrupted
 from textenv.rewards import RewardError
 
 # What ends a run, and leaves what it has reached on the disk.
-ENDINGS = (Interrupted, RewardError, OSError, FloatingPointError)
+ENDINGS = (Interrupted, RewardError, OSError, FloatingPointError, ranks.ProcessLost)
 
 # What a wrong option leads to, before anything is learned or measured.
 REFUSALS = (ValueError, TypeError, OSError, ModuleNotFoundError)

@@ -1,9 +1,13 @@
-"""``train --resume``: the options of a run that goes on are those that it began with."""
+"""``train --resume``: the options of a run that goes on are those that it began with.
+
+The commands that a run prints, to go on with it or to evaluate it, are here, too.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import inspect
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -88,3 +92,19 @@ def check_named_again(what: str, is_code: bool, given: Resume, saved: dict[str, 
             f"--{what} {here} is another one than that of the run, {saved[what]}: begin a new run "
             "for it."
         )
+
+
+def evaluate_command(options: Train, folder: RunFolder) -> str:
+    """The command that repeats the table: the run has its settings, but no code."""
+    return f"python -m agents evaluate {shlex.quote(str(folder.path))}{_code(options)}"
+
+
+def resume_command(options: Train, folder: RunFolder) -> str:
+    """The command that goes on with the run."""
+    agent = "" if options.agent in AGENTS else f" --agent {shlex.quote(options.agent)}"
+    return f"python -m agents train --resume {shlex.quote(str(folder.path))}{agent}{_code(options)}"
+
+
+def _code(options: Train) -> str:
+    """The reward, if it names code: what a file names is not imported."""
+    return f" --reward {shlex.quote(options.reward)}" if names_code(options.reward) else ""

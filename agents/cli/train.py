@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import csv
 import dataclasses
-import shlex
 import sys
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from agents import continuing, storage
+from agents import continuing, ranks, storage
 from agents.agent import Agent
-from agents.cli.algorithms import AGENTS, find_agent
+from agents.cli.algorithms import find_agent
 from agents.cli.errors import ENDINGS, checking_options, exit_code, in_words
 from agents.cli.options import Train, check_options, choose_dtype, parse_train
 from agents.cli.reach import EVALUATION_SEED, Reach, find_reach, load_reach
 from agents.cli.report import print_evaluations
-from agents.cli.resuming import parse_resume
+from agents.cli.resuming import evaluate_command, parse_resume, resume_command
 from agents.cli.tasks import OF_TASK, evaluation_prompts
 from agents.construction import find_device
 from agents.evaluation import TextEvaluation, evaluate_text
@@ -49,27 +48,38 @@ class Outcome:
 
 def main(arguments: list[str]) -> None:
     """Fine-tune, and print what changed."""
-    with checking_options():
+    with ranks.together(), checking_options():
         options, hyperparameters = parse_resume(arguments) or parse_train(arguments)
         check_options(options)
-        folder = open_folder(options)
+    with ranks.together(), checking_options():
+        opened = open_folder(options) if ranks.is_main() else None
+    (path, *_) = ranks.everyone(opened and opened.path)
+    folder = opened or RunFolder(path)
     with Signals() as signals:
         try:
-            outcome = run(options, hyperparameters, folder, signals=signals)
-            columns = {"before": outcome.before, "after": outcome.after}
-            print_evaluations(columns, outcome.reach.evaluation)
-            console.print(
-                f"\n{outcome.timesteps} tokens in {outcome.seconds:.0f} s "
-                f"({outcome.timesteps / max(outcome.seconds, 1e-9):.0f} tokens/s, learning "
-                f"included)\nagent  {folder.agent}",
-                soft_wrap=True,
-            )
-            draw(options, folder, outcome.reach.learning)
-            console.print(f"again  {evaluate_command(options, folder)}", soft_wrap=True)
+            if ranks.is_main():
+                show(run(options, hyperparameters, folder, signals=signals), options, folder)
+            else:
+                learn_along(options, hyperparameters, folder, signals)
         except ENDINGS as error:
-            sys.exit(end_early(options, folder, error))
+            signals.at_once = False  # what ends here is said and drawn whatever a launcher sends
+            sys.exit(end_early(options, folder, error) if ranks.is_main() else exit_code(error))
         finally:
             folder.unlock()
+
+
+def show(outcome: Outcome, options: Train, folder: RunFolder) -> None:
+    """Print what a finished run has changed, and draw its learning curve."""
+    columns = {"before": outcome.before, "after": outcome.after}
+    print_evaluations(columns, outcome.reach.evaluation)
+    console.print(
+        f"\n{outcome.timesteps} tokens in {outcome.seconds:.0f} s "
+        f"({outcome.timesteps / max(outcome.seconds, 1e-9):.0f} tokens/s, learning "
+        f"included)\nagent  {folder.agent}",
+        soft_wrap=True,
+    )
+    draw(options, folder, outcome.reach.learning)
+    console.print(f"again  {evaluate_command(options, folder)}", soft_wrap=True)
 
 
 def open_folder(options: Train) -> RunFolder:
@@ -113,7 +123,8 @@ def run(
     """
     hide_progress_bars()
     settings = settings_of(options, hyperparameters)
-    agent, resumed = make_or_load(options, hyperparameters, folder)  # or an option is refused
+    with ranks.together():
+        agent, resumed = make_or_load(options, hyperparameters, folder)  # or an option is refused
     if folder.is_run():
         folder.change_settings(settings)  # it may be longer now
     else:
@@ -128,7 +139,7 @@ def run(
         signals=signals,
     )  # fmt: skip
     agent.learn(
-        max(options.total_timesteps - agent.num_timesteps, 0),
+        timesteps_left(options, agent),
         callback=recorder,
         progress_bar=ProgressBar(goal=goal),
         reset_num_timesteps=False,
@@ -139,6 +150,21 @@ def run(
         storage.link(folder.newest, new, ignore=lambda *_: of_learning)
     after = find_evaluation("after", options, agent, folder)
     return Outcome(before, after, reach, agent.num_timesteps, agent.learning_seconds)
+
+
+def learn_along(
+    options: Train, hyperparameters: dict[str, Any], folder: RunFolder, signals: Signals
+) -> None:
+    """What `run` is in all processes but the first: nothing is measured, shown or written."""
+    with ranks.together():
+        agent, _ = make_or_load(options, hyperparameters, folder)
+    recorder = RunRecorder(folder, signals=signals)
+    agent.learn(timesteps_left(options, agent), callback=recorder, reset_num_timesteps=False)
+
+
+def timesteps_left(options: Train, agent: Agent) -> int:
+    """How many tokens are still to be generated."""
+    return max(options.total_timesteps - agent.num_timesteps, 0)
 
 
 def settings_of(options: Train, hyperparameters: dict[str, Any]) -> dict[str, Any]:
@@ -266,19 +292,3 @@ def task_arguments(options: Train, dtype: str) -> dict[str, Any]:
         "reward_timeout": options.reward_timeout,
         "reward_retries": options.reward_retries,
     }
-
-
-def evaluate_command(options: Train, folder: RunFolder) -> str:
-    """The command that repeats the table: the run has its settings, but no code."""
-    return f"python -m agents evaluate {shlex.quote(str(folder.path))}{_code(options)}"
-
-
-def resume_command(options: Train, folder: RunFolder) -> str:
-    """The command that goes on with the run."""
-    agent = "" if options.agent in AGENTS else f" --agent {shlex.quote(options.agent)}"
-    return f"python -m agents train --resume {shlex.quote(str(folder.path))}{agent}{_code(options)}"
-
-
-def _code(options: Train) -> str:
-    """The reward, if it names code: what a file names is not imported."""
-    return f" --reward {shlex.quote(options.reward)}" if names_code(options.reward) else ""

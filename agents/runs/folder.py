@@ -1,6 +1,6 @@
 """The folder of a run: what is in it, and who may write there.
 
-settings.json           every option, the task, seed, versions, commit, threads
+settings.json           every option, the task, seed, versions, commit, threads, processes
 progress.csv, events.*  metrics of each rollout, as a table and for TensorBoard
 completions.jsonl       some episodes of each rollout: step, prompt, response, score and its parts,
                         kl (nats), length (tokens), finish_reason
@@ -31,7 +31,7 @@ from typing import Any, Self
 import torch
 from filelock import FileLock, Timeout
 
-from agents import storage
+from agents import ranks, storage
 
 CONTENT = (
     # In the order in which they are removed: what says that a run is finished goes first, what
@@ -213,7 +213,7 @@ def read_json(path: Path) -> Any:
 
 
 def surroundings() -> dict[str, Any]:
-    """Versions, the commit of the package if there is one, threads, and the machine."""
+    """Versions, the commit of the package if there is one, threads, processes, and the machine."""
 
     def version(name: str) -> str | None:
         try:
@@ -225,6 +225,7 @@ def surroundings() -> dict[str, Any]:
         "versions": {"python": platform.python_version(), **{n: version(n) for n in PACKAGES}},
         "commit": _commit(),
         "threads": torch.get_num_threads(),
+        "processes": ranks.count(),
         "machine": platform.platform(),
     }
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from rich.markup import escape
 
-from agents import checkpoint, environments, storage
+from agents import checkpoint, environments, ranks, storage
 from agents.callbacks import RolloutCallback
 from agents.metrics import groups_without_spread
 from agents.progress import console
@@ -39,6 +39,8 @@ class RunRecorder(RolloutCallback):
         agent = PPO.load("runs/happy")
         agent.learn(50_000, reset_num_timesteps=False,
                     callback=RunRecorder("runs/happy", resume=True))
+
+    Of several processes the first one writes; the others only pass signals on.
 
     Args:
         folder: the folder, or a `RunFolder` that is locked already.
@@ -78,7 +80,12 @@ class RunRecorder(RolloutCallback):
 
     def _init_callback(self) -> None:
         agent: Any = self.model
-        self.locks = not isinstance(self.folder, RunFolder)
+        self.completions: Any = None
+        self.is_text = bool(environments.text_environments(agent.env))
+        self.writes = ranks.is_main()
+        self.locks = self.writes and not isinstance(self.folder, RunFolder)
+        if not self.writes:
+            return
         if isinstance(self.folder, RunFolder):
             self.run = self.folder
         elif self.resume:
@@ -94,7 +101,7 @@ class RunRecorder(RolloutCallback):
 
     def _open(self, agent: Any) -> None:
         """Begin the run, or go on with the one in the folder."""
-        self.former_logger, self.completions = agent.given_logger, None
+        self.former_logger = agent.given_logger
         begins = 0
         if self.resume:
             self._check_goes_on(agent)
@@ -108,7 +115,6 @@ class RunRecorder(RolloutCallback):
         cut_completions(self.run.completions, begins)
         self.completions = open(self.run.completions, "a", encoding="utf-8")
         agent.set_logger(run_logger(self.run, begins))
-        self.is_text = bool(environments.text_environments(agent.env))
         self._mark_saved()
 
     def _check_goes_on(self, agent: Any) -> None:
@@ -132,7 +138,7 @@ class RunRecorder(RolloutCallback):
     def _on_rollout_start(self) -> None:
         if self.signals is not None:
             self.signals.check()
-        if self._due():
+        if self.writes and self._due():
             self.save()
         if self.signals is not None:
             # What a rollout of text has done can be undone, so a signal may interrupt it.
@@ -141,6 +147,8 @@ class RunRecorder(RolloutCallback):
     def _on_rollout_end(self) -> None:
         if self.signals is not None:
             self.signals.at_once = False  # the update is not to be left half done
+        if not self.writes:
+            return
         agent: Any = self.model
         episodes = self.locals["rollout"].episodes
         returns = episodes["return"]
@@ -153,7 +161,7 @@ class RunRecorder(RolloutCallback):
     def _on_training_end(self) -> None:
         """Save, unless an error has left an update half done."""
         try:
-            if self.model.between_rollouts:  # type: ignore[attr-defined]
+            if self.writes and self.model.between_rollouts:  # type: ignore[attr-defined]
                 self.save()
         finally:
             self._close()
@@ -203,9 +211,8 @@ class RunRecorder(RolloutCallback):
             {"step": self.model.num_timesteps} | {name: episodes[name][row] for name in columns}
             for row in rows
         ]
-        file: Any = self.completions
-        file.writelines(json.dumps(completion) + "\n" for completion in chosen)
-        file.flush()
+        self.completions.writelines(json.dumps(completion) + "\n" for completion in chosen)
+        self.completions.flush()
         text = "\n\n".join(
             f"**{one['score']:+.2f}** {one['prompt']} ▸ {one['response']}"
             for one in chosen[:IN_TENSORBOARD]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,6 +23,9 @@ class Interrupted(KeyboardInterrupt):
     def __init__(self, number: int):
         super().__init__(signal.Signals(number).name)
         self.number = number
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Interrupted, (self.number,)  # KeyboardInterrupt's would take the name
 
     @property
     def exit_code(self) -> int:
@@ -60,8 +64,12 @@ class Signals:
             raise Interrupted(number)
 
     def check(self) -> None:
-        """Raise `Interrupted` for a signal that waits."""
-        if self.received is not None and not self.raised:
+        """Raise `Interrupted` for a signal that waits.
+
+        An error that is on its way, while this is called, says more than a signal: a launcher sends
+        one to all processes when it has found that one of them has ended.
+        """
+        if self.received is not None and not self.raised and sys.exception() is None:
             self.raised = True
             raise Interrupted(self.received)
 
