@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import astuple, dataclass
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from agents import environments
+from agents import environments, ranks
 from textenv.lm import scoring
 from textenv.lm.decoder import Decoder
 
@@ -63,7 +64,7 @@ class MemoryPlan:
 
 
 def memory_plan(agent: Any) -> MemoryPlan:
-    """The memory that an agent with a language model needs to learn.
+    """The memory that an agent with a language model needs to learn, in this process.
 
     Args:
         agent: in a text environment.
@@ -76,7 +77,8 @@ def memory_plan(agent: Any) -> MemoryPlan:
     optimized = [p for group in agent.optimizer.param_groups for p in group["params"]]
     bodies = [policy.body] if policy.critic_body is None else [policy.body, policy.critic_body]
     rows = agent.env.num_envs
-    part = agent.micro_batch_size or getattr(agent, "batch_size", None) or rows
+    of_all = getattr(agent, "batch_size", None)  # of all processes
+    part = agent.micro_batch_size or (of_all and math.ceil(of_all / ranks.count())) or rows
     vocabulary = len(policy.head.embeddings.weight)
     logits = vocabulary * min(part * budget, scoring.CHUNK_ELEMENTS // vocabulary)
     activations = 0
