@@ -19,6 +19,8 @@ from textenv.legality import forbid
 from textenv.lm.prompts import Pass, after_prompts, by_length, repeated_prompts
 
 CHUNK_ELEMENTS = 2**27  # logits in one chunk: 512 MB in float32
+# Where there is no backward pass, in which chunks are computed again, small ones cost no time.
+WITHOUT_GRADIENT = 2**24
 
 
 @dataclass(frozen=True)
@@ -212,7 +214,8 @@ def in_chunks(function: Callable, head: Callable, hidden: Tensor, *others: Tenso
     """
     with torch.no_grad():
         vocabulary = head(hidden[:1]).shape[-1] if len(hidden) else 1
-    size = max(1, CHUNK_ELEMENTS // vocabulary)
+    elements = CHUNK_ELEMENTS if torch.is_grad_enabled() else min(CHUNK_ELEMENTS, WITHOUT_GRADIENT)
+    size = max(1, elements // vocabulary)
     if len(hidden) <= size:
         return function(hidden, *others)
     chunks = zip(hidden.split(size), *(other.split(size) for other in others), strict=True)
