@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -36,8 +37,8 @@ class Agent(SB3Members, metaclass=Construction):
 
     A program that ``torchrun`` or ``accelerate launch`` starts several times learns with all its
     processes (`agents.ranks`): each collects in its part of the ``n_envs`` rows, and all take the
-    same steps, on ``batch_size`` rows of all. Callbacks are called in each of them; the first one
-    alone logs and saves.
+    same steps, on ``batch_size`` rows of all. The first one alone logs and saves. Callbacks are
+    called in each of them: one that writes files should do so where `ranks.is_main` holds.
 
     Args:
         policy: "CausalLMPolicy", "MlpPolicy", or a policy class (see `agents.policies.base`).
@@ -139,6 +140,13 @@ class Agent(SB3Members, metaclass=Construction):
         Its losses then take log π_old from `Batch.old`.
         """
         return False
+
+    @property
+    def rows_at_once(self) -> int:
+        """The rows of a backward pass in this process; of plain memory, where it takes more."""
+        of_all = getattr(self, "batch_size", None)
+        own = self.env.num_envs if of_all is None else math.ceil(of_all / ranks.count())
+        return self.micro_batch_size or min(own, self.env.num_envs)
 
     # --- what an algorithm uses -------------------------------------------------------------
 

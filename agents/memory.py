@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 from dataclasses import astuple, dataclass
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from agents import environments, ranks
+from agents import environments
 from textenv.lm import scoring
 from textenv.lm.decoder import Decoder
 
@@ -76,15 +75,13 @@ def memory_plan(agent: Any) -> MemoryPlan:
     learning = [p for p in policy.parameters() if p.requires_grad]
     optimized = [p for group in agent.optimizer.param_groups for p in group["params"]]
     bodies = [policy.body] if policy.critic_body is None else [policy.body, policy.critic_body]
-    rows = agent.env.num_envs
-    of_all = getattr(agent, "batch_size", None)  # of all processes
-    part = agent.micro_batch_size or (of_all and math.ceil(of_all / ranks.count())) or rows
+    rows, part = agent.env.num_envs, agent.rows_at_once
     vocabulary = len(policy.head.embeddings.weight)
     logits = vocabulary * min(part * budget, scoring.CHUNK_ELEMENTS // vocabulary)
     activations = 0
     for body in bodies:
         one, two = (_saved(policy, body, count, length, budget) for count in (1, 2))
-        activations += one + (two - one) * (min(part, rows) - 1)
+        activations += one + (two - one) * (part - 1)
     acting = [policy.acting_model(), *bodies[1:]]
     return MemoryPlan(
         weights=_bytes(weights),
@@ -97,7 +94,8 @@ def memory_plan(agent: Any) -> MemoryPlan:
 def free_memory(device: torch.device) -> float | None:
     """Bytes that are free on a device; None if nobody says."""
     if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
+        idle = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return torch.cuda.mem_get_info(device)[0] + idle
     try:  # Linux
         with open("/proc/meminfo", encoding="ascii") as file:
             fields = dict(line.split(":") for line in file)

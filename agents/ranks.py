@@ -26,6 +26,10 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+# The environment variable that, if it is not empty, lets each process learn alone, as in a sweep
+# whose runs a launcher starts.
+ALONE = "AGENTS_ALONE"
+
 # A process that ends is noticed at once. This ends the waiting for one that hangs, and has to be
 # longer than the first process evaluates while the others wait for it.
 LONGEST_WAIT = timedelta(hours=6)
@@ -36,8 +40,10 @@ class ProcessLost(RuntimeError):
 
 
 def count() -> int:
-    """The number of processes."""
-    return int(os.environ["WORLD_SIZE"]) if {"RANK", "WORLD_SIZE"} <= os.environ.keys() else 1
+    """The number of processes; 1 where the environment says that each is alone (`ALONE`)."""
+    if os.environ.get(ALONE) or not os.environ.get("RANK"):
+        return 1
+    return int(os.environ.get("WORLD_SIZE") or 1)
 
 
 def rank() -> int:
@@ -102,6 +108,7 @@ def total(tensor: Tensor) -> Tensor:
     """The sum of a tensor over the processes, the same in each of them; raises as `everyone`."""
     if count() == 1:
         return tensor
+    everyone(None)  # notices at once that a process has ended, and may wait for longer
     return _summed(tensor.detach().clone())
 
 
@@ -162,6 +169,7 @@ def copy_from_main(tensors: Iterable[Tensor]) -> None:
     """Overwrite tensors by those of the first process; raises as `everyone`."""
     if count() == 1:
         return
+    everyone(None)
     device = _state().device
     for tensor in tensors:
         sent = tensor.detach().to(device).contiguous()
@@ -221,6 +229,10 @@ def together() -> Iterator[None]:
         if own is None or not isinstance(own, Exception):
             raise  # a signal is the launcher's, which ends the processes that are left
         errors = []
+    except Exception:  # they were never met, and the error of this process may say why
+        if own is None:
+            raise
+        errors = []
     for one in [own, *errors]:
         if one is not None:
             one.in_all_processes = True
@@ -254,6 +266,8 @@ def silent_unless_main() -> Iterator[None]:
 def _noticing_loss() -> Iterator[None]:
     try:
         yield
+    except torch.OutOfMemoryError:
+        raise
     except RuntimeError as error:
         raise ProcessLost(
             "Another process of this run has ended, or cannot be reached: the run ends here."
@@ -278,7 +292,15 @@ def _partial_state(cpu: bool) -> Any:
             f"This program was started as one of {count()} processes, which need accelerate: "
             "pip install accelerate."
         ) from error
-    return PartialState(cpu=cpu, timeout=LONGEST_WAIT)
+    if is_main():
+        print(f"waiting for {count()} processes", file=sys.stderr)
+    state = PartialState(cpu=cpu)
+    if state.num_processes != count():
+        raise RuntimeError(
+            f"The environment says that there are {count()} processes (WORLD_SIZE), but accelerate "
+            f"finds {state.num_processes}: start them with torchrun, or set {ALONE}=1."
+        )
+    return state
 
 
 def _state(cpu: bool | None = None) -> Any:
@@ -289,6 +311,5 @@ def _state(cpu: bool | None = None) -> Any:
 @cache
 def _messages() -> Any:
     """The group of processes for small things: gloo notices at once that a process has ended."""
-    if _state().backend == "gloo":
-        return None
+    _state()
     return dist.new_group(backend="gloo", timeout=LONGEST_WAIT)

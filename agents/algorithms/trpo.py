@@ -26,6 +26,8 @@ from agents.functional import surrogates
 from agents.functional.reductions import token_mean
 from agents.rollout import Batch, Rollout
 
+SECOND_DERIVATIVES = 3  # times the memory of first ones
+
 
 class TRPO(Agent):
     """Maximise E[r·A] subject to mean KL(π_old‖π) ≤ δ.
@@ -83,6 +85,13 @@ class TRPO(Agent):
         self.line_search_shrinking_factor = line_search_shrinking_factor
         self.line_search_max_iter = line_search_max_iter
         self.normalize_advantage = normalize_advantage
+
+    @property
+    def rows_at_once(self) -> int:
+        every = self.env.num_envs
+        first = self.micro_batch_size or every
+        second = min(first, self.fisher_rows or every)
+        return max(first, SECOND_DERIVATIVES * second)
 
     def update(self, rollout: Rollout) -> dict[str, float]:
         columns = estimated_advantages(

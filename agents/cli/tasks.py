@@ -41,8 +41,9 @@ def defaults_of(env_id: str) -> dict[str, Any]:
     found = {}
     for name, kind in OPTIONS.items():
         value = unwrap_shared(registered.get(name))
-        if name == "stop" and isinstance(value, str | tuple):
-            value = [value] if isinstance(value, str) else list(value)
+        if name == "stop" and value is not None:
+            every = list(value) if isinstance(value, list | tuple) else [value]
+            value = every if all(isinstance(stop, str) for stop in every) else [OF_TASK]
         if value is not None:
             # Rows of prompts and functions are no values of options; the environment has them.
             found[name] = value if isinstance(value, kind) else OF_TASK

@@ -285,7 +285,7 @@ def task_arguments(options: Train, dtype: str) -> dict[str, Any]:
     names = ("prompts", "chat", "reward", "max_new_tokens", "stop")
     given = {name: getattr(options, name) for name in names}
     return {
-        **{name: value for name, value in given.items() if value != OF_TASK},
+        **{name: value for name, value in given.items() if value not in (OF_TASK, [OF_TASK])},
         "reference": options.model,
         "reference_dtype": dtype,
         "kl_coef": options.kl_coef,

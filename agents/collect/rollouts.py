@@ -17,7 +17,7 @@ def collect_rollout(agent: Any, on_step: OnStep | None) -> Rollout:
     with undone_by_errors(agent):
         with ranks.together():
             rollout = agent.collector.collect(agent.policy, agent.n_steps, on_step)
-            rollout.one_step = agent.policy.reduced_precision and agent.takes_one_step
+            rollout.one_step = agent.policy.reduced_precision and _takes_one_step(agent)
             if agent.policy.reduced_precision and not rollout.one_step:
                 at_once = agent.micro_batch_size or getattr(agent, "batch_size", None)
                 evaluate_old_log_probs(agent.policy, rollout, at_once)
@@ -29,3 +29,13 @@ def collect_rollout(agent: Any, on_step: OnStep | None) -> Rollout:
     new = rollout.episodes if on_step is None else of_others
     agent.add_episodes(new["return"], new["length"])
     return rollout
+
+
+def _takes_one_step(agent: Any) -> bool:
+    """Whether the agent's class says so that also has its update and loss, or one derived from it:
+    a class with an update of its own may take several."""
+
+    def place(name: str) -> int:
+        return next(at for at, cls in enumerate(type(agent).__mro__) if name in vars(cls))
+
+    return agent.takes_one_step and place("takes_one_step") <= min(place("update"), place("loss"))

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from agents import storage
+from agents import ranks, storage
 from agents.policies.base import Evaluation, Policy
 from agents.policies.checks import check_live, check_space, checked_tokens
 from agents.policies.decoding import Caches, Decoders, next_logits, next_tokens
@@ -139,8 +139,9 @@ class CausalLMPolicy(nn.Module, Policy):
 
     def can_act(self, model: Any) -> bool:
         """Whether the weights of a loaded model have the policy's precision, or more."""
+        here = torch.empty(0, device=self.device).device  # "cuda" is "cuda:0", say
         dtype, device = getattr(model, "dtype", None), getattr(model, "device", None)
-        return dtype in (torch.float32, self.dtype) and device == self.device
+        return dtype in (torch.float32, self.dtype) and device == here
 
     def autocast(self, captured: bool = False) -> AbstractContextManager:
         """The context in which the weights that learn run in the policy's precision.
@@ -172,9 +173,9 @@ class CausalLMPolicy(nn.Module, Policy):
             frozen = [p for p in model.parameters() if not p.requires_grad]
             shared = [p for p in frozen if p.dtype == self.dtype]
             self._acting.append(cast(sharing(model, shared), self.dtype))
-        pairs = zip(self._acting[0].parameters(), model.parameters(), strict=True)
-        copies, originals = zip(*(pair for pair in pairs if pair[0] is not pair[1]), strict=True)
-        torch._foreach_copy_(copies, originals)
+        for own, learning in zip(self._acting[0].parameters(), model.parameters(), strict=True):
+            if own.data_ptr() != learning.data_ptr():
+                own.copy_(learning)
         return self._acting[0]
 
     @torch.no_grad()
@@ -302,9 +303,13 @@ class CausalLMPolicy(nn.Module, Policy):
     def merge(self, folder: str | Path) -> None:
         """Write the model with its adapters merged into its weights, and without the critic.
 
+        Of several processes the first one writes.
+
         Raises:
             FileExistsError: the folder is not empty.
         """
+        if not ranks.is_main():
+            return
         tokenizer = own_tokenizer(self.model)
         with storage.new_folder(Path(folder)) as new:
             merged(self.model).save_pretrained(new)

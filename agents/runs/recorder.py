@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import time
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +71,7 @@ class RunRecorder(RolloutCallback):
         self.seconds, self.rollouts = parse_interval(save_every)
         self.folder, self.show_samples, self.resume = folder, show_samples, resume
         self.overwrite, self.settings = overwrite, dict(settings or {})
-        self.signals = signals
+        self.given_signals, self.signals = signals, signals
         self.best_return = -np.inf
         self.last_return: float | None = None  # of the last rollout in which an episode ended
         self.without_spread = 0
@@ -86,6 +86,10 @@ class RunRecorder(RolloutCallback):
         self.locks = self.writes and not isinstance(self.folder, RunFolder)
         if not self.writes:
             return
+        self.entered = ExitStack()
+        if self.given_signals is None and ranks.count() > 1:
+            # A launcher ends this process when another one has died: not before it has saved.
+            self.signals = self.entered.enter_context(Signals())
         if isinstance(self.folder, RunFolder):
             self.run = self.folder
         elif self.resume:
@@ -176,6 +180,8 @@ class RunRecorder(RolloutCallback):
             self.model.set_logger(self.former_logger)
         if self.locks:
             self.run.unlock()
+        if self.writes:
+            self.entered.close()
         if self.signals is not None:
             self.signals.at_once = True
 

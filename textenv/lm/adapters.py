@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from textenv.lm.loading import LOADED_FROM, no_warning_of_peft
+from textenv.lm.loading import LOADED_FROM, cast, no_warning_of_peft
 
 SCALE = 2  # lora_alpha / r, by which the product of an adapter's two matrices is multiplied
 
@@ -68,9 +68,15 @@ def add_adapters(model: Any, lora: int | Mapping[str, Any], seed: int | None = N
 
 
 def merged(model: Any) -> Any:
-    """A copy of a model with its adapters, if it has some, merged into its weights."""
-    copied = copy.deepcopy(model)
-    return copied.merge_and_unload() if hasattr(copied, "merge_and_unload") else copied
+    """A copy of a model with its adapters, if it has some, merged into its weights.
+
+    These are then float32: the adapters are small beside them, and would be rounded away.
+    """
+    copied: Any = copy.deepcopy(model)
+    if not hasattr(copied, "merge_and_unload"):
+        return copied
+    cast(copied, torch.float32)
+    return copied.merge_and_unload()
 
 
 def has_adapters(model: Any, lora: Any) -> bool:

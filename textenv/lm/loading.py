@@ -163,7 +163,9 @@ def load_model(
 
 
 def is_from(model: Any, source: Any) -> bool:
-    """Whether a loaded model is that of a source, a live one included."""
+    """Whether a loaded model is that of a source, a live one included, without adapters."""
+    if hasattr(model, "peft_config"):
+        return False
     if isinstance(source, str | os.PathLike):
         return getattr(model, LOADED_FROM, None) == os.fspath(source)
     return model is source

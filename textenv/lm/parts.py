@@ -68,15 +68,17 @@ def body_of(model: Any) -> nn.Module:
 
 
 def sharing(model: Any, weights: Iterable[Tensor]) -> Any:
-    """A copy of a model that has the given weights in common with it, and others of its own.
+    """A copy of a model that has the memory of the given weights in common with it.
 
-    What is put around the layers of the one, such as adapters, is not in the other.
+    In the copy they are frozen. What is put around the layers of the one, such as adapters, is not
+    in the other.
 
     Args:
         model: of transformers.
         weights: those of its parameters that are not copied.
     """
-    return copy.deepcopy(model, {id(weight): weight for weight in weights})
+    shared: Any = {id(weight): nn.Parameter(weight.data, False) for weight in weights}
+    return copy.deepcopy(model, shared)
 
 
 def by_layer(body: Any) -> list[nn.ModuleList]:

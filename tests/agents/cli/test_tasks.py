@@ -55,13 +55,16 @@ def test_a_task_is_learned_on_its_prompts_and_judged_on_others(tmp_path, monkeyp
     main(["train", "--resume", "run", "--total-timesteps", "80"])
 
 
-@pytest.mark.parametrize("stop", ["!", ("!", "\n"), ["!"], None])
-def test_stop_strings_of_a_registered_environment_are_defaults(mine, stop, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("stop", "option"),
+    [("!", ["!"]), (("!", "\n"), ["!", "\n"]), (["!"], ["!"]), (None, []), (5, [OF_TASK]),
+     (("!", 5), [OF_TASK])],
+)  # fmt: skip
+def test_stops_of_a_registered_environment_are_defaults(mine, stop, option, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     gym.registry[mine].kwargs["stop"] = stop
     main(["train", "--env", mine, "--agent", "reinforce", "--output", "run", *SMALL])
-    options = json.load(open("run/settings.json"))["options"]
-    assert options["stop"] == {str: ["!"], tuple: ["!", "\n"], list: ["!"]}.get(type(stop), [])
+    assert json.load(open("run/settings.json"))["options"]["stop"] == option
 
 
 def prompts_of(file):

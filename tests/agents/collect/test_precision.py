@@ -10,6 +10,7 @@ import torch
 from stable_baselines3.common.logger import configure
 from torch.testing import assert_close
 
+from agents import RLOO
 from agents.collect import collect_episodes
 
 
@@ -120,3 +121,23 @@ def test_of_several_steps_they_are_evaluated_before(make_agent, make_text_envs):
             "GRPO", envs=envs, group_size=4, policy_kwargs={"dtype": "bfloat16"}, **given
         )
         assert agent.collect().log_prob_mismatch is not None
+
+
+def test_a_class_with_an_update_of_its_own_is_not_believed_to_take_one_step(
+    make_text_envs, make_model
+):
+    class Twice(RLOO):
+        def update(self, rollout):
+            columns = {"advantages": rollout.rewards}
+            self.optimize(rollout, columns)
+            return self.optimize(rollout, columns)
+
+    class Once(Twice):
+        takes_one_step = True
+
+    for cls, one in ((RLOO, True), (Twice, False), (Once, True)):
+        agent = cls(
+            "CausalLMPolicy", make_text_envs(16, group_size=4), group_size=4, device="cpu",
+            policy_kwargs={"model": make_model(), "dtype": "bfloat16"},
+        )  # fmt: skip
+        assert agent.collect().one_step == one

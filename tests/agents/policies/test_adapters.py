@@ -191,17 +191,21 @@ def test_adapters_are_not_put_on_adapters(make_text_envs, make_model):
         )  # fmt: skip
 
 
+def addresses(model) -> set[int]:
+    return {parameter.data_ptr() for parameter in model.parameters()}
+
+
 @pytest.fixture
 def make_sharing_agent(model_folder):
     """``make_sharing_agent(PPO)``: the environment's reference is the base of its adapters."""
 
-    def make(cls=PPO, dtype="float32", **keywords):
+    def make(cls=PPO, dtype="float32", env=None, **keywords):
         return cls(
             "CausalLMPolicy", "TextGen-v0", n_envs=8, seed=0, learning_rate=1e-2, device="cpu",
             env_kwargs={
                 "tokenizer": model_folder, "prompts": ["a film", "the"], "reward": "length(3)",
                 "max_new_tokens": 5, "reference": model_folder, "reference_dtype": dtype,
-                "kl_coef": 0.1,
+                "kl_coef": 0.1, **(env or {}),
             },
             policy_kwargs={"model": model_folder, "lora": 2, "dtype": dtype, **keywords},
         )  # fmt: skip
@@ -214,9 +218,8 @@ def test_adapters_share_the_weights_of_the_reference(make_sharing_agent, next_lo
     agent = make_sharing_agent(dtype=dtype)
     reference = agent.env.shaping.reference
     assert not [name for name, _ in reference.named_parameters() if "lora" in name]
-    own = {id(p) for p in agent.policy.model.parameters()}
-    acting = {id(p) for p in agent.policy.acting_model().parameters()}
-    assert all(id(p) in own & acting for p in reference.parameters())
+    own, acting = addresses(agent.policy.model), addresses(agent.policy.acting_model())
+    assert addresses(reference) <= own & acting
     before = [p.clone() for p in reference.parameters()]
 
     def log_probs(rollout):
@@ -238,8 +241,7 @@ def test_loaded_adapters_share_them_too(make_sharing_agent, tmp_path, dtype):
     agent = make_sharing_agent(dtype=dtype).learn(40)
     agent.save(tmp_path / "agent")
     again = PPO.load(tmp_path / "agent", device="cpu")
-    own = {id(p) for p in again.policy.model.parameters()}
-    assert all(id(p) in own for p in again.env.shaping.reference.parameters())
+    assert addresses(again.env.shaping.reference) <= addresses(again.policy.model)
     agent.learn(40, reset_num_timesteps=False)
     again.learn(40, reset_num_timesteps=False)
     for one, other in zip(agent.policy.parameters(), again.policy.parameters(), strict=True):
@@ -249,8 +251,7 @@ def test_loaded_adapters_share_them_too(make_sharing_agent, tmp_path, dtype):
 def test_a_model_that_learns_as_a_whole_shares_nothing(make_sharing_agent):
     agent = make_sharing_agent(lora=None)
     assert all(p.requires_grad for p in agent.policy.model.parameters())
-    own, reference = agent.policy.parameters(), agent.env.shaping.reference.parameters()
-    assert not {id(p) for p in own} & {id(p) for p in reference}
+    assert not addresses(agent.policy) & addresses(agent.env.shaping.reference)
 
 
 def test_a_live_reference_is_shared_and_gets_no_adapters(make_text_envs, make_model):
@@ -260,4 +261,38 @@ def test_a_live_reference_is_shared_and_gets_no_adapters(make_text_envs, make_mo
         policy_kwargs={"model": model, "lora": 2},
     )  # fmt: skip
     assert not [name for name, _ in model.named_parameters() if "lora" in name]
+    assert addresses(model) <= addresses(agent.policy.model)
+    assert all(p.requires_grad for p in model.parameters())  # it may still learn elsewhere
     agent.learn(40)
+
+
+def test_adapters_that_are_the_reference_are_not_shared(make_sharing_agent, tmp_path):
+    """A run from a folder of adapters, whose reference is what they begin as."""
+    make_sharing_agent().learn(40).save(tmp_path / "adapters")
+    folder = str(tmp_path / "adapters")
+    agent = make_sharing_agent(model=folder, lora=None, env={"reference": folder})
+    assert not addresses(agent.policy.model) & addresses(agent.env.shaping.reference)
+    agent.learn(40)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_merged_weights_are_those_of_the_policy(make_sharing_agent, tmp_path, dtype):
+    agent = make_sharing_agent(dtype=dtype).learn(80)
+    agent.policy.merge(tmp_path / "merged")
+    merged = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "merged")
+    assert merged.dtype == torch.float32
+    base = dict(agent.env.shaping.reference.named_parameters())
+    layer = agent.policy.model.get_base_model().model.layers[0].mlp.up_proj
+    name = "model.layers.0.mlp.up_proj.weight"
+    exact = base[name].float() + layer.get_delta_weight("default")
+    assert_close(merged.get_parameter(name), exact, rtol=0, atol=1e-6)
+    assert not torch.equal(exact, base[name].float())
+
+
+def test_a_frozen_model_in_bfloat16_acts(make_text_envs, make_model):
+    model = make_model().to(torch.bfloat16).requires_grad_(False)
+    agent = PPO(
+        "CausalLMPolicy", make_text_envs(8), device="cpu",
+        policy_kwargs={"model": model, "dtype": "bfloat16"},
+    )  # fmt: skip
+    agent.learn(40)  # its value head
