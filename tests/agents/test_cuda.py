@@ -19,6 +19,7 @@ from agents.sb3 import SB3CausalLMPolicy, text_vec_env
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA")
 CLOSE = dict(rtol=0, atol=2e-3)
+OF_POLICY = ("dtype", "critic_layers", "lora")
 KINDS = ["llama", "gpt2", "qwen3", "gpt_neox", "opt"]
 
 
@@ -27,7 +28,7 @@ def make_agent():
     """``make_agent(PPO, rows, model=...)``: on CUDA, in the default task with a reference."""
 
     def make(cls=PPO, rows=8, device="cuda", kl_coef=0.1, **keywords):
-        policy = {key: keywords.pop(key) for key in ("dtype", "critic_layers") if key in keywords}
+        policy = {key: keywords.pop(key) for key in OF_POLICY if key in keywords}
         return cls(
             "CausalLMPolicy", "TextGen-v0", n_envs=rows, seed=0, device=device,
             env_kwargs={"reference": "bundled", "kl_coef": kl_coef, "max_new_tokens": 12},
@@ -193,3 +194,13 @@ def test_ppo_of_stable_baselines3(tmp_path):
     again = SB3PPO.load(tmp_path / "agent", env=env, device="cuda")
     again.learn(96)
     assert again.policy.lm.device.type == "cuda"
+
+
+@pytest.mark.parametrize("device", ["cuda", "cuda:0", "auto"])
+def test_adapters_share_the_weights_of_the_reference(make_agent, device):
+    pytest.importorskip("peft")
+    agent = make_agent(device=device, lora=4)
+    reference, own = agent.env.shaping.reference.parameters(), agent.policy.model.parameters()
+    assert {p.data_ptr() for p in reference} <= {p.data_ptr() for p in own}
+    agent.learn(200)
+    assert_act_equals_evaluate(agent.policy, agent.collect())

@@ -100,6 +100,7 @@ def test_the_plan_changes_nothing_and_serves_every_algorithm(make):
     memory_plan(agent)
     assert torch.equal(torch.get_rng_state(), state)
     agent.learn(1), other.learn(1)
+    assert agent.rows_at_once == 4 * 3  # second derivatives of all rows
     for one, two in zip(agent.policy.parameters(), other.policy.parameters(), strict=True):
         assert torch.equal(one, two)
 
