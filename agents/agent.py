@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -16,12 +15,13 @@ from stable_baselines3.common.callbacks import BaseCallback
 from torch import Tensor
 
 from agents import checkpoint, environments, optimization, policies, ranks
-from agents.callbacks import StepReport, as_callback, needs_steps
+from agents.callbacks import as_callback
 from agents.collect import OnStep, Stopped, collect_rollout, make_collector
 from agents.construction import AUTO, Construction, find_device
+from agents.iteration import iteration
 from agents.members import SB3Members
-from agents.metrics import log_entry, mean_metrics, record_all, speed
-from agents.optimization import Schedule, check_finite, make_optimizer, set_learning_rate
+from agents.metrics import mean_metrics, record_all
+from agents.optimization import Schedule, make_optimizer, set_learning_rate
 from agents.policies.base import Policy
 from agents.progress import ProgressBar
 from agents.ranges import check_ranges
@@ -222,22 +222,7 @@ class Agent(SB3Members, metaclass=Construction):
                 while self.num_timesteps < total_timesteps:
                     self.progress_remaining = 1 - self.num_timesteps / total_timesteps
                     self._set_learning_rate()
-                    with ranks.together():
-                        callback.on_rollout_start()
-                    timesteps, began = self.num_timesteps, time.perf_counter()
-                    report = StepReport(self, callback) if needs_steps(callback) else None
-                    rollout = self.collect(on_step=report)
-                    collected = time.perf_counter()
-                    callback.update_locals(locals())
-                    callback.on_rollout_end()
-                    metrics = self.update(rollout)
-                    check_finite(self.policy.parameters(), self.num_rollouts + 1)
-                    self.num_rollouts += 1
-                    self.between_rollouts = True
-                    self.learning_seconds += time.perf_counter() - began
-                    metrics["learning_rate"] = self.optimizer.param_groups[0]["lr"]
-                    time_metrics = speed(self, timesteps, collected - began)
-                    record = log_entry(rollout, self.group_size, train=metrics, time=time_metrics)
+                    record = iteration(self, callback)
                     record_all(logger, record)
                     if log_interval is not None and self.num_rollouts % log_interval == 0:
                         logger.dump(self.num_timesteps)

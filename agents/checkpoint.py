@@ -264,7 +264,8 @@ def _environment(folder: Path, env: Any, task: Any, arguments: dict[str, Any]) -
         )
     if task is not None and (env is None or environments.imported(env) == task["id"]):
         env = task["id"]
-        if environments.is_text_task(task):  # the tokenizer is saved with the model
+        # Of a text task, whose tokenizer is saved with the model.
+        if "tokenizer" in {*task["kwargs"], *task["live"]}:
             given = {"tokenizer": str(folder), **given}
         arguments["env_kwargs"] = environments.saved_arguments(task, given)
     else:

@@ -25,8 +25,7 @@ log = logging.getLogger(__name__)
 # Environments in other processes: a policy that is bound there is a copy that never acts.
 IN_OTHER_PROCESSES = ("AsyncVectorEnv", "SubprocVecEnv")
 
-# What `gymnasium.make_vec` adds to the arguments of the environment in the spec.
-OF_MAKE_VEC = ("num_envs", "vector_kwargs", "wrappers")
+OF_MAKE_VEC = ("num_envs", "vector_kwargs", "wrappers")  # what it adds to a spec's arguments
 
 
 # --- making and checking ------------------------------------------------------------------------
@@ -175,8 +174,8 @@ def text_environments(env: Any) -> list[TextGenEnv | TextGenVectorEnv]:
 
 def reference(env: Any) -> Any:
     """The reference model of the text environments inside ``env``; None without one."""
-    shaped = (text.shaping for text in text_environments(env) if text.shaping is not None)
-    return next((shaping.reference for shaping in shaped), None)
+    shaped = [text.shaping for text in text_environments(env) if text.shaping is not None]
+    return shaped[0].reference if shaped else None
 
 
 def bind(env: Any, policy: Any) -> None:
@@ -266,11 +265,6 @@ def describe(env: VectorEnv) -> dict[str, Any] | None:
         kwargs["max_episode_steps"] = spec.max_episode_steps
     data = {name: plain(value) for name, value in kwargs.items() if is_data(plain(value))}
     return {"id": spec.id, "kwargs": data, "live": sorted(set(kwargs) - set(data))}
-
-
-def is_text_task(task: Mapping[str, Any]) -> bool:
-    """Whether a saved task is a text task."""
-    return "tokenizer" in {*task["kwargs"], *task["live"]}
 
 
 def saved_arguments(task: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:

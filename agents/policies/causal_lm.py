@@ -4,35 +4,32 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from agents import ranks, storage
 from agents.policies.base import Evaluation, Policy
 from agents.policies.checks import check_live, check_space, checked_tokens
 from agents.policies.decoding import Caches, Decoders, next_logits, next_tokens
 from agents.policies.distributions import TokenDistribution, to_rows
+from agents.policies.lm_files import LMFiles
 from textenv.legality import KEYS, of_rows
-from textenv.lm.adapters import add_adapters, has_adapters, merged
+from textenv.lm.adapters import add_adapters, has_adapters
 from textenv.lm.checkpointing import checkpointed
 from textenv.lm.loading import cast, load_model
 from textenv.lm.parts import first_layers, sharing, split, unwrapped
 from textenv.lm.scoring import Sampling, response_states
 from textenv.lm.support import check_supported
-from textenv.lm.vocabulary import own_tokenizer
 from textenv.shaping import ActionRecord
 
 # No float16: gradients would underflow in it without loss scaling.
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
-class CausalLMPolicy(nn.Module, Policy):
+class CausalLMPolicy(LMFiles, nn.Module, Policy):
     """π(a|s) is the language model; V(s) is a linear head on its body's last hidden state, or on
     that of a separate body.
 
@@ -281,52 +278,6 @@ class CausalLMPolicy(nn.Module, Policy):
         lengths = torch.as_tensor(first["attention_mask"]).sum(dim=1, dtype=torch.int64)
         stops = {key: torch.as_tensor(first[key]) for key in KEYS if key in first}
         return {"input_ids": torch.as_tensor(last["input_ids"]), "prompt_lengths": lengths} | stops
-
-    def save(self, folder: Path, tokenizer: Any = None) -> None:
-        """Write the model as `from_pretrained` reads it, its tokenizer, and the critic."""
-        # Embeddings that do not learn need not be saved, nor looked for in the base model's files.
-        adapted = hasattr(self.model, "peft_config")
-        self.model.save_pretrained(folder, **{"save_embedding_layers": False} if adapted else {})
-        if tokenizer is not None:
-            tokenizer.save_pretrained(folder)
-        save_file(self._critic().state_dict(), folder / "critic.safetensors")
-
-    def load(self, folder: Path) -> None:
-        """Load the critic (the model is loaded by the constructor)."""
-        self._critic().load_state_dict(load_file(folder / "critic.safetensors"))
-
-    def _critic(self) -> nn.ModuleDict:
-        """What only the critic has, as one module."""
-        parts = {"value_head": self.value_head, "critic_body": self.critic_body}
-        return nn.ModuleDict({name: part for name, part in parts.items() if part is not None})
-
-    def merge(self, folder: str | Path) -> None:
-        """Write the model with its adapters merged into its weights, and without the critic.
-
-        Of several processes the first one writes.
-
-        Raises:
-            FileExistsError: the folder is not empty.
-        """
-        if not ranks.is_main():
-            return
-        tokenizer = own_tokenizer(self.model)
-        with storage.new_folder(Path(folder)) as new:
-            merged(self.model).save_pretrained(new)
-            if tokenizer is not None:
-                tokenizer.save_pretrained(new)
-
-    @staticmethod
-    def kwargs_for(folder: Path) -> dict[str, Any]:
-        """The constructor's arguments that load a saved policy's weights, adapters included."""
-        return {"model": str(folder), "lora": None}
-
-    @staticmethod
-    def env_kwargs(policy_kwargs: Mapping[str, Any]) -> dict[str, Any]:
-        """The tokenizer of the model, for an environment that is made for it."""
-        model = policy_kwargs.get("model", "bundled")
-        tokenizer = model if isinstance(model, str | Path) else own_tokenizer(model)
-        return {} if tokenizer is None else {"tokenizer": tokenizer}
 
     def is_batched(self, observation: dict[str, Any]) -> bool:
         """Whether an observation has many rows and is not a single one."""

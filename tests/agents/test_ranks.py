@@ -28,6 +28,7 @@ from torch.testing import assert_close
 import agents.algorithms
 from agents import GRPO, PPO, TRPO, ranks
 from agents.cli import main
+from agents.ranks import exchange
 from agents.rollout import Rollout, take
 from agents.runs import RunFolder, RunRecorder
 from textenv.lm.loading import hide_progress_bars
@@ -386,13 +387,13 @@ def test_the_functions_of_one_process_return_what_they_are_given():
 def test_a_process_dies_at_an_exchange(kind, at, text_agent, weights, tmp_path, monkeypatch):
     """The first one does not wait for it: it ends with an error, and saves what it has learned."""
     few = {"n_epochs": 2, "batch_size": 4} if kind is PPO else {"cg_max_steps": 3}
-    exchange, left = ranks._noticing_loss, [at]  # exchanges until then
+    noticing, left = exchange._noticing_loss, [at]  # exchanges until then
 
     def dying():
         if ranks.rank() == 1 and left[0] == 0:
             os.kill(os.getpid(), signal.SIGKILL)
         left[0] -= 1
-        return exchange()
+        return noticing()
 
     def learn():
         agent = text_agent(kind, **few)
@@ -401,7 +402,7 @@ def test_a_process_dies_at_an_exchange(kind, at, text_agent, weights, tmp_path, 
             agent.learn(100_000, RunRecorder(tmp_path / "run"))
         return weights(agent)
 
-    monkeypatch.setattr(ranks, "_noticing_loss", dying)
+    monkeypatch.setattr(exchange, "_noticing_loss", dying)
     codes = ended(start([learn, learn], tmp_path))
     assert codes == [0, -signal.SIGKILL], (tmp_path / "0.txt").read_text()
     learned = torch.load(tmp_path / "0.pt", weights_only=False)
