@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from agents import environments
 from textenv.lm import scoring
 from textenv.lm.decoder import Decoder
+from textenv.lm.parts import by_layer
 
 GIGABYTE, MEGABYTE = 1e9, 1e6
 MOMENTS = 2  # of AdamW
@@ -80,8 +81,11 @@ def memory_plan(agent: Any) -> MemoryPlan:
     logits = vocabulary * min(part * budget, scoring.CHUNK_ELEMENTS // vocabulary)
     activations = 0
     for body in bodies:
-        one, two = (_saved(policy, body, count, length, budget) for count in (1, 2))
-        activations += one + (two - one) * (part - 1)
+        for share, checkpointing in _kept(policy, body):
+            one, two = (
+                _saved(policy, body, count, length, budget, checkpointing) for count in (1, 2)
+            )
+            activations += round(share * (one + (two - one) * (part - 1)))
     acting = [policy.acting_model(), *bodies[1:]]
     return MemoryPlan(
         weights=_bytes(weights),
@@ -114,7 +118,16 @@ def _bytes(tensors: Iterable[Tensor]) -> int:
     return sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())
 
 
-def _saved(policy: Any, body: nn.Module, rows: int, length: int, budget: int) -> int:
+def _kept(policy: Any, body: nn.Module) -> list[tuple[float, bool]]:
+    """Which shares of a pass with and without checkpointing are kept at once."""
+    if not policy.gradient_checkpointing:
+        return [(1.0, False)]
+    return [(1.0, True), (1 / len(by_layer(body)[0]), False)]  # the layer that is computed again
+
+
+def _saved(
+    policy: Any, body: nn.Module, rows: int, length: int, budget: int, checkpointing: bool
+) -> int:
     """What is kept for the backward pass of different rows, beside the weights, in bytes."""
     kept: list[Tensor] = []
 
@@ -129,7 +142,7 @@ def _saved(policy: Any, body: nn.Module, rows: int, length: int, budget: int) ->
     mask = torch.ones(rows, budget, dtype=torch.bool, device=device)
     observations = {"input_ids": ids, "prompt_lengths": lengths}
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        policy.hidden_states(body, observations, mask)
+        policy.hidden_states(body, observations, mask, checkpointing)
         weights = [*policy.parameters(), *body.buffers()]
         return _bytes([*kept, *weights]) - _bytes(weights)
 

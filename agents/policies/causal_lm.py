@@ -253,12 +253,19 @@ class CausalLMPolicy(LMFiles, nn.Module, Policy):
         return Evaluation(log_probs, values, entropies, distribution)
 
     def hidden_states(
-        self, body: nn.Module, observations: dict[str, Tensor], mask: Tensor
+        self,
+        body: nn.Module,
+        observations: dict[str, Tensor],
+        mask: Tensor,
+        checkpointing: bool | None = None,
     ) -> Tensor:
-        """Hidden states of a body before each counted token (`response_states`)."""
+        """Hidden states of a body before each counted token (`response_states`).
+
+        ``checkpointing``: of gradients; None: as of the policy.
+        """
         tokens = observations["input_ids"], observations["prompt_lengths"], mask
         with self.autocast():
-            if not self.gradient_checkpointing:
+            if not (self.gradient_checkpointing if checkpointing is None else checkpointing):
                 return response_states(body, *tokens)
             with checkpointed(body):
                 return response_states(body, *tokens, share_prompts=False)
