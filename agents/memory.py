@@ -13,6 +13,7 @@ from agents import environments
 from textenv.lm import scoring
 from textenv.lm.decoder import Decoder
 from textenv.lm.parts import by_layer
+from textenv.lm.responses import Responses
 
 GIGABYTE, MEGABYTE = 1e9, 1e6
 MOMENTS = 2  # of AdamW
@@ -140,9 +141,9 @@ def _saved(
     ids = torch.arange(rows, device=device)[:, None].repeat(1, length)
     lengths = torch.full((rows,), length - budget, device=device)
     mask = torch.ones(rows, budget, dtype=torch.bool, device=device)
-    observations = {"input_ids": ids, "prompt_lengths": lengths}
+    responses = Responses(ids, lengths, mask)
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        policy.hidden_states(body, observations, mask, checkpointing)
+        policy.hidden_states(body, responses, checkpointing)
         weights = [*policy.parameters(), *body.buffers()]
         return _bytes([*kept, *weights]) - _bytes(weights)
 

@@ -46,20 +46,20 @@ def of_observation(observation: Mapping[str, Any], lengths: Tensor) -> Tensor | 
     return early_stops(tokens, first, lengths)
 
 
-def of_rows(observations: Mapping[str, Any], mask: Tensor) -> Tensor | None:
-    """`early_stops` ``[N, K]`` of the counted steps of whole rows; None if all are legal.
+def of_rows(observations: Mapping[str, Any], num_steps: int) -> Tensor | None:
+    """`early_stops` ``[B, T, K]`` of the steps of whole rows; None if all are legal.
 
     Args:
         observations: ``prompt_lengths`` ``[B]``, the column of each row's first step, and the keys
             of the observation.
-        mask: ``[B, T]`` with N True entries.
+        num_steps: T.
     """
     if "stop_column" not in observations:
         return None
-    steps = torch.arange(mask.shape[1], device=mask.device)
-    column = observations["prompt_lengths"][:, None] + steps
+    begins = observations["prompt_lengths"]
+    column = begins[:, None] + torch.arange(num_steps, device=begins.device)
     tokens, first = (observations[key][:, None] for key in KEYS)
-    return early_stops(tokens, first, column)[mask]
+    return early_stops(tokens, first, column)
 
 
 def action_masks(table: TokenTable, vocabulary: int, policy: Any = None) -> np.ndarray:

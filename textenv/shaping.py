@@ -271,6 +271,7 @@ class KLShaping:
 
         ``begins``: the ``prompt_lengths``, and what `textenv.legality.of_rows` reads.
         """
+        from textenv.lm.responses import Responses
         from textenv.lm.scoring import response_states, token_log_probs
 
         device = next(self.reference.parameters()).device
@@ -279,13 +280,15 @@ class KLShaping:
         body, head = split(self.reference)
         scores = torch.zeros(mask.shape, device=device)
         rows_at_once = max(1, TOKENS_AT_ONCE // input_ids.shape[1])
-        for rows in torch.arange(len(mask), device=device).split(rows_at_once):
+        for begin in range(0, len(mask), rows_at_once):
+            rows = slice(begin, begin + rows_at_once)
             of = {key: value[rows] for key, value in begins.items()}
-            hidden = response_states(body, input_ids[rows], of["prompt_lengths"], mask[rows])
-            tokens = actions[rows][mask[rows]]
-            early = of_rows(of, mask[rows])
+            responses = Responses(input_ids[rows], of["prompt_lengths"], mask[rows])
+            hidden, tokens = response_states(body, responses), responses.counted(actions[rows])
+            early = of_rows(of, mask.shape[1])
+            early = None if early is None else responses.counted(early)
             log_probs, _ = token_log_probs(head, hidden, tokens, self.sampling, early=early)
-            scores[rows] = scores[rows].masked_scatter(mask[rows], log_probs)
+            scores[rows] = responses.in_rows(log_probs)
         return scores
 
 

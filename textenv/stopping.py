@@ -9,7 +9,7 @@ import numpy as np
 
 from textenv.lm.loading import end_tokens
 from textenv.lm.vocabulary import vocabulary_size
-from textenv.token_table import Array, Arrays, TokenTable, to_numpy
+from textenv.token_table import Array, Arrays, TokenTable
 
 
 class StopRule:
@@ -105,22 +105,20 @@ class StopRule:
             self._is_stop_token, self._arrays = arrays.convert(self.is_stop_token), arrays
         stops = self._is_stop_token[actions]
         if self.strings:
-            stops = stops | arrays.convert(self._completed_strings(to_numpy(actions), table))
+            stops = stops | arrays.convert(self._completed_strings(table))
         if self.min_new_tokens:
             stops = stops & (table.response_lengths() >= self.min_new_tokens)
         return stops
 
-    def _completed_strings(self, actions: np.ndarray, table: TokenTable) -> np.ndarray:
-        """Rows whose token completes a stop string; text is decoded only if this is possible."""
-        completed = np.zeros(len(actions), np.bool_)
-        candidates = np.flatnonzero(self.may_complete[actions] & to_numpy(table.running))
-        if len(candidates):
-            tokens, lengths = to_numpy(table.tokens), to_numpy(table.lengths)
-            begins = np.maximum(to_numpy(table.prompt_lengths), lengths - self.tail)
-            for row in candidates:
-                begin, row_tokens = begins[row], tokens[row, : lengths[row]].tolist()
-                before = row_tokens[max(begin - 1, 0) : begin]
-                completed[row] = self.text_ends(row_tokens[begin:], before)
+    def _completed_strings(self, table: TokenTable) -> np.ndarray:
+        """Rows whose last token completes a stop string; text is decoded only if it may do so."""
+        tokens, lengths, prompt_lengths, running = table.last_tokens(self.tail + 1)
+        completed = np.zeros(len(tokens), np.bool_)
+        begins = self.tail + 1 - np.minimum(lengths - prompt_lengths, self.tail)  # in `tokens`
+        for row in np.flatnonzero(self.may_complete[tokens[:, -1]] & running):
+            begin, of_row = begins[row], tokens[row].tolist()
+            before = of_row[begin - 1 : begin] if prompt_lengths[row] else []
+            completed[row] = self.text_ends(of_row[begin:], before)
         return completed
 
     def without_stop_string(self, text: str) -> str:

@@ -15,6 +15,8 @@ import gymnasium as gym
 import numpy as np
 import torch
 
+from textenv.transfers import to_device, to_host
+
 Array = Any  # np.ndarray or torch.Tensor: there is no common type of the two
 
 _TORCH_DTYPES = {
@@ -57,7 +59,7 @@ class Arrays:
             return to_numpy(values)
         values = to_tensor(values)
         dtype = torch.float32 if values.is_floating_point() else values.dtype
-        return values.to(self.device, dtype, non_blocking=True)
+        return to_device(values.to(dtype), self.device)
 
     def copy(self, array: Array) -> Array:
         """The same numbers in new memory."""
@@ -139,6 +141,7 @@ class TokenTable:
         self.running = arrays.zeros(num_rows, np.bool_)
         self.stopped = arrays.zeros(num_rows, np.bool_)
         self._rows = arrays.convert(np.arange(num_rows))
+        self._ones = arrays.convert(np.ones(num_rows, np.int8))  # a number would have to be copied
         self._columns = arrays.zeros(num_rows, np.int64)  # where a row's next token goes
         self._limits = arrays.zeros(num_rows, np.int64)  # the length at which the budget is used
         self.origin = Origin(np.zeros(num_rows, np.int64), 0)
@@ -158,7 +161,7 @@ class TokenTable:
         self.tokens[at], self.mask[at] = convert(tokens), convert(mask)
         self._columns[at] = self.lengths[at] = self.prompt_lengths[at] = converted
         self._limits[at] = converted + max_new_tokens
-        self.running[at], self.stopped[at] = True, False
+        self.running[at], self.stopped[at] = converted >= 0, converted < 0
         episodes = self.origin.episodes.copy()
         episodes[rows] = [next(_episode_numbers) for _ in rows]
         self.origin = Origin(episodes, self.origin.steps)
@@ -231,7 +234,7 @@ class TokenTable:
     def append(self, actions: Array) -> None:
         """Write one token to each running row; the actions of the others are ignored."""
         self.tokens[self._rows, self._columns] = actions
-        self.mask[self._rows, self._columns] = 1
+        self.mask[self._rows, self._columns] = self._ones
         self._columns += self.running
         self.lengths += self.running
         self.origin = Origin(self.origin.episodes, self.origin.steps + 1)
@@ -249,6 +252,15 @@ class TokenTable:
     def response_lengths(self) -> Array:
         """The lengths ``[B]`` of the responses in tokens, the stop token included."""
         return self.lengths - self.prompt_lengths
+
+    def last_tokens(self, count: int) -> list[np.ndarray]:
+        """The last ``count`` tokens of each row ``[B, count]``, its first one repeated if there are
+        fewer; lengths, prompt lengths and running, each ``[B]``: on the host, in one copy."""
+        lengths = to_tensor(self.lengths)
+        columns = lengths[:, None] - torch.arange(count, 0, -1, device=lengths.device)
+        tokens = to_tensor(self.tokens).gather(1, columns.clamp(min=0))
+        columns = tokens, lengths, to_tensor(self.prompt_lengths), to_tensor(self.running)
+        return [column.numpy() for column in to_host(*columns)]
 
     def responses(self, mask: torch.Tensor) -> torch.Tensor:
         """The response tokens ``[B, T]`` where ``mask`` ``[B, T]`` is True; arbitrary elsewhere."""

@@ -210,13 +210,12 @@ def recomputed_kl(
     )
     steps = torch.arange(rollout.mask.shape[1], device=input_ids.device)
     columns = (prompt_lengths[:, None] + steps - 1).clamp(max=input_ids.shape[1] - 1)
-    every_step = torch.ones_like(rollout.mask)
-    early = of_rows(rollout.observations, every_step)
+    early = of_rows(rollout.observations, rollout.mask.shape[1])
 
     def log_probs(model: Any, rows: torch.Tensor) -> torch.Tensor:
         every = model(input_ids=input_ids[rows], use_cache=False).logits
         at = columns[rows][:, :, None].expand(-1, -1, every.shape[-1])
-        illegal = None if early is None else early.view(*rollout.mask.shape, -1)[rows]
+        illegal = None if early is None else early[rows]
         logits = policy.sampling.apply(every.gather(1, at), illegal)
         return logits.log_softmax(-1).gather(2, rollout.actions[rows][:, :, None])[:, :, 0]
 

@@ -14,13 +14,14 @@ from torch import Tensor, nn
 from agents.policies.base import Evaluation, Policy
 from agents.policies.checks import check_live, check_space, checked_tokens
 from agents.policies.decoding import Caches, Decoders, next_logits, next_tokens
-from agents.policies.distributions import TokenDistribution, to_rows
+from agents.policies.distributions import TokenDistribution
 from agents.policies.lm_files import LMFiles
 from textenv.legality import KEYS, of_rows
 from textenv.lm.adapters import add_adapters, has_adapters
 from textenv.lm.checkpointing import checkpointed
 from textenv.lm.loading import cast, load_model
 from textenv.lm.parts import first_layers, sharing, split, unwrapped
+from textenv.lm.responses import Responses
 from textenv.lm.scoring import Sampling, response_states
 from textenv.lm.support import check_supported
 from textenv.shaping import ActionRecord
@@ -241,42 +242,44 @@ class CausalLMPolicy(LMFiles, nn.Module, Policy):
             `Evaluation` with gradients, each entry ``[B, T]``, 0 outside the mask.
         """
         # The last action is scored but is not an input, so the columns after it may be missing.
-        hidden = self.hidden_states(self.body, observations, mask)
+        responses = self.responses(observations, mask)
+        hidden = self.hidden_states(self.body, responses)
+        early = of_rows(observations, mask.shape[1])
         distribution = TokenDistribution(
-            self.head, hidden, mask, self.sampling, self.autocast, of_rows(observations, mask)
-        )
+            self.head, hidden, responses, self.sampling, self.autocast,
+            None if early is None else responses.counted(early),
+        )  # fmt: skip
         log_probs, entropies = distribution.log_probs(actions, entropy)
-        if self.critic_body is None:
-            values = to_rows(self.value_head(hidden.float())[:, 0], mask)
-        else:
-            values = self.evaluate_values(observations, mask)
+        if self.critic_body is not None:
+            hidden = self.hidden_states(self.critic_body, responses)
+        values = responses.in_rows(self.value_head(hidden.float())[:, 0])
         return Evaluation(log_probs, values, entropies, distribution)
 
+    @staticmethod
+    def responses(observations: dict[str, Tensor], mask: Tensor) -> Responses:
+        return Responses(observations["input_ids"], observations["prompt_lengths"], mask)
+
     def hidden_states(
-        self,
-        body: nn.Module,
-        observations: dict[str, Tensor],
-        mask: Tensor,
-        checkpointing: bool | None = None,
+        self, body: nn.Module, responses: Responses, checkpointing: bool | None = None
     ) -> Tensor:
         """Hidden states of a body before each counted token (`response_states`).
 
         ``checkpointing``: of gradients; None: as of the policy.
         """
-        tokens = observations["input_ids"], observations["prompt_lengths"], mask
         with self.autocast():
             if not (self.gradient_checkpointing if checkpointing is None else checkpointing):
-                return response_states(body, *tokens)
+                return response_states(body, responses)
             with checkpointed(body):
-                return response_states(body, *tokens, share_prompts=False)
+                return response_states(body, responses, share_prompts=False)
 
     def evaluate_values(self, observations: dict[str, Tensor], mask: Tensor) -> Tensor:
         """V ``[B, T]`` of the counted steps. Gradients flow to the critic, not to the policy."""
         body = self.body if self.critic_body is None else self.critic_body
         gradient = torch.is_grad_enabled() and self.critic_body is not None
+        responses = self.responses(observations, mask)
         with torch.set_grad_enabled(gradient):
-            hidden = self.hidden_states(body, observations, mask)
-        return to_rows(self.value_head(hidden.float())[:, 0], mask)
+            hidden = self.hidden_states(body, responses)
+        return responses.in_rows(self.value_head(hidden.float())[:, 0])
 
     def rollout_observations(
         self, first: dict[str, Any], last: dict[str, Any]

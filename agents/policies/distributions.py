@@ -16,14 +16,8 @@ from torch.distributions import Distribution, kl_divergence
 
 from textenv.kl import exact
 from textenv.lm.parts import Head
+from textenv.lm.responses import Responses
 from textenv.lm.scoring import Sampling, in_chunks, token_log_probs
-
-
-def to_rows(values: Tensor, mask: Tensor) -> Tensor:
-    """``[N]`` values of the counted steps at their places in ``[B, T]``, 0 elsewhere."""
-    rows = torch.zeros(mask.shape, dtype=values.dtype, device=values.device)
-    return rows.masked_scatter(mask, values)
-
 
 BLOCK = 256  # number of actions in a block; the sums of blocks are compared before single actions
 
@@ -78,7 +72,7 @@ class TokenDistribution:
     Args:
         head: hidden states to logits.
         hidden: ``[N, H]``.
-        mask: ``[B, T]`` bool with N True entries.
+        responses: where the N tokens are in ``[B, T]``.
         sampling: the rule from logits to probabilities.
         autocast: creates the context in which the head runs.
         early: ``[N, K]``, stop tokens that come too early (`textenv.legality`), or None.
@@ -88,23 +82,22 @@ class TokenDistribution:
         self,
         head: Head,
         hidden: Tensor,
-        mask: Tensor,
+        responses: Responses,
         sampling: Sampling,
         autocast: Callable[[], AbstractContextManager],
         early: Tensor | None = None,
     ):
-        self.head, self.hidden, self.mask = head, hidden, mask
+        self.head, self.hidden, self.responses = head, hidden, responses
         self.sampling, self.autocast, self.early = sampling, autocast, early
 
     def log_probs(self, actions: Tensor, entropy: bool = False) -> tuple[Tensor, Tensor | None]:
         """log π of ``actions`` ``[B, T]`` and, if requested, the entropy of π, both ``[B, T]``."""
+        tokens, in_rows = self.responses.counted(actions), self.responses.in_rows
         with self.autocast():
             log_probs, entropies = token_log_probs(
-                self.head, self.hidden, actions[self.mask], self.sampling, entropy, self.early
+                self.head, self.hidden, tokens, self.sampling, entropy, self.early
             )
-        return to_rows(log_probs, self.mask), (
-            to_rows(entropies, self.mask) if entropies is not None else None
-        )
+        return in_rows(log_probs), None if entropies is None else in_rows(entropies)
 
     def kl(self, other: TokenDistribution) -> Tensor:
         """KL(self‖other) over the whole vocabulary, ``[B, T]`` in nats; gradients flow to both."""
@@ -118,13 +111,13 @@ class TokenDistribution:
         others = [other.hidden] if self.early is None else [other.hidden, self.early]
         with self.autocast():
             (kl,) = in_chunks(of_chunk, self.head, self.hidden, *others)
-        return to_rows(kl, self.mask)
+        return self.responses.in_rows(kl)
 
     def detach(self) -> TokenDistribution:
         """A copy, which later changes of the model do not affect: the head is copied."""
         return TokenDistribution(
-            self.head.frozen(), self.hidden.detach(), self.mask, self.sampling, self.autocast,
-            self.early,
+            self.head.frozen(), self.hidden.detach(), self.responses, self.sampling,
+            self.autocast, self.early,
         )  # fmt: skip
 
 

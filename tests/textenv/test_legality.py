@@ -106,15 +106,16 @@ def test_forbid():
 
 
 def test_the_rule_of_rows_is_the_rule_of_steps():
-    mask = torch.tensor([[True, True, True, False], [True, True, True, True]])
     rows = {
         "prompt_lengths": torch.tensor([2, 5]),
         "stop_tokens": torch.tensor([[0, 1]] * 2),
         "stop_column": torch.tensor([[4], [6]]),
     }
-    early = of_rows(rows, mask)
-    assert early.tolist() == [[0, 1], [0, 1], [-1, -1], [0, 1], [-1, -1], [-1, -1], [-1, -1]]
-    assert of_rows({"prompt_lengths": rows["prompt_lengths"]}, mask) is None
+    early = of_rows(rows, 4)
+    assert early.tolist() == [
+        [[0, 1], [0, 1], [-1, -1], [-1, -1]], [[0, 1], [-1, -1], [-1, -1], [-1, -1]]
+    ]  # fmt: skip
+    assert of_rows({"prompt_lengths": rows["prompt_lengths"]}, 4) is None
 
 
 @pytest.mark.parametrize("forbids", [False, True])

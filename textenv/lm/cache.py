@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from transformers.cache_utils import Cache, CacheLayerMixin
 
+from textenv.transfers import to_device
+
 
 class CachedBody:
     """A model's body that reads tokens at given positions, beside a cache and under a given mask.
@@ -23,15 +25,18 @@ class CachedBody:
         self.argument = "cache" if "cache" in takes else "past_key_values"
         self.adds_mask = body.config.get_text_config()._attn_implementation == "eager"
 
-    def __call__(self, cache: Cache, input_ids: Tensor, positions: Tensor, mask: Tensor) -> Tensor:
+    def __call__(
+        self, cache: Cache, input_ids: Tensor, positions: Tensor | None, mask: Tensor | None
+    ) -> Tensor:
         """The last hidden states ``[B, T, H]``.
 
         Args:
             cache: gives and takes keys and values.
-            input_ids, positions: ``[B, T]``.
-            mask: bool ``[B, 1, T, columns of the cache]``, what may be attended to.
+            input_ids, positions: ``[B, T]``; positions None: from 0 on.
+            mask: bool ``[B, 1, T, columns of the cache]``, what may be attended to; None: each
+                token may attend to those before it.
         """
-        if self.adds_mask:  # eager attention adds its mask to the scores
+        if self.adds_mask and mask is not None:  # eager attention adds its mask to the scores
             dtype = next(self.body.parameters()).dtype
             mask = torch.zeros_like(mask, dtype=dtype).masked_fill(~mask, torch.finfo(dtype).min)
         return self.body(
@@ -41,6 +46,20 @@ class CachedBody:
             use_cache=True,
             **{self.argument: cache},
         ).last_hidden_state
+
+
+def read_whole(body: Any, input_ids: Tensor, device: torch.device) -> Tensor:
+    """The last hidden states ``[R, L, H]`` of rows that are read from their first token on.
+
+    Args:
+        body: of `textenv.lm.parts.split`.
+        input_ids: ``[R, L]``; they may be on the host.
+        device: of the body.
+    """
+    # Without any cache transformers asks the device at each pass whether several texts are packed
+    # into a row.
+    read, tokens = CachedBody(body), to_device(input_ids, device)
+    return read(NoCache(body), tokens, None, None)
 
 
 class _Layer(CacheLayerMixin):
@@ -59,6 +78,23 @@ class _Layer(CacheLayerMixin):
         return -1
 
     get_max_cache_shape = get_max_length  # its name in earlier releases of transformers
+
+
+class NoCache(Cache):
+    """Keeps nothing: each pass reads whole rows.
+
+    Args:
+        body: a model's body.
+    """
+
+    def __init__(self, body: Any):
+        count = body.config.get_text_config().num_hidden_layers
+        super().__init__(layers=[_NoLayer() for _ in range(count)])
+
+
+class _NoLayer(_Layer):
+    def update(self, key_states: Tensor, value_states: Tensor, *args, **kwargs):
+        return key_states, value_states
 
 
 class PromptCache(Cache):

@@ -17,6 +17,9 @@ from textenv.lm.cache import CachedBody, RowCache
 from textenv.lm.captured import CapturedStep
 from textenv.lm.parts import body_of, split, unwrapped
 from textenv.token_table import Origin
+from textenv.transfers import to_device, to_host
+
+ALIGNED = 8  # attention is slow over a number of columns that is no multiple of it
 
 
 class Decoder:
@@ -57,12 +60,13 @@ class Decoder:
         config = unwrapped(model).config.get_text_config()
         self.device = next(self.body.parameters()).device
         self.read = CachedBody(self.body)
-        self.cache = RowCache(config.num_hidden_layers, num_rows, max_length)
+        columns = -(-max_length // ALIGNED) * ALIGNED
+        self.cache = RowCache(config.num_hidden_layers, num_rows, columns)
         self.num_rows, self.max_length = num_rows, max_length
-        self.every_column = torch.arange(max_length, device=self.device)
+        self.every_column = torch.arange(columns, device=self.device)
         captured = self.device.type == "cuda" if captured is None else captured
         dtype = next(self.body.parameters()).dtype
-        self.captured = CapturedStep(num_rows, max_length, self.device, dtype) if captured else None
+        self.captured = CapturedStep(num_rows, columns, self.device, dtype) if captured else None
         self.weights = self._addresses()
         self.forget()
 
@@ -72,7 +76,8 @@ class Decoder:
         self.seen = torch.zeros(self.num_rows, self.max_length, dtype=torch.int64)
         self.seen_lengths = torch.zeros(self.num_rows, dtype=torch.int64)
         self.origin: Origin | None = None
-        self.columns = 0  # the length of the longest row, known without waiting for the device
+        # What each row is not longer than, and all of them, known without waiting for the device.
+        self.bounds, self.columns = torch.zeros(self.num_rows, dtype=torch.int64), 0
         self.places = Places(self.num_rows, self.device)
         self.results: list[Tensor] = []  # logits [B, V] and hidden states [B, H] of all rows
         self.lent = False  # whether a caller has them, so that they must not be changed
@@ -119,13 +124,12 @@ class Decoder:
             fresh, grown = self._changes_by_comparison(input_ids, lengths)
             if rows is not None:
                 fresh, grown = self._put_off(fresh, grown, rows)
-        input_ids, lengths = input_ids.to(self.device), lengths.to(self.device)
         if grown.any():
             # A captured step is one of all rows: those that wait process their last token again,
             # which does no harm, and the prefill of those that are new overwrites it.
             self._step(input_ids, lengths, grown | (self.captured is not None))
         if fresh.any():
-            self._prefill(input_ids, lengths, fresh.nonzero()[:, 0].to(self.device))
+            self._prefill(input_ids, lengths, fresh.nonzero()[:, 0])
         if rows is None:
             self.lent = True
             return self.results[0], self.results[1]
@@ -143,10 +147,9 @@ class Decoder:
             fresh = torch.ones(self.num_rows, dtype=torch.bool)
         else:
             fresh = torch.from_numpy(origin.episodes != before.episodes)
-        if fresh.any():
-            self.columns = int(lengths.max())
-        else:
-            self.columns = min(self.columns + steps, self.max_length)
+        self.bounds = (self.bounds + max(steps, 0)).clamp(max=self.max_length)
+        self.bounds[fresh] = 0  # until they are read
+        self.columns = int(self.bounds.max())
         return fresh, ~fresh & (steps == 1)
 
     def _changes_by_comparison(self, input_ids: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
@@ -178,9 +181,11 @@ class Decoder:
             self.cache.swap(*moved, self.columns)
         rows = self.places.first(int(steps.sum()))
         if rows is not None:
-            input_ids, lengths = input_ids[rows], lengths[rows]
+            at = to_device(rows, input_ids.device)
+            input_ids, lengths, rows = input_ids[at], lengths[at], to_device(rows, self.device)
         positions = (lengths - 1)[:, None]
-        tokens = input_ids.gather(1, positions)
+        tokens = to_device(input_ids.gather(1, positions), self.device)
+        positions = to_device(positions, self.device)
         if rows is None and self.captured is not None:
             results = self.captured(self._one_token, tokens, positions, self.columns)
         else:
@@ -200,16 +205,23 @@ class Decoder:
         return self.head(hidden).float(), hidden.float()
 
     def _prefill(self, input_ids: Tensor, lengths: Tensor, rows: Tensor) -> None:
-        lengths = lengths[rows]
-        width = int(lengths.max())
-        columns = self.every_column[:width]
-        prompts = input_ids[rows, :width].masked_fill(columns >= lengths[:, None], 0)
+        """Read the prompts of ``rows``, indices on the CPU, from their beginning."""
+        at = to_device(rows, input_ids.device)
+        input_ids, lengths = to_host(input_ids[at], lengths[at])
+        self.bounds[rows] = lengths
+        self.columns = max(self.columns, width := int(lengths.max()))
+        beyond = torch.arange(width) >= lengths[:, None]
+        prompts = input_ids[:, :width].masked_fill(beyond, 0)
         # Equal rows are computed once: the members of a group, or a prompt drawn twice.
         distinct, sources = torch.unique(
             torch.cat([prompts, lengths[:, None]], dim=1), dim=0, return_inverse=True
         )
+        distinct, sources, rows = (
+            to_device(part, self.device) for part in (distinct, sources, rows)
+        )
         prompts, lengths = distinct[:, :-1], distinct[:, -1]
         self.cache.prefill(self.places.of(rows), sources)
+        columns = self.every_column[:width]
         causal = (columns <= columns[:, None])[None, None].expand(len(prompts), 1, -1, -1)
         hidden = self.read(self.cache, prompts, columns.expand(len(prompts), -1), causal)
         last = hidden[torch.arange(len(prompts), device=self.device), lengths - 1]
@@ -258,14 +270,12 @@ class Places:
         self.rows[vacant], self.rows[late] = there, here
         self.places[there], self.places[here] = vacant, late
         self.in_order = False
-        return vacant.to(self.device), late.to(self.device)
+        return to_device(vacant, self.device), to_device(late, self.device)
 
     def first(self, count: int) -> Tensor | None:
-        """The rows in the first places; None if these are all rows, in their order."""
-        if self.in_order and count == len(self.rows):
-            return None
-        return self.rows[:count].to(self.device)
+        """The rows in the first places, on the CPU; None if they are all rows in their order."""
+        return None if self.in_order and count == len(self.rows) else self.rows[:count]
 
     def of(self, rows: Tensor) -> Tensor:
         """The places of rows."""
-        return rows if self.in_order else self.places.to(self.device)[rows]
+        return rows if self.in_order else to_device(self.places, self.device)[rows]

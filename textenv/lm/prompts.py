@@ -15,6 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from textenv.lm.cache import CachedBody, PromptCache
+from textenv.lm.responses import Responses
+from textenv.transfers import to_device
 
 MIN_PASS = 256  # tokens of a forward pass, padding included, unless there are fewer
 # Of all tokens at least this share, and a pass of the least size, must be saved by reading prompts
@@ -22,12 +24,12 @@ MIN_PASS = 256  # tokens of a forward pass, padding included, unless there are f
 WORTH = 0.25
 
 # Rows [r], hidden states [r, T, H], and the column [r] from which the first response token of each
-# row is predicted.
+# row is predicted; rows and columns on the CPU.
 Pass = tuple[Tensor, Tensor, Tensor]
 
 
 class Prompts(NamedTuple):
-    """Different prompts, and the rows that begin with them.
+    """Different prompts, and the rows that begin with them; on the CPU.
 
     Attributes:
         input_ids: ``[P, L]``, contiguous from column 0.
@@ -40,63 +42,53 @@ class Prompts(NamedTuple):
     of_rows: Tensor
 
 
-def repeated_prompts(input_ids: Tensor, prompt_lengths: Tensor, lengths: Tensor) -> Prompts | None:
-    """The different prompts of some rows; None if it is not worth while to read them once.
-
-    Args:
-        input_ids: ``[R, L]``, prompts and responses.
-        prompt_lengths, lengths: ``[R]``, of prompts and responses.
-    """
-    on_host = prompt_lengths.cpu()
-    width = int(on_host.max())
-    beyond = torch.arange(width, device=input_ids.device) >= prompt_lengths[:, None]
-    rows = torch.cat([input_ids[:, :width].masked_fill(beyond, 0), prompt_lengths[:, None]], dim=1)
-    distinct, of_rows = torch.unique(rows, dim=0, return_inverse=True)
+def repeated_prompts(responses: Responses) -> Prompts | None:
+    """The different prompts of some rows; None if it is not worth while to read them once."""
+    lengths = responses.prompt_lengths
+    width = int(lengths.max())
+    beyond = torch.arange(width) >= lengths[:, None]
+    tokens = responses.input_ids[:, :width].masked_fill(beyond, 0)
+    distinct, of_rows = torch.unique(
+        torch.cat([tokens, lengths[:, None]], dim=1), dim=0, return_inverse=True
+    )
     prompts = Prompts(distinct[:, :-1], distinct[:, -1], of_rows)
-    saved = int(on_host.sum() - prompts.lengths.cpu().sum())
-    every = int(on_host.sum() + lengths.cpu().sum())
+    saved = int(lengths.sum() - prompts.lengths.sum())
+    every = int(lengths.sum() + responses.lengths.sum())
     return prompts if saved >= max(MIN_PASS, WORTH * every) else None
 
 
-def after_prompts(
-    body: nn.Module,
-    input_ids: Tensor,
-    prompt_lengths: Tensor,
-    lengths: Tensor,
-    prompts: Prompts,
-) -> Iterator[Pass]:
+def after_prompts(body: nn.Module, responses: Responses, prompts: Prompts) -> Iterator[Pass]:
     """Passes that read each prompt once, and then the responses.
 
     Args:
         body: a model's body.
-        input_ids: ``[R, L]``, prompts and responses.
-        prompt_lengths, lengths: ``[R]``, of prompts and responses; rows without response are left
-            out.
+        responses: those of length 0 are left out.
         prompts: of `repeated_prompts`.
     """
-    device, read = input_ids.device, CachedBody(body)
+    device, read, lengths = responses.device, CachedBody(body), responses.lengths
     asked = torch.zeros_like(prompts.lengths).index_add_(0, prompts.of_rows, lengths)
-    for chosen, width in by_length(prompts.lengths.masked_fill(asked == 0, 0).cpu()):
-        chosen = chosen.to(device)
+    for chosen, width in by_length(prompts.lengths.masked_fill(asked == 0, 0)):
         cache, columns = PromptCache(body), torch.arange(width, device=device)
         causal = (columns <= columns[:, None])[None, None].expand(len(chosen), 1, -1, -1)
-        hidden = read(
-            cache, prompts.input_ids[chosen, :width], columns.expand(len(chosen), -1), causal
-        )
-        last = hidden[torch.arange(len(chosen), device=device), prompts.lengths[chosen] - 1]
+        tokens = to_device(prompts.input_ids[chosen, :width], device)
+        hidden = read(cache, tokens, columns.expand(len(chosen), -1), causal)
+        at = to_device(prompts.lengths[chosen] - 1, device)
+        last = hidden[torch.arange(len(chosen), device=device), at]
         number = torch.full_like(prompts.lengths, -1)  # of each prompt in this pass
-        number[chosen] = torch.arange(len(chosen), device=device)
+        number[chosen] = torch.arange(len(chosen))
         here = number[prompts.of_rows] >= 0
         # The last token of a response is predicted, but not read.
-        for rows, count in by_length(torch.where(here, lengths, 0).cpu()):
-            rows = rows.to(device)
-            sources, begins = number[prompts.of_rows[rows]], prompt_lengths[rows][:, None]
+        for rows, count in by_length(torch.where(here, lengths, 0)):
+            sources = to_device(number[prompts.of_rows[rows]], device)
             hidden = last[sources][:, None]
             if count > 1:
-                steps = torch.arange(count - 1, device=device)
+                begins = responses.prompt_lengths[rows][:, None]
                 # Beyond a shorter response there is anything, which nothing looks at.
-                places = (begins + steps).clamp(max=input_ids.shape[1] - 1)
-                tokens = input_ids[rows].gather(1, places)
+                end = responses.input_ids.shape[1] - 1
+                places = (begins + torch.arange(count - 1)).clamp(max=end)
+                tokens = to_device(responses.input_ids[rows].gather(1, places), device)
+                begins, places = to_device(begins, device), to_device(places, device)
+                steps = torch.arange(count - 1, device=device)
                 of_prompt = (columns < begins)[:, None].expand(-1, len(steps), -1)
                 of_response = (steps <= steps[:, None]).expand(len(rows), -1, -1)
                 mask = torch.cat([of_prompt, of_response], dim=2)[:, None]

@@ -16,7 +16,10 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from textenv.legality import forbid
+from textenv.lm.cache import read_whole
 from textenv.lm.prompts import Pass, after_prompts, by_length, repeated_prompts
+from textenv.lm.responses import Responses
+from textenv.transfers import to_device
 
 CHUNK_ELEMENTS = 2**27  # logits in one chunk: 512 MB in float32
 # Where there is no backward pass, in which chunks are computed again, small ones cost no time.
@@ -74,13 +77,7 @@ def _index(tokens: tuple[int, ...], device: torch.device) -> Tensor:
     return torch.tensor(tokens, device=device)
 
 
-def response_states(
-    body: nn.Module,
-    input_ids: Tensor,
-    prompt_lengths: Tensor,
-    mask: Tensor,
-    share_prompts: bool = True,
-) -> Tensor:
+def response_states(body: nn.Module, responses: Responses, share_prompts: bool = True) -> Tensor:
     """Hidden states from which each counted response token is predicted.
 
     Rows of similar length share a forward pass, so that little of it is spent on padding. Where
@@ -89,48 +86,40 @@ def response_states(
 
     Args:
         body: the model's body (see `textenv.lm.parts.split`).
-        input_ids: ``[R, L]``, prompt and response, contiguous from column 0.
-        prompt_lengths: ``[R]``; response token t of a row is at column ``prompt_length + t``
-            and is predicted from the column before it.
-        mask: ``[R, T]``, True where a response token counts.
+        responses: R rows with N counted tokens, on the device of the body.
         share_prompts: whether prompts may be read once for many rows, which needs a cache.
 
     Returns:
-        ``[N, H]`` with N = ``mask.sum()``, in the order of ``mask.nonzero()``.
+        ``[N, H]``, in the order of ``responses.places``.
     """
+    mask, device = responses.mask, responses.device
     if mask.shape[1] == 1:
         rows = mask[:, 0]
-        return states_of_steps(body, input_ids[rows], prompt_lengths[rows])
-    steps = torch.arange(1, mask.shape[1] + 1, device=mask.device)
-    lengths = (mask * steps).amax(dim=1)  # of the responses, as far as they count
+        ids, lengths = responses.input_ids[rows], responses.prompt_lengths[rows]
+        return states_of_steps(body, ids, lengths, device)
     place = (mask.flatten().cumsum(0) - 1).view(mask.shape)  # of each counted token in the result
     states, places = [], []
-    prompts = repeated_prompts(input_ids, prompt_lengths, lengths) if share_prompts else None
+    prompts = repeated_prompts(responses) if share_prompts else None
     passes = whole_rows if prompts is None else partial(after_prompts, prompts=prompts)
-    for rows, hidden, first in passes(body, input_ids, prompt_lengths, lengths):
+    for rows, hidden, first in passes(body, responses):
         row, step = mask[rows].nonzero(as_tuple=True)
-        states.append(hidden[row, first[row] + step])
+        at = to_device(torch.stack([row, first[row] + step]), device)
+        states.append(hidden[at[0], at[1]])
         places.append(place[rows][mask[rows]])
-    return torch.cat(states)[torch.cat(places).argsort()]
+    return torch.cat(states)[to_device(torch.cat(places).argsort(), device)]
 
 
-def whole_rows(
-    body: nn.Module, input_ids: Tensor, prompt_lengths: Tensor, lengths: Tensor
-) -> Iterator[Pass]:
-    """Passes that read prompts and responses.
-
-    Args:
-        body, input_ids, prompt_lengths: as of `response_states`.
-        lengths: of the responses ``[R]``; rows of length 0 are left out.
-    """
-    needed = (prompt_lengths + lengths - 1).masked_fill(lengths == 0, 0)  # columns of each row
-    for rows, width in by_length(needed.cpu()):
-        rows = rows.to(input_ids.device)
-        hidden = body(input_ids=input_ids[rows, :width], use_cache=False).last_hidden_state
-        yield rows, hidden, prompt_lengths[rows] - 1
+def whole_rows(body: nn.Module, responses: Responses) -> Iterator[Pass]:
+    """Passes that read prompts and responses. Rows of length 0 are left out."""
+    needed = responses.prompt_lengths + responses.lengths - 1  # columns of each row
+    for rows, width in by_length(needed.masked_fill(responses.lengths == 0, 0)):
+        hidden = read_whole(body, responses.input_ids[rows, :width], responses.device)
+        yield rows, hidden, responses.prompt_lengths[rows] - 1
 
 
-def states_of_steps(body: nn.Module, input_ids: Tensor, lengths: Tensor) -> Tensor:
+def states_of_steps(
+    body: nn.Module, input_ids: Tensor, lengths: Tensor, device: torch.device
+) -> Tensor:
     """The last hidden state ``[N, H]`` of each of N token rows, whose order is arbitrary.
 
     A row that is the beginning of another one needs no forward pass of its own: attention is
@@ -138,30 +127,29 @@ def states_of_steps(body: nn.Module, input_ids: Tensor, lengths: Tensor) -> Tens
 
     Args:
         body: the model's body.
-        input_ids: ``[N, L]``, contiguous from column 0.
-        lengths: ``[N]``.
+        input_ids: ``[N, L]`` on the CPU, contiguous from column 0.
+        lengths: ``[N]``, on the CPU.
+        device: of the body.
     """
     whole = longest(input_ids, lengths)
     distinct = whole.unique()
     states, places = [], []
-    for chosen, width in by_length(lengths.cpu()[distinct]):
+    for chosen, width in by_length(lengths[distinct]):
         rows = distinct[chosen]
-        hidden = body(
-            input_ids=input_ids[rows.to(input_ids.device), :width], use_cache=False
-        ).last_hidden_state
+        hidden = read_whole(body, input_ids[rows, :width], device)
         members = torch.isin(whole, rows).nonzero()[:, 0]
         # `rows` is in the order of length, not of index.
         order = rows.argsort()
-        at = order[torch.searchsorted(rows[order], whole[members])].to(hidden.device)
-        members = members.to(hidden.device)
-        states.append(hidden[at, lengths[members] - 1])
+        row = order[torch.searchsorted(rows[order], whole[members])]
+        at = to_device(torch.stack([row, lengths[members] - 1]), device)
+        states.append(hidden[at[0], at[1]])
         places.append(members)
-    return torch.cat(states)[torch.cat(places).argsort()]
+    return torch.cat(states)[to_device(torch.cat(places).argsort(), device)]
 
 
 def longest(input_ids: Tensor, lengths: Tensor) -> Tensor:
-    """For each of N rows the index ``[N]`` of a longest row that begins with it, on the CPU."""
-    tokens = input_ids.cpu().numpy().astype(">i8")
+    """For each of N rows the index ``[N]`` of a longest row that begins with it; on the CPU."""
+    tokens = input_ids.numpy().astype(">i8")
     keys = [row[:length].tobytes() for row, length in zip(tokens, lengths.tolist(), strict=True)]
     order = sorted(range(len(keys)), key=keys.__getitem__)
     whole = list(range(len(keys)))

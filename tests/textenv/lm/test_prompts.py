@@ -8,6 +8,7 @@ import torch
 import textenv.lm.prompts as prompts_once
 from textenv.lm.parts import split
 from textenv.lm.prompts import repeated_prompts
+from textenv.lm.responses import Responses
 from textenv.lm.scoring import response_states
 
 KINDS = [
@@ -55,7 +56,7 @@ def test_states_and_gradients_are_those_of_whole_rows(
     weights = [p for p in body.parameters() if p.requires_grad]
 
     def states_and_gradients():
-        states = response_states(body, *grouped)
+        states = response_states(body, Responses(*grouped))
         towards = torch.linspace(-1, 1, states.numel()).view_as(states)
         gradients = torch.autograd.grad((states * towards).sum(), weights, allow_unused=True)
         return states, [g for g in gradients if g is not None]
@@ -75,7 +76,7 @@ def test_gaps_in_the_mask_and_odd_rows_are_right(grouped, one_by_one, make_model
     ids, prompt_lengths, mask = grouped
     gaps = mask & (torch.rand(mask.shape, generator=torch.Generator().manual_seed(1)) < 0.7)
     for some in (gaps, mask & (torch.arange(12) < 2), mask & (torch.arange(40) == 7)[:, None]):
-        arguments = body, ids, prompt_lengths, some
+        arguments = body, Responses(ids, prompt_lengths, some)
         with torch.no_grad():
             whole = one_by_one(lambda arguments=arguments: response_states(*arguments))
             torch.testing.assert_close(response_states(*arguments), whole, rtol=1e-4, atol=1e-4)
@@ -83,12 +84,12 @@ def test_gaps_in_the_mask_and_odd_rows_are_right(grouped, one_by_one, make_model
 
 def test_it_is_done_only_where_it_saves_much(grouped):
     ids, prompt_lengths, mask = grouped
-    lengths = mask.sum(dim=1)
-    found = repeated_prompts(ids, prompt_lengths, lengths)
+    found = repeated_prompts(Responses(*grouped))
     assert found is not None and len(found.lengths) == 5
     for row in range(40):
         which = found.of_rows[row]
         assert found.lengths[which] == (n := prompt_lengths[row])
         assert torch.equal(found.input_ids[which, :n], ids[row, :n])
-    assert repeated_prompts(ids[:5], prompt_lengths[:5], lengths[:5]) is None  # all differ
-    assert repeated_prompts(ids, prompt_lengths, lengths * 100) is None  # long responses
+    assert repeated_prompts(Responses(ids[:5], prompt_lengths[:5], mask[:5])) is None  # all differ
+    long = torch.nn.functional.pad(mask, (1000, 0), value=True)
+    assert repeated_prompts(Responses(ids, prompt_lengths, long)) is None  # long responses

@@ -11,6 +11,7 @@ import textenv.lm.scoring as scoring
 from textenv.lm.decoder import Decoder
 from textenv.lm.parts import split
 from textenv.lm.prompts import by_length
+from textenv.lm.responses import Responses
 from textenv.lm.scoring import Sampling, response_states, token_log_probs
 
 ARCHITECTURES = ["llama", "gpt2", "qwen3", "gpt_neox", "opt", "gemma2"]
@@ -43,7 +44,7 @@ def own_log_probs(model, rows, temperature=1.0, banned=()):
 
 def scored(model, rows, sampling=None, entropy=False):
     body, head = split(model)
-    hidden = response_states(body, rows, PROMPT_LENGTHS, MASK)
+    hidden = response_states(body, Responses(rows, PROMPT_LENGTHS, MASK))
     sampling = sampling or Sampling()
     return token_log_probs(head, hidden, responses(rows)[MASK], sampling, entropy)
 
@@ -224,7 +225,7 @@ def test_many_rows_of_different_lengths_are_scored_in_their_own_places(architect
     together = body(input_ids=ids, use_cache=False).last_hidden_state
     rows, steps = mask.nonzero(as_tuple=True)
     expected = together[rows, prompts[rows] + steps - 1]
-    found = response_states(body, ids, prompts, mask)
+    found = response_states(body, Responses(ids, prompts, mask))
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
 
 

@@ -1,0 +1,43 @@
+"""Rows of prompts and responses that a model scores, and which of their tokens count."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from textenv.transfers import to_device, to_host
+
+
+class Responses:
+    """Rows ``[R, L]`` of tokens, of which some response tokens count: N in all.
+
+    The tokens are on the host, where it is decided which ones a model reads together. From an
+    accelerator they come in one copy, and nothing here waits for it again.
+
+    Args:
+        input_ids: ``[R, L]``, prompt and response, contiguous from column 0.
+        prompt_lengths: ``[R]``; response token t of a row is at column ``prompt_length + t``, and
+            is predicted from the column before it.
+        mask: bool ``[R, T]``, which response tokens count.
+
+    Attributes:
+        lengths: of the responses ``[R]``, as far as they count, on the host.
+        shape: R and T.
+        places: ``[N]``, those of the counted tokens among all R · T, on the device of the mask.
+    """
+
+    def __init__(self, input_ids: Tensor, prompt_lengths: Tensor, mask: Tensor):
+        self.device, self.shape = mask.device, mask.shape
+        self.input_ids, self.prompt_lengths, self.mask = to_host(input_ids, prompt_lengths, mask)
+        steps = torch.arange(1, mask.shape[1] + 1)
+        self.lengths = (self.mask * steps).amax(dim=1)
+        self.places = to_device(self.mask.flatten().nonzero()[:, 0], self.device)
+
+    def counted(self, values: Tensor) -> Tensor:
+        """``[R, T, ...]`` to ``[N, ...]``: what belongs to the counted tokens."""
+        return values.flatten(0, 1)[self.places]
+
+    def in_rows(self, values: Tensor) -> Tensor:
+        """``[N]`` to ``[R, T]``, with 0 where no token counts. Gradients flow through it."""
+        rows = values.new_zeros(self.shape.numel())
+        return rows.index_copy(0, self.places, values).view(self.shape)
