@@ -115,16 +115,19 @@ def optimizer_step(
     optimizer.zero_grad(set_to_none=True)
     groups = [group["params"] for group in optimizer.param_groups]
     parameters = [p for group in groups for p in group]
-    sums: dict[str, float] = {}
+    parts: dict[str, Tensor | float] = {}
     for part in batch.micro_batches(micro_batch_size) if counted else ():
         value, metrics = loss(part)
         value.backward(inputs=parameters)
-        for name, metric in zip(metrics, numbers(metrics.values()), strict=True):
-            sums[name] = sums.get(name, 0.0) + metric
-    sums = ranks.add_gradients(parameters, sums)
+        for name, metric in metrics.items():
+            parts[name] = parts.get(name, 0.0) + metric
+    ranks.add_gradients(parameters)
     limit = math.inf if max_grad_norm is None else max_grad_norm
-    norms = [float(nn.utils.clip_grad_norm_(group, limit)) for group in groups]
-    sums["grad_norm"] = math.hypot(*norms)
+    norms = [nn.utils.clip_grad_norm_(group, limit) for group in groups]
+    # A device is waited for here alone: its work has been queued up to the step itself.
+    found = numbers([*parts.values(), *norms])
+    sums = ranks.added(dict(zip(parts, found, strict=False)))
+    sums["grad_norm"] = math.hypot(*found[len(parts) :])
     if not math.isfinite(sums["grad_norm"]):
         raise FloatingPointError(
             "The gradient is not finite: lower learning_rate, or look for infinite rewards."

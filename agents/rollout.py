@@ -12,6 +12,7 @@ from torch import Tensor
 
 from agents import ranks
 from agents.functional.reductions import Counts
+from textenv.transfers import to_device, to_host
 
 Tree = Any  # a tensor, or a dictionary of tensors
 ABSENT: Any = None  # a column that the algorithm has not added
@@ -101,14 +102,14 @@ class Rollout:
     @property
     def num_steps(self) -> int:
         """How many steps count."""
-        return int(self.mask.sum())
+        return int(self.counts.steps)
 
     @property
     def counts(self) -> Counts:
         """How many steps count, and how many episodes they belong to."""
         follows = torch.zeros_like(self.mask)  # whether a step continues the episode before it
         follows[:, 1:] = self.mask[:, :-1] & ~self.episode_end[:, :-1]
-        return Counts(self.num_steps, int((self.mask & ~follows).sum()))
+        return Counts(*torch.stack([self.mask.sum(), (self.mask & ~follows).sum()]).tolist())
 
     @property
     def completed(self) -> Tensor:
@@ -163,6 +164,7 @@ class Rollout:
         read once (`textenv.lm.prompts`).
         """
         whole = self.batch(**columns)
+        (steps,) = to_host(whole.mask.sum(dim=1))  # of each row
         of_all = sum(ranks.everyone(len(whole)))
         if batch_size is None or batch_size >= of_all:
             yield whole
@@ -173,7 +175,8 @@ class Rollout:
         # Where a minibatch ends among all rows, and the same share of the rows that are here.
         ends = [*range(0, of_all, batch_size), of_all]
         for start, end in pairwise(end * len(whole) // of_all for end in ends):
-            yield whole.take(order[start:end].to(whole.mask.device))
+            rows = order[start:end]
+            yield whole.take(to_device(rows, whole.mask.device), whole.counts_of(steps[rows]))
 
 
 @dataclass
@@ -214,16 +217,20 @@ class Batch:
             if isinstance(getattr(self, column.name), Tensor | dict)
         }
         batch = replace(self, **chosen)
-        batch.counts = batch.own_counts() if counts is None else counts
+        batch.counts = self.counts_of(*to_host(batch.mask.sum(dim=1))) if counts is None else counts
         return batch
 
-    def own_counts(self) -> Counts:
-        """The counts of these rows. For single steps, whose rows are not episodes, the number of
-        episodes is the whole number times the share of the steps that are here."""
-        steps = int(self.mask.sum())
+    def counts_of(self, steps: Tensor) -> Counts:
+        """The counts of some rows. For single steps, whose rows are not episodes, the number of
+        episodes is the whole number times the share of the steps that are here.
+
+        Args:
+            steps: ``[R]`` on the CPU, how many steps of each of these rows count.
+        """
+        total = int(steps.sum())
         if self.sequential:
-            return Counts(steps, int(self.mask.any(dim=1).sum()))
-        return Counts(steps, self.counts.episodes * steps / max(self.counts.steps, 1))
+            return Counts(total, int((steps > 0).sum()))
+        return Counts(total, self.counts.episodes * total / max(self.counts.steps, 1))
 
     def of_all(self) -> Batch:
         """The same rows, with the counts of the rows of all processes (`agents.ranks`)."""

@@ -20,8 +20,9 @@ from textenv.rewards import score_within_limits
 from textenv.shaping import KLShaping, shaped_reward
 from textenv.starts import Starts
 from textenv.task import TextTask
-from textenv.token_table import Array, TokenTable, to_numpy, to_tensor
+from textenv.token_table import Array, TokenTable, to_tensor
 from textenv.transcripts import transcribe
+from textenv.transfers import to_host
 
 # To check on an accelerator whether every row has ended makes the host wait, so check rarely.
 STEPS_BETWEEN_QUESTIONS = 8
@@ -90,50 +91,64 @@ class StepScoring:
 
     def __init__(self, scorer: Scorer, shaping: KLShaping | None, table: TokenTable):
         self.scorer, self.shaping, self.table = scorer, shaping, table
-        self._log_probs: tuple[Array, Array] | None = None  # of the policy and the reference
-        self._infos: Infos = {}
+        # log π_ref, log π, and where an action is not the policy's, of this step.
+        self._asked: tuple[Tensor, Tensor | None, Tensor] | None = None
+        # The rows that ran before this step, and those that it has ended, on the host.
+        self._ran, self._ended = np.zeros(0, np.bool_), np.zeros(0, np.bool_)
 
     def begin(self, mask: np.ndarray) -> None:
         """Rows have been reset; there is nothing to clear."""
 
     def ask(self, actions: Array) -> None:
         """Compute the log-probabilities of the actions under the policy and the reference."""
-        self._log_probs, self._infos = None, {}
+        self._asked = None
         if self.shaping is None:
             return
-        table, convert = self.table, self.table.arrays.convert
+        table = self.table
         tokens, lengths, running = map(to_tensor, (table.tokens, table.lengths, table.running))
-        reference_log_probs, log_probs = self.shaping.step(
+        self._asked = self.shaping.step(
             tokens[:, : table.max_length], lengths, table.origin, to_tensor(actions), running,
             of_observation(table.stops(), lengths),
         )  # fmt: skip
-        was_running = to_numpy(running).copy()
-        infos = {"ref_log_prob": convert(reference_log_probs), "_ref_log_prob": was_running}
-        if log_probs is not None:
-            self._log_probs = convert(log_probs), infos["ref_log_prob"]
-            infos |= {"kl": k1(*self._log_probs), "_kl": was_running.copy()}
-        self._infos = infos
 
     def end(self, ended: Array, stops: Array) -> bool:
-        """End the episodes of the rows ``ended``. Returns whether episodes can be scored now."""
-        if not ended.any():
-            return False
-        self.table.end(ended, stops)
-        return True
+        """End the episodes of the rows ``ended``. Returns whether episodes can be scored now.
+
+        Raises:
+            RuntimeError: an action is not the one that the policy chose; no step has been taken.
+        """
+        ended_now, running = to_tensor(ended), to_tensor(self.table.running)
+        differs = torch.zeros_like(running) if self._asked is None else self._asked[2]
+        # All that the host has to know of this step comes in one copy.
+        columns = [column.numpy().copy() for column in to_host(running, ended_now, differs)]
+        self._ran, self._ended, wrong = columns
+        if wrong.any() and self.shaping is not None:
+            self.table.take_back()
+            self.shaping.refuse(f"row {int(wrong.argmax())}")
+        if self._ended.any():
+            self.table.end(ended, stops)
+        return bool(self._ended.any())
 
     def pay(self, ended: Array, finished: bool) -> tuple[Array, Array, Infos]:
         """Rewards ``[B]``, terminated ``[B]`` and infos of the step."""
-        arrays, infos = self.table.arrays, self._infos
+        arrays, infos = self.table.arrays, Infos()
         rewards = arrays.zeros(self.table.num_rows, np.float64)
         if finished:
-            mask = to_numpy(ended)
-            paid, of_episodes = self.scorer.score(mask)
+            mask = self._ended
+            paid, infos = self.scorer.score(mask)
             at_the_end = np.zeros(len(mask))
             at_the_end[mask] = paid
             rewards = arrays.convert(at_the_end)
-            infos = infos | of_episodes
-        if self._log_probs is not None and self.shaping is not None:
-            rewards = shaped_reward(rewards, *self._log_probs, arrays.convert(self.shaping.kl_coef))
+        if self._asked is not None and self.shaping is not None:
+            reference_log_probs, own, _ = self._asked
+            reference_log_probs = arrays.convert(reference_log_probs)
+            infos |= {"ref_log_prob": reference_log_probs, "_ref_log_prob": self._ran.copy()}
+            if own is not None:
+                log_probs = arrays.convert(own)
+                infos |= {"kl": k1(log_probs, reference_log_probs), "_kl": self._ran.copy()}
+                rewards = shaped_reward(
+                    rewards, log_probs, reference_log_probs, arrays.convert(self.shaping.kl_coef)
+                )
         return rewards, ended, infos
 
 
@@ -175,8 +190,9 @@ class BatchScoring:
         every = np.ones(rows, np.bool_)
         paid, infos = self.scorer.score(every)
         token_rewards, mask = at_the_last_token(
-            to_tensor(arrays.convert(paid)), to_tensor(self.table.response_lengths())
-        )
+            to_tensor(arrays.convert(paid)), to_tensor(self.table.response_lengths()),
+            int(infos["response_length"].max()),
+        )  # fmt: skip
         if self.shaping is not None:
             token_rewards, of_tokens = self._shaped(token_rewards, mask, self.shaping)
             infos |= of_tokens
@@ -202,13 +218,19 @@ class BatchScoring:
         return shaped_reward(rewards, log_probs, reference_log_probs, kl_coef), infos
 
 
-def at_the_last_token(paid: Tensor, response_lengths: Tensor) -> tuple[Tensor, Tensor]:
+def at_the_last_token(
+    paid: Tensor, response_lengths: Tensor, num_steps: int
+) -> tuple[Tensor, Tensor]:
     """``paid`` ``[B]`` at each row's last token and 0 elsewhere.
 
+    Args:
+        paid, response_lengths: ``[B]``.
+        num_steps: T, the length of the longest response.
+
     Returns:
-        rewards ``[B, T]`` with T the longest response, and the mask ``[B, T]`` of response tokens.
+        rewards ``[B, T]``, and the mask ``[B, T]`` of response tokens.
     """
-    steps = torch.arange(int(response_lengths.max()), device=response_lengths.device)
+    steps = torch.arange(num_steps, device=response_lengths.device)
     mask = steps < response_lengths[:, None]
     rewards = torch.zeros(mask.shape, dtype=paid.dtype, device=mask.device)
     return rewards.scatter_(1, response_lengths[:, None] - 1, paid[:, None]), mask

@@ -24,6 +24,7 @@ from textenv.lm.support import check_supported
 from textenv.schedules import Schedule, resolve_schedule
 from textenv.task import TextTask
 from textenv.token_table import Origin, to_tensor
+from textenv.transfers import to_device, to_host
 
 if TYPE_CHECKING:
     from textenv.lm.scoring import Sampling
@@ -41,7 +42,7 @@ def shaped_reward(terminal, log_probs, reference_log_probs, kl_coef):
         log_probs, reference_log_probs: of the chosen tokens, in nats, of equal shape.
         kl_coef: β, units of the score per nat; it broadcasts.
 
-    All are numpy arrays, or all are tensors. They need no gradients.
+    All are numpy arrays, or all are tensors.
     """
     return terminal - kl_coef * k1(log_probs, reference_log_probs)
 
@@ -76,11 +77,9 @@ class KLShaping:
     """The reference model of a batch of episodes, and the records of a bound policy.
 
     Args:
-        task: has the reference, the vocabulary, the longest episode, and β.
+        task: has the reference, the vocabulary, the longest episode, and β; it raises what is not
+            valid of them as a ValueError.
         num_rows: B, the number of rows.
-
-    Raises:
-        ValueError: ``kl_coef`` or ``reference`` is not valid.
     """
 
     def __init__(self, task: TextTask, num_rows: int):
@@ -130,7 +129,7 @@ class KLShaping:
         self._decoder = None
 
     def forget(self) -> None:
-        """Drop the cache of the reference, so that the next step computes all rows anew."""
+        """Drop the cache of the reference."""
         self._decoder = None
 
     def begin(self, rows: np.ndarray) -> None:
@@ -154,8 +153,7 @@ class KLShaping:
         """The bound policy's new record, one entry per row; None if there is none and β is 0.
 
         Raises:
-            RuntimeError: rewards must be shaped but no policy is bound, or it has not acted
-                since the last step, or its record has another number of rows.
+            RuntimeError: rewards must be shaped but there is no new record of these rows.
         """
         record = getattr(self.policy, "action_record", None)
         if record is None:
@@ -202,8 +200,7 @@ class KLShaping:
             num_steps: how many steps the batch took, each of which was noted.
 
         Raises:
-            RuntimeError: an action is not the one that the policy chose, or a policy was bound or
-                unbound within the batch.
+            RuntimeError: an action is not the policy's, or it was bound within the batch.
         """
         if not self._noted:
             return None
@@ -229,7 +226,7 @@ class KLShaping:
     def step(
         self, input_ids: Tensor, lengths: Tensor, origin: Origin, actions: Tensor,
         running: Tensor, early: Tensor | None = None,
-    ) -> tuple[Tensor, Tensor | None]:  # fmt: skip
+    ) -> tuple[Tensor, Tensor | None, Tensor]:  # fmt: skip
         """Step scoring: the reference's and the policy's log-probs ``[B]`` of ``actions``.
 
         Args:
@@ -239,29 +236,32 @@ class KLShaping:
             early: ``[B, K]``, stop tokens that come too early (`textenv.legality.early_stops`).
 
         Returns:
-            reference_log_probs, and log_probs or None if no policy is bound; in nats.
+            Both in nats, log_probs None if no policy is bound; and where an action is not that of
+            its record: then `refuse` the step.
 
         Raises:
-            RuntimeError: the policy's record is missing, outdated, or for other actions.
+            RuntimeError: the policy's record is missing or outdated.
         """
         from textenv.lm.decoder import Decoder
 
         record = self.take_record()
-        if record is not None:
-            differs = (record.actions.to(actions.device) != actions) & running
-            if differs.any():
-                self._taken = None  # no step was taken, so the record can still be used
-                raise RuntimeError(_other_action(f"row {int(differs.nonzero()[0])}"))
         if self._decoder is None:
             self._decoder = Decoder(self.reference, self.num_rows, self.max_length)
         logits, _ = self._decoder.next(input_ids, lengths, origin)
-        chosen = actions.to(logits.device)[:, None]
+        given, waits = to_device(actions, logits.device), ~to_device(running, logits.device)
         every = self.sampling.apply(logits, early).log_softmax(-1)
-        waits = ~running.to(logits.device)
-        reference_log_probs = every.gather(1, chosen)[:, 0].masked_fill(waits, 0)
+        reference_log_probs = every.gather(1, given[:, None])[:, 0].masked_fill(waits, 0)
         if record is None:
-            return reference_log_probs, None
-        return reference_log_probs, record.log_probs.to(logits.device).masked_fill(waits, 0)
+            return reference_log_probs, None, torch.zeros_like(running)
+        chosen, log_probs = to_host(*record) if actions.is_cpu else record
+        differs = (to_device(chosen, actions.device) != actions) & running
+        log_probs = to_device(log_probs, logits.device).masked_fill(waits, 0)
+        return reference_log_probs, log_probs, differs
+
+    def refuse(self, where: str) -> None:
+        """Raise the error of an undone step, in which an action was not the policy's."""
+        self._taken = None  # no step has been taken, so the record can still be used
+        raise RuntimeError(_other_action(where))
 
     @torch.no_grad()
     def score(

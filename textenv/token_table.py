@@ -150,8 +150,7 @@ class TokenTable:
 
     def begin(self, rows: np.ndarray, prompts: Sequence[np.ndarray], max_new_tokens: int) -> None:
         """Put a prompt into each of ``rows`` (indices) and start their episodes."""
-        tokens = np.zeros((len(rows), self.max_length + 1), np.int64)
-        mask = np.zeros((len(rows), self.max_length + 1), np.int8)
+        tokens, mask = (np.zeros((len(rows), self.max_length + 1), t) for t in (np.int64, np.int8))
         lengths = np.array([len(ids) for ids in prompts], np.int64)
         for i, ids in enumerate(prompts):
             tokens[i, : len(ids)] = ids
@@ -239,6 +238,14 @@ class TokenTable:
         self.lengths += self.running
         self.origin = Origin(self.origin.episodes, self.origin.steps + 1)
 
+    def take_back(self) -> None:
+        """Undo an `append` by which no episode has been ended yet."""
+        appended = self.running * self._ones
+        self._columns -= appended
+        self.lengths -= appended
+        self.mask[self._rows, self._columns] = self._ones - self._ones
+        self.origin = Origin(self.origin.episodes, self.origin.steps - 1)
+
     def budget_spent(self) -> Array:
         """``[B]`` bool: whether the row has used its token budget."""
         return self.lengths == self._limits
@@ -254,13 +261,13 @@ class TokenTable:
         return self.lengths - self.prompt_lengths
 
     def last_tokens(self, count: int) -> list[np.ndarray]:
-        """The last ``count`` tokens of each row ``[B, count]``, its first one repeated if there are
-        fewer; lengths, prompt lengths and running, each ``[B]``: on the host, in one copy."""
+        """On the host, in one copy: the last ``count`` tokens of each row ``[B, count]``, its first
+        one repeated if it has fewer; lengths, prompt lengths and running, each ``[B]``."""
         lengths = to_tensor(self.lengths)
         columns = lengths[:, None] - torch.arange(count, 0, -1, device=lengths.device)
         tokens = to_tensor(self.tokens).gather(1, columns.clamp(min=0))
-        columns = tokens, lengths, to_tensor(self.prompt_lengths), to_tensor(self.running)
-        return [column.numpy() for column in to_host(*columns)]
+        begins, running = to_tensor(self.prompt_lengths), to_tensor(self.running)
+        return [column.numpy() for column in to_host(tokens, lengths, begins, running)]
 
     def responses(self, mask: torch.Tensor) -> torch.Tensor:
         """The response tokens ``[B, T]`` where ``mask`` ``[B, T]`` is True; arbitrary elsewhere."""

@@ -10,7 +10,8 @@ import numpy as np
 from textenv.episode import Episode
 from textenv.prompts import EncodedPrompt
 from textenv.stopping import StopRule
-from textenv.token_table import TokenTable, to_numpy
+from textenv.token_table import TokenTable, to_tensor
+from textenv.transfers import to_host
 
 
 def transcribe(
@@ -29,9 +30,8 @@ def transcribe(
         tokenizer: decodes the tokens.
         stop: finds the stop string of a response, which is removed from its text.
     """
-    tokens, lengths, stopped = (
-        to_numpy(column)[rows] for column in (table.tokens, table.lengths, table.stopped)
-    )
+    columns = map(to_tensor, (table.tokens, table.lengths, table.stopped))
+    tokens, lengths, stopped = (column.numpy()[rows] for column in to_host(*columns))
     whole = [row[:length].copy() for row, length in zip(tokens, lengths, strict=True)]
 
     def decode(sequences: list[np.ndarray]) -> list[str]:

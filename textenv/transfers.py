@@ -12,11 +12,15 @@ from torch import Tensor
 
 
 def to_host(*tensors: Tensor) -> list[Tensor]:
-    """Tensors of integers or booleans on the CPU, in one copy; if they are there, as they are."""
+    """Tensors on the CPU, in one copy; if all of them are there, as they are.
+
+    Integers beside other numbers have to be below 2^53.
+    """
     if all(tensor.is_cpu for tensor in tensors):
         return list(tensors)
     device = next(tensor.device for tensor in tensors if not tensor.is_cpu)
-    numbers = [to_device(tensor, device).reshape(-1).long() for tensor in tensors]
+    kind = torch.float64 if any(map(torch.is_floating_point, tensors)) else torch.int64
+    numbers = [to_device(tensor, device).reshape(-1).to(kind) for tensor in tensors]
     parts = torch.cat(numbers).cpu().split([len(part) for part in numbers])
     return [
         part.view(tensor.shape).to(tensor.dtype)

@@ -24,6 +24,7 @@ from agents.construction import AUTO, Options
 from agents.functional import natural_gradient as natural
 from agents.functional import surrogates
 from agents.functional.reductions import token_mean
+from agents.optimization import numbers
 from agents.rollout import Batch, Rollout
 
 SECOND_DERIVATIVES = 3  # times the memory of first ones
@@ -129,13 +130,13 @@ class TRPO(Agent):
             pieces = natural.unflatten(displacement, parameters)
             for parameter, start, piece in zip(parameters, before, pieces, strict=True):
                 parameter.copy_(start + piece)
-            new_loss = kl = 0.0
+            sums: list[Any] = [0.0, 0.0]
             for part, distribution in zip(parts, old, strict=True):
                 now = self.policy.evaluate(part.observations, part.actions, part.mask)
                 divergence = distribution.kl(now.distribution)
-                new_loss += self.surrogate_loss(now.log_probs, part).item()
-                kl += token_mean(divergence, part.mask, part.counts).item()
-            new_loss, kl = ranks.sums([new_loss, kl])
+                sums[0] += self.surrogate_loss(now.log_probs, part)
+                sums[1] += token_mean(divergence, part.mask, part.counts)
+            new_loss, kl = ranks.sums(numbers(sums))
             reached.append((new_loss, kl))
             return new_loss, kl
 
@@ -163,17 +164,18 @@ class TRPO(Agent):
     ) -> tuple[float, Tensor, list[Any], float]:
         """−E[r·A] over all parts, its gradient as one vector, each part's π_old, and the KL between
         π_old as it acted and as it is evaluated here, which only an error makes differ from 0."""
-        numbers, old = torch.zeros(2, dtype=torch.float64), []
+        sums: list[Any] = [0.0, 0.0]
+        old: list[Any] = []
         gradient = natural.flatten(map(torch.zeros_like, parameters))
         for part in parts:
             now = self.policy.evaluate(part.observations, part.actions, part.mask)
             loss = self.surrogate_loss(now.log_probs, part)
             grads = torch.autograd.grad(loss, parameters, materialize_grads=True)
             gradient += natural.flatten(grads)
-            kl = ratio_metrics(now.log_probs, part, None)["approx_kl"]
-            numbers += torch.stack([loss.detach(), torch.as_tensor(kl)]).cpu()
+            sums[0] += loss.detach()
+            sums[1] += ratio_metrics(now.log_probs, part, None)["approx_kl"]
             old.append(now.distribution.detach())
-        loss_value, first_kl = ranks.sums(numbers.tolist())
+        loss_value, first_kl = ranks.sums(numbers(sums))
         return loss_value, ranks.total(gradient), old, first_kl
 
     def kl_to_itself(self, batch: Batch) -> Tensor:

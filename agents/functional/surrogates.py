@@ -94,9 +94,9 @@ def clip_fraction(
     """
     check_same_shape(log_probs=log_probs, old_log_probs=old_log_probs, mask=mask)
     check_bool(mask=mask)
-    ratios = ratio(log_probs, old_log_probs)[mask]
+    ratios = ratio(log_probs, old_log_probs)
     high = clip_range if clip_range_high is None else clip_range_high
-    outside = (ratios < 1 - clip_range) | (ratios > 1 + high)
+    outside = ((ratios < 1 - clip_range) | (ratios > 1 + high)) & mask
     return outside.sum() / (mask.sum() if counts is None else counts.steps)
 
 

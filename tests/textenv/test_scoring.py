@@ -132,7 +132,7 @@ def test_an_episode_whose_reward_failed_does_not_go_on_in_silence(driving, make_
 
 def test_what_is_paid_stands_at_the_last_token():
     paid, lengths = torch.tensor([5.0, 6.0, 7.0]), torch.tensor([2, 1, 4])
-    rewards, mask = at_the_last_token(paid, lengths)
+    rewards, mask = at_the_last_token(paid, lengths, 4)
     assert rewards.tolist() == [[0, 5, 0, 0], [6, 0, 0, 0], [0, 0, 0, 7]]
     assert mask.tolist() == [[True, True, False, False], [True] + [False] * 3, [True] * 4]
 
