@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from agents import ranks
 from agents.rollout import Batch
+from textenv.transfers import to_host
 
 Loss = Callable[[Batch], tuple[Tensor, Mapping[str, Tensor | float]]]
 Schedule = Callable[[float], float]  # of the remaining progress, from 1 to 0
@@ -141,9 +142,8 @@ def numbers(metrics: Iterable[Tensor | float]) -> list[float]:
     values = list(metrics)
     at = [place for place, value in enumerate(values) if isinstance(value, Tensor)]
     if at:
-        copied = torch.stack([torch.as_tensor(values[place]) for place in at]).tolist()
-        for place, number in zip(at, copied, strict=True):
-            values[place] = number
+        for place, value in zip(at, to_host(*(values[place] for place in at)), strict=True):
+            values[place] = value
     return [float(value) for value in values]
 
 

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from textenv.token_table import TokenTable, to_tensor
+from textenv.transfers import to_device
 
 KEYS = ("stop_tokens", "stop_column")  # of an observation
 
@@ -88,7 +89,7 @@ def forbid(logits: Tensor, illegal: Tensor | None) -> Tensor:
     """
     if illegal is None:
         return logits
-    illegal = illegal.to(logits.device)
+    illegal = to_device(illegal, logits.device)
     if illegal.dtype != torch.bool:
         vocabulary = logits.shape[-1]
         chosen = logits.new_zeros((*logits.shape[:-1], vocabulary + 1), dtype=torch.bool)

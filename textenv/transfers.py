@@ -10,6 +10,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+PINNING = ("cuda",)  # kinds of devices that read the host's pinned memory
+
 
 def to_host(*tensors: Tensor) -> list[Tensor]:
     """Tensors on the CPU, in one copy; if all of them are there, as they are.
@@ -30,6 +32,6 @@ def to_host(*tensors: Tensor) -> list[Tensor]:
 
 def to_device(tensor: Tensor, device: torch.device) -> Tensor:
     """A tensor on a device. A copy from the CPU does not wait for the device."""
-    if device.type == "cuda" and tensor.is_cpu:
+    if device.type in PINNING and tensor.is_cpu:
         return tensor.pin_memory().to(device, non_blocking=True)
     return tensor.to(device)

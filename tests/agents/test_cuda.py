@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 
 import gymnasium as gym
 import pytest
@@ -42,6 +43,22 @@ def make_agent():
 def captures():
     """How many graphs the idle decoders of a policy have captured."""
     return lambda policy: sum(len(decoder.captured.captures) for decoder in policy.decoders._idle)
+
+
+class Waits:
+    """Counts how often the host waits for the device within it."""
+
+    def __enter__(self):
+        self.caught = warnings.catch_warnings(record=True)
+        self.said = self.caught.__enter__()
+        warnings.simplefilter("always")
+        torch.cuda.set_sync_debug_mode("warn")
+        return self
+
+    def __exit__(self, *error):
+        torch.cuda.set_sync_debug_mode("default")
+        self.caught.__exit__(*error)
+        self.count = sum("synchroniz" in str(one.message) for one in self.said)
 
 
 def assert_act_equals_evaluate(policy, rollout):
@@ -204,3 +221,48 @@ def test_adapters_share_the_weights_of_the_reference(make_agent, device):
     assert {p.data_ptr() for p in reference} <= {p.data_ptr() for p in own}
     agent.learn(200)
     assert_act_equals_evaluate(agent.policy, agent.collect())
+
+
+@pytest.mark.parametrize(
+    ("scoring", "stop", "most"),
+    [("batch", None, 0), ("batch", [".", "the end"], 1), ("step", None, 1)],
+)
+def test_how_often_a_step_and_a_scoring_wait_for_the_device(make_agent, scoring, stop, most):
+    policy = make_agent().policy
+    envs = gym.make_vec(
+        "TextGen-v0", num_envs=8, reference="bundled", kl_coef=0.1, max_new_tokens=7, stop=stop,
+        min_new_tokens=7, scoring=scoring, autoreset_mode="DISABLED", array="torch", device="cuda",
+    )  # fmt: skip
+    envs.unwrapped.bind(policy)
+    for warm in (False, True):
+        observation, _ = envs.reset(seed=0)
+        state, waits = None, []
+        for _ in range(7):
+            with Waits() as step:
+                actions, _, _, state = policy.act(observation, state)
+                observation, _, terminated, _, _ = envs.step(actions)
+            waits.append(step.count)
+        assert terminated.all()
+        if warm:  # the first step reads the prompts, the last one scores
+            assert max(waits[1:-1]) <= most, waits
+            assert waits[-1] <= 3 + most, waits
+
+
+@pytest.mark.parametrize("algorithm", ["PPO", "GRPO", "REINFORCE"])
+@pytest.mark.parametrize("critic_layers", [0, 2])
+def test_how_often_an_optimiser_step_waits_for_the_device(make_agent, algorithm, critic_layers):
+    agent = make_agent(
+        getattr(agents, algorithm), rows=16, group_size=4, critic_layers=critic_layers
+    )
+    agent.learn(16 * 12)  # everything has run once
+    step, counts = agent.optimizer_step, []
+
+    def counted(batch):
+        with Waits() as waits:
+            metrics = step(batch)
+        counts.append(waits.count)
+        return metrics
+
+    agent.optimizer_step = counted
+    agent.update(agent.collect())
+    assert counts and max(counts) <= 2, counts

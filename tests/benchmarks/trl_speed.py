@@ -48,10 +48,19 @@ class Options:
     """Tokens of the longest episode."""
     rounds: int = 6
     """Steps of each, after one that warms up."""
+    device: Literal["cpu", "cuda"] = "cpu"
+    """Where both learn."""
 
 
 def reward(texts: list[str]) -> list[float]:
     return [float(len(text) % 7) for text in texts]  # costs nothing, and varies
+
+
+def now() -> float:
+    """Seconds, when the device has done what it was given."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter()
 
 
 class Alternate(TrainerCallback):
@@ -62,14 +71,14 @@ class Alternate(TrainerCallback):
         self.tokens: list[int] = []
 
     def on_step_begin(self, args, state, control, **kwargs):
-        self.began = time.perf_counter()
+        self.began = now()
 
     def on_step_end(self, args, state, control, **kwargs):
-        self.seconds["TRL"].append(time.perf_counter() - self.began)
-        began = time.perf_counter()
+        self.seconds["TRL"].append(now() - self.began)
+        began = now()
         rollout = self.ours.collect()
         self.ours.update(rollout)
-        self.seconds["this package"].append(time.perf_counter() - began)
+        self.seconds["this package"].append(now() - began)
         self.tokens.append(rollout.num_steps)
 
 
@@ -83,7 +92,7 @@ def main(options: Options) -> None:
     bfloat16 = options.dtype == "bfloat16"
     ours = GRPO(
         "CausalLMPolicy", "TextGen-v0", n_envs=options.rows, group_size=options.group_size,
-        batch_size=None, learning_rate=1e-5, adam_epsilon=1e-8, seed=0, device="cpu",
+        batch_size=None, learning_rate=1e-5, adam_epsilon=1e-8, seed=0, device=options.device,
         env_kwargs={
             "reference": options.model, "reference_dtype": options.dtype, "kl_coef": 0.05,
             "prompts": PROMPTS, "max_new_tokens": options.budget, "stop": ends[:1] or None,
@@ -107,7 +116,8 @@ def main(options: Options) -> None:
             output_dir=folder, per_device_train_batch_size=options.rows,
             num_generations=options.group_size, max_completion_length=options.budget,
             max_steps=options.rounds + 1, learning_rate=1e-5, beta=0.05, temperature=1.0,
-            report_to=[], save_strategy="no", logging_strategy="no", use_cpu=True, bf16=bfloat16,
+            report_to=[], save_strategy="no", logging_strategy="no", bf16=bfloat16,
+            use_cpu=options.device == "cpu",
             disable_tqdm=True, gradient_checkpointing=False, seed=0,
             model_init_kwargs={"dtype": "float32"},
             generation_kwargs={"min_new_tokens": options.budget} if full else None,
@@ -123,11 +133,13 @@ def main(options: Options) -> None:
 
 def report(options: Options, alternate: Alternate) -> None:
     """Print the table, and write it to the results."""
+    cuda = options.device == "cuda"
+    where = torch.cuda.get_device_name() if cuda else "CPU"
     medians = {name: statistics.median(s[1:]) for name, s in alternate.seconds.items()}
     text = (
         f"{options.model}, {options.dtype}, {options.rows} × {options.budget} tokens, groups of "
         f"{options.group_size}, {options.lengths} lengths (mean "
-        f"{statistics.mean(alternate.tokens) / options.rows:.1f}), CPU, "
+        f"{statistics.mean(alternate.tokens) / options.rows:.1f}), {where}, "
         f"{torch.get_num_threads()} threads, median of {options.rounds} alternating steps"
         "\n\n| | samples/s | ratio |\n|---|---|---|\n"
         + "".join(
@@ -138,9 +150,9 @@ def report(options: Options, alternate: Alternate) -> None:
     print(text)
     command = (
         f"trl_speed.py --dtype {options.dtype} --lengths {options.lengths} "
-        f"--budget {options.budget}"
+        f"--budget {options.budget}" + (f" --rows {options.rows} --device cuda" if cuda else "")
     )
-    name = f"trl-speed-{options.dtype}-{options.lengths}.md"
+    name = f"trl-speed-{options.dtype}-{options.lengths}{'-cuda' if cuda else ''}.md"
     (RESULTS / name).write_text(f"# `python tests/benchmarks/{command}`\n\n{text}")
 
 
