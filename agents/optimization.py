@@ -142,8 +142,9 @@ def numbers(metrics: Iterable[Tensor | float]) -> list[float]:
     values = list(metrics)
     at = [place for place, value in enumerate(values) if isinstance(value, Tensor)]
     if at:
-        for place, value in zip(at, to_host(*(values[place] for place in at)), strict=True):
-            values[place] = value
+        on_host = to_host(*(torch.as_tensor(values[place]) for place in at))
+        for place, value in zip(at, on_host, strict=True):
+            values[place] = float(value)
     return [float(value) for value in values]
 
 

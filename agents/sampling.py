@@ -8,6 +8,7 @@ from typing import Any, Self
 
 import numpy as np
 
+from agents import environments
 from agents.collect.episodes import collect_episodes
 from agents.evaluation.text import own_environment, seed_of
 from textenv.preferences import Pair
@@ -95,11 +96,13 @@ def sample_pairs(
         n_pairs: number of pairs.
         seed: the seed of prompts, actions and order.
         names: of the two, for `Pair.sources`.
-        changes: other arguments of their task, such as ``prompts`` or ``reward``.
+        changes: other arguments of their task, such as ``prompts`` or ``reward``; by default the
+            reward of the first scores the texts of both.
 
     Raises:
         ValueError: the two answer with the same texts again and again.
     """
+    changes = {"reward": environments.text_environments(first.env)[0].task.reward} | changes
     rng = np.random.default_rng([seed, n_pairs])
     pairs: list[Pair] = []
     for number in range(MAX_DRAWS):

@@ -21,8 +21,8 @@ from textenv.preferences import load_preferences
 class RewardModelOptions:
     """Train a reward model on preferences: a folder that train takes as its --reward."""
 
-    preferences: Path
-    """JSON lines with the columns prompt, chosen and rejected."""
+    preferences: tuple[Path, ...]
+    """Files of JSON lines with the columns prompt, chosen and rejected."""
     model: str = "bundled"
     """The language model whose body it begins with, as for train."""
     output: Path = Path("runs/reward-model")
@@ -58,7 +58,7 @@ def main(arguments: list[str]) -> None:
             raise FileExistsError(
                 f"The folder {str(options.output)!r} is not empty: choose another --output."
             )
-        preferences = load_preferences(options.preferences)
+        preferences = [each for path in options.preferences for each in load_preferences(path)]
         settings = dataclasses.asdict(options)
         for name in ("preferences", "model", "output"):
             del settings[name]

@@ -59,3 +59,13 @@ def test_agents_that_always_agree_cannot_be_compared():
     )  # fmt: skip
     with pytest.raises(ValueError, match="Only 0 of 3 pairs have two different responses"):
         sample_pairs(agent, agent, 3, seed=0)
+
+
+def test_pairs_of_agents_with_other_rewards_are_scored_by_that_of_the_first():
+    one, other = (
+        REINFORCE("CausalLMPolicy", "TextGen-v0", n_envs=4, env_kwargs={"reward": reward})
+        for reward in (lambda episodes: [1.0] * len(episodes), "length")
+    )
+    assert {pair.scores for pair in sample_pairs(one, other, 6, seed=0)} == {(1.0, 1.0)}
+    by_length = sample_pairs(one, other, 6, seed=0, reward="length")
+    assert {pair.scores for pair in by_length} != {(1.0, 1.0)}

@@ -32,8 +32,12 @@ def test_from_preferences_to_a_duel(printed, tmp_path):
     assert all(chosen >= rejected for chosen, rejected in scores)
     assert {p.data["chosen_by"] for p in preferences} == {"bundled"}
 
-    text = printed("reward-model --preferences p.jsonl --output rm --n-epochs 1 --held-out 0.2")
-    assert re.search(r"accuracy on 24 held-out pairs .*%\]; a perfect judge (100|9\d)\.", text)
+    printed("preferences --pairs 40 --label-by length(12) --seed 1 --output more.jsonl")
+    text = printed(
+        "reward-model --preferences p.jsonl more.jsonl --output rm --n-epochs 1 --held-out 0.2"
+    )
+    assert "learning from 128 preferences" in text
+    assert re.search(r"accuracy on 32 held-out pairs .*%\]; a perfect judge (100|9\d)\.", text)
     assert (tmp_path / "rm" / "calibration.png").read_bytes().startswith(b"\x89PNG")
 
     printed(
