@@ -6,9 +6,9 @@ A judge who likes cheerful texts compares 2,000 pairs of texts, with the noise o
 model learns from these comparisons alone, and PPO from the reward model. It knows best what it has
 seen: so only half of the pairs are texts of the untouched model, and in the other half one text is
 of the agent that the first half has led to (Ziegler et al. 2019, section 2.3). The plot shows the
-reward model's score (the proxy) and the judge's own score over the KL: they part where the policy
-finds what the reward model got wrong (Gao et al. 2023). Both curves are in units of the deviation
-among the untouched model's texts.
+reward model's score (the proxy) and the judge's own score over the KL: where they part, the policy
+has found what the reward model gets wrong (Gao et al. 2023). Both curves are in units of the
+deviation among the untouched model's texts.
 """
 
 from pathlib import Path
@@ -17,24 +17,29 @@ from tempfile import mkdtemp
 import numpy as np
 from matplotlib.figure import Figure
 
-from agents import PPO, REINFORCE
+from agents import PPO, REINFORCE, Agent
 from agents.plots import read_progress, save_figure
 from agents.reward_model import train_reward_model
 from agents.runs import RunRecorder
-from agents.sampling import sample_pairs
+from agents.sampling import sample, sample_pairs
 from textenv.lm.loading import hide_progress_bars
-from textenv.preferences import Pair, Preference, label
+from textenv.preferences import Preference, label
 
 JUDGE = "sentiment"
 RUN = Path("runs/preferences")
 
 
-def learned_from(preferences: list[Preference], tokens: int) -> tuple[PPO, Path]:
-    """An agent that PPO has trained on a reward model of these preferences, and this model."""
-    model = train_reward_model(preferences, "bundled")
+def learned_from(
+    preferences: list[Preference], others: list[Preference], tokens: int
+) -> tuple[PPO, Path]:
+    """An agent that PPO has trained on a reward model of preferences, and this reward model.
+
+    ``others``: that measure the reward model, and from which nothing is learned.
+    """
+    model = train_reward_model(preferences, "bundled", eval_preferences=others)
     folder = Path(mkdtemp()) / "reward-model"
     model.save(folder)
-    print(f"reward model: {model.accuracy} of the held-out pairs right; a perfect judge "
+    print(f"reward model: {model.accuracy} of {len(others)} other pairs right; a perfect judge "
           f"{model.ceiling:.3f}")  # fmt: skip
     agent = PPO(
         "CausalLMPolicy", "TextGen-v0", seed=0, device="cpu",
@@ -50,25 +55,32 @@ def learned_from(preferences: list[Preference], tokens: int) -> tuple[PPO, Path]
 def main(pairs: int = 2000, tokens: int = 80_000, temperature: float = 0.2) -> None:
     hide_progress_bars()
     untouched = REINFORCE("CausalLMPolicy", "TextGen-v0", n_envs=8, env_kwargs={"reward": JUDGE})
-    first = sample_pairs(untouched, untouched, pairs // 2, seed=0)  # scored by the judge
-    preferences = label(first, temperature, seed=0)
-    agent, _ = learned_from(preferences, tokens // 2)
-    second = sample_pairs(untouched, agent, pairs // 2, seed=1)
-    agent, folder = learned_from(preferences + label(second, temperature, seed=1), tokens)
-    plot(folder, first)
+
+    def judged(agent: Agent, seed: int) -> list[Preference]:
+        """Half of the pairs, of the untouched model and an agent."""
+        return label(sample_pairs(untouched, agent, pairs // 2, seed), temperature, seed)
+
+    learned, others = judged(untouched, 0), judged(untouched, 1)
+    agent, _ = learned_from(learned, others, tokens // 2)
+    learned, others = learned + judged(agent, 2), others + judged(agent, 3)
+    _, folder = learned_from(learned, others, tokens)
+    plot(str(folder), untouched)
 
 
-def plot(folder: Path, of_untouched: list[Pair]) -> None:
+def plot(proxy: str, untouched: Agent) -> None:
     """Proxy and judge over the KL of the last run."""
-    judged = np.array([pair.scores for pair in of_untouched])
     progress = read_progress(RUN / "progress.csv")
-    kl, proxy = progress["rollout/kl"], progress[f"rollout/score/{folder}"]
-    true = (progress[f"rollout/score/{JUDGE}"] - judged.mean()) / judged.std()
-    print(f"after {kl[-1]:.1f} nats: proxy {proxy[-1]:+.2f}, judge {true[-1]:+.2f} deviations")
+    kl = progress["rollout/kl"]
     figure = Figure(figsize=(5.5, 3.6), layout="constrained")
     axes = figure.subplots()
-    axes.plot(kl, proxy, label="reward model (what is maximised)")
-    axes.plot(kl, true, label="judge (what is meant)")
+    last = []
+    titles = {proxy: "reward model (what is maximised)", JUDGE: "judge (what is meant)"}
+    for name, title in titles.items():
+        before = np.array(sample(untouched, 1000, seed=4, reward=name).scores)
+        curve = (progress[f"rollout/score/{name}"] - before.mean()) / before.std()
+        axes.plot(kl, curve, label=title)
+        last.append(curve[-1])
+    print(f"after {kl[-1]:.1f} nats: proxy {last[0]:+.2f}, judge {last[1]:+.2f} deviations")
     axes.set(xlabel="KL to the untouched model, nats per episode", ylabel="mean score, deviations")
     axes.legend(frameon=False, loc="upper left")
     print("plot ", save_figure(figure, "runs/preferences.png"))

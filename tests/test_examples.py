@@ -138,8 +138,8 @@ def test_custom_reward(run):
 
 def test_preferences(run):
     printed = run("preferences.py", pairs=200, tokens=2000)
-    found = numbers(r"reward model: # \[#, #\] of .* perfect judge #", printed)
-    accuracy, low, high, known = found
+    found = numbers(r"reward model: # \[#, #\] of # other pairs .* perfect judge #", printed)
+    accuracy, low, high, _, known = found
     assert low <= accuracy <= high and 0.5 < known < 1
     assert printed.count("reward model: ") == 2  # the second from the pairs of the agent, too
     assert len(numbers(r"after # nats: proxy #, judge # deviations", printed)) == 3
