@@ -20,7 +20,7 @@ from textenv.rewards import score_within_limits
 from textenv.shaping import KLShaping, shaped_reward
 from textenv.starts import Starts
 from textenv.task import TextTask
-from textenv.token_table import Array, TokenTable, to_tensor
+from textenv.token_table import Array, TokenTable, to_numpy, to_tensor
 from textenv.transcripts import transcribe
 from textenv.transfers import to_host
 
@@ -117,17 +117,19 @@ class StepScoring:
         Raises:
             RuntimeError: an action is not the one that the policy chose; no step has been taken.
         """
-        ended_now, running = to_tensor(ended), to_tensor(self.table.running)
-        differs = torch.zeros_like(running) if self._asked is None else self._asked[2]
-        # All that the host has to know of this step comes in one copy.
-        columns = [column.numpy().copy() for column in to_host(running, ended_now, differs)]
-        self._ran, self._ended, wrong = columns
-        if wrong.any() and self.shaping is not None:
-            self.table.take_back()
-            self.shaping.refuse(f"row {int(wrong.argmax())}")
-        if self._ended.any():
+        if self._asked is None or self.shaping is None:
+            self._ended = to_numpy(ended)
+        else:  # all that the host has to know of this step comes in one copy
+            columns = to_tensor(self.table.running), to_tensor(ended), self._asked[2]
+            ran, self._ended, wrong = (column.numpy() for column in to_host(*columns))
+            self._ran = ran.copy()  # on the CPU it is the table's, which is changed below
+            if wrong.any():
+                self.table.take_back()
+                self.shaping.refuse(f"row {int(wrong.argmax())}")
+        some = bool(self._ended.any())
+        if some:
             self.table.end(ended, stops)
-        return bool(self._ended.any())
+        return some
 
     def pay(self, ended: Array, finished: bool) -> tuple[Array, Array, Infos]:
         """Rewards ``[B]``, terminated ``[B]`` and infos of the step."""

@@ -263,11 +263,10 @@ class TokenTable:
     def last_tokens(self, count: int) -> list[np.ndarray]:
         """On the host, in one copy: the last ``count`` tokens of each row ``[B, count]``, its first
         one repeated if it has fewer; lengths, prompt lengths and running, each ``[B]``."""
-        lengths = to_tensor(self.lengths)
-        columns = lengths[:, None] - torch.arange(count, 0, -1, device=lengths.device)
-        tokens = to_tensor(self.tokens).gather(1, columns.clamp(min=0))
-        begins, running = to_tensor(self.prompt_lengths), to_tensor(self.running)
-        return [column.numpy() for column in to_host(tokens, lengths, begins, running)]
+        columns = self.lengths[:, None] - self.arrays.convert(np.arange(count, 0, -1))
+        tokens = self.tokens[self._rows[:, None], columns * (columns > 0)]
+        every = tokens, self.lengths, self.prompt_lengths, self.running
+        return [column.numpy() for column in to_host(*map(to_tensor, every))]
 
     def responses(self, mask: torch.Tensor) -> torch.Tensor:
         """The response tokens ``[B, T]`` where ``mask`` ``[B, T]`` is True; arbitrary elsewhere."""
