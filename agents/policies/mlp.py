@@ -161,6 +161,10 @@ def _check_spaces(observations: gym.Space, actions: gym.Space) -> None:
     Raises:
         ValueError: the message says which space, and what to do.
     """
+    if isinstance(observations, gym.spaces.Dict) and "input_ids" in observations.spaces:
+        raise ValueError(
+            "MlpPolicy reads no tokens, and this environment generates text: use 'CausalLMPolicy'."
+        )
     if not isinstance(observations, gym.spaces.Box | gym.spaces.Discrete):
         raise ValueError(
             f"MlpPolicy reads Box and Discrete observations, not {observations}: wrap the "

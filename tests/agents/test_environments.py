@@ -244,3 +244,8 @@ def test_other_environments_may_live_in_other_processes():
         envs.close()
     assert rollout.num_steps > 8
     assert environments.text_environments(envs) == []
+
+
+def test_text_in_a_policy_of_vectors_is_told_the_right_policy():
+    with pytest.raises(ValueError, match="use 'CausalLMPolicy'"):
+        PPO("MlpPolicy", "TextGen-v0", n_envs=2)

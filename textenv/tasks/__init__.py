@@ -18,12 +18,13 @@ from textenv.tasks import (
     digit_sum,
     haiku,
     letter_count,
+    reasoning,
     sentiment,
     word_reversal,
 )
 from textenv.tasks.spec import TaskSpec
 
-__all__ = ["TASKS", "TaskSpec", "register_tasks"]
+__all__ = ["TASKS", "TaskSpec", "reasoning", "register_tasks"]
 
 TASKS: dict[str, TaskSpec] = {
     module.TASK.id: module.TASK
