@@ -48,7 +48,7 @@ def test_rows_that_extend_what_was_seen_use_the_cache(make_ppo, text_kwargs):
     fed: list[tuple[int, ...]] = []
     embeddings = agent.policy.lm.model.get_input_embeddings()
     embeddings.register_forward_hook(lambda module, args, output: fed.append(tuple(args[0].shape)))
-    env = text_vec_env(n_envs=3, **text_kwargs())
+    env = text_vec_env(n_envs=3, **text_kwargs() | {"prompts": ["a b", "b a", "b a c a"]})
     observation = env.reset()
     for _ in range(4):  # no episode ends: the budget is 5
         actions, state = agent.predict(observation, deterministic=True)
