@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping
+from itertools import islice
 from typing import Any
 
 import torch
@@ -116,19 +117,20 @@ def optimizer_step(
     optimizer.zero_grad(set_to_none=True)
     groups = [group["params"] for group in optimizer.param_groups]
     parameters = [p for group in groups for p in group]
-    parts: dict[str, Tensor | float] = {}
+    parts: dict[str, list[Tensor | float]] = {}
     for part in batch.micro_batches(micro_batch_size) if counted else ():
         value, metrics = loss(part)
         value.backward(inputs=parameters)
         for name, metric in metrics.items():
-            parts[name] = parts.get(name, 0.0) + metric
+            part_of_it = metric.detach() if isinstance(metric, Tensor) else metric
+            parts.setdefault(name, []).append(part_of_it)
     ranks.add_gradients(parameters)
     limit = math.inf if max_grad_norm is None else max_grad_norm
     norms = [nn.utils.clip_grad_norm_(group, limit) for group in groups]
     # A device is waited for here alone: its work has been queued up to the step itself.
-    found = numbers([*parts.values(), *norms])
-    sums = ranks.added(dict(zip(parts, found, strict=False)))
-    sums["grad_norm"] = math.hypot(*found[len(parts) :])
+    found = iter(numbers([*(part for each in parts.values() for part in each), *norms]))
+    sums = ranks.added({name: sum(islice(found, len(each))) for name, each in parts.items()})
+    sums["grad_norm"] = math.hypot(*found)
     if not math.isfinite(sums["grad_norm"]):
         raise FloatingPointError(
             "The gradient is not finite: lower learning_rate, or look for infinite rewards."

@@ -243,6 +243,7 @@ class TokenTable:
         appended = self.running * self._ones
         self._columns -= appended
         self.lengths -= appended
+        self.tokens[self._rows, self._columns] = self._rows - self._rows
         self.mask[self._rows, self._columns] = self._ones - self._ones
         self.origin = Origin(self.origin.episodes, self.origin.steps - 1)
 

@@ -33,5 +33,5 @@ def to_host(*tensors: Tensor) -> list[Tensor]:
 def to_device(tensor: Tensor, device: torch.device) -> Tensor:
     """A tensor on a device. A copy from the CPU does not wait for the device."""
     if device.type in PINNING and tensor.is_cpu:
-        return tensor.pin_memory().to(device, non_blocking=True)
+        return tensor.contiguous().pin_memory().to(device, non_blocking=True)
     return tensor.to(device)

@@ -134,8 +134,8 @@ class TRPO(Agent):
             for part, distribution in zip(parts, old, strict=True):
                 now = self.policy.evaluate(part.observations, part.actions, part.mask)
                 divergence = distribution.kl(now.distribution)
-                sums[0] += self.surrogate_loss(now.log_probs, part)
-                sums[1] += token_mean(divergence, part.mask, part.counts)
+                sums[0] += self.surrogate_loss(now.log_probs, part).double()
+                sums[1] += token_mean(divergence, part.mask, part.counts).double()
             new_loss, kl = ranks.sums(numbers(sums))
             reached.append((new_loss, kl))
             return new_loss, kl
@@ -172,7 +172,7 @@ class TRPO(Agent):
             loss = self.surrogate_loss(now.log_probs, part)
             grads = torch.autograd.grad(loss, parameters, materialize_grads=True)
             gradient += natural.flatten(grads)
-            sums[0] += loss.detach()
+            sums[0] += loss.detach().double()
             sums[1] += ratio_metrics(now.log_probs, part, None)["approx_kl"]
             old.append(now.distribution.detach())
         loss_value, first_kl = ranks.sums(numbers(sums))

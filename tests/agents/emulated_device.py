@@ -128,8 +128,9 @@ def set_up() -> None:
             return super().__new__(cls)
 
     def pin_memory(tensor):
-        copied = tensor.contiguous().clone()
-        pinned[id(copied)] = copied
+        copied = tensor.clone()
+        if tensor.is_contiguous():  # else the copy would go through other memory
+            pinned[id(copied)] = copied
         return copied
 
     torch.Generator, torch.Tensor.pin_memory = Generator, pin_memory  # type: ignore[misc]

@@ -46,8 +46,11 @@ def test_step_scoring_refuses_an_action_that_the_policy_did_not_choose(array, sh
     env, policy = shaped(array=array)
     before, _ = env.reset(seed=0)
     chosen = acted(policy, before, [60, 61, 62])
+    table = env.unwrapped.state_dict()["table"]
     with pytest.raises(RuntimeError, match=OTHER.format("row 1")):
         env.step(kind(env, [60, 99, 62]))
+    for name, column in env.unwrapped.state_dict()["table"].items():
+        assert (to_numpy(column) == to_numpy(table[name])).all()
     # Nothing was appended, and the record still holds for the actions that it is of.
     after, _, _, _, infos = env.step(kind(env, chosen))
     assert (after["attention_mask"].sum(1) == before["attention_mask"].sum(1) + 1).all()

@@ -71,8 +71,9 @@ class _Layer(CacheLayerMixin):
     def get_seq_length(self) -> int:
         return 0
 
-    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
-        return query_length, 0
+    def get_mask_sizes(self, query: Any) -> tuple[int, int]:
+        # A number of tokens; in earlier releases of transformers, their positions.
+        return (query if isinstance(query, int) else len(query)), 0
 
     def get_max_length(self) -> int:
         return -1

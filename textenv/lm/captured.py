@@ -91,7 +91,7 @@ class CapturedStep:
             capture.replay()
             mean, largest = differences(capture.logits, wanted)
             tolerance = TOLERANCE[self.precision]
-            if not (mean <= tolerance and largest <= 3 * tolerance):
+            if not (mean <= tolerance and largest <= 2 * tolerance):
                 raise RuntimeError(
                     f"its logits would differ by {mean:.2g}, a row's by {largest:.2g}"
                 )

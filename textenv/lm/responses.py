@@ -35,6 +35,10 @@ class Responses:
 
     def counted(self, values: Tensor) -> Tensor:
         """``[R, T, ...]`` to ``[N, ...]``: what belongs to the counted tokens."""
+        if values.shape[:2] != self.shape:
+            raise ValueError(
+                f"These have the shape {tuple(values.shape)}, but the mask {tuple(self.shape)}."
+            )
         return values.flatten(0, 1)[self.places]
 
     def in_rows(self, values: Tensor) -> Tensor:

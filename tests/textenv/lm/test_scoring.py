@@ -238,3 +238,9 @@ def test_passes_have_rows_of_similar_length():
     assert all(lengths[rows].max() == width for rows, width in passes)
     few = list(by_length(torch.tensor([9, 2, 1])))  # too few tokens for a pass of their own
     assert len(few) == 1 and few[0][1] == 9
+
+
+def test_what_has_another_shape_than_the_mask_is_refused():
+    responses = Responses(torch.ones(2, 9, dtype=torch.int64), torch.tensor([2, 3]), MASK[:2, :3])
+    with pytest.raises(ValueError, match=r"shape \(2, 5\), but the mask \(2, 3\)"):
+        responses.counted(torch.zeros(2, 5))
