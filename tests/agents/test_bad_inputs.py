@@ -92,7 +92,7 @@ ENVIRONMENTS = {
     "binary actions": ("MlpPolicy", lambda: Spaces(None, spaces.MultiBinary(3)), "MultiBinary(3)"),
     "many actions": ("MlpPolicy", lambda: Spaces(None, spaces.MultiDiscrete([2, 2])), "MultiDiscr"),
     "from one": ("MlpPolicy", lambda: Spaces(None, spaces.Discrete(2, start=1)), "from 0"),
-    "text for networks": ("MlpPolicy", lambda: gym.make("TextGen-v0"), "MlpPolicy", "'CausalLMPolicy'"),
+    "text for networks": ("MlpPolicy", lambda: gym.make("TextGen-v0"), "use 'CausalLMPolicy'"),
     "numbers for text": ("CausalLMPolicy", lambda: Spaces(), "TextGen-v0", "'MlpPolicy'"),
     "filtered": ("CausalLMPolicy", filtered, "attention_mask", "TextGen-v0"),
     "policy": ("CnnPolicy", lambda: "CartPole-v1", "policy='CnnPolicy'", "MlpPolicy"),
