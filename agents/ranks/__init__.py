@@ -17,7 +17,6 @@ from agents.ranks.endings import leave, silent_unless_main, together
 from agents.ranks.exchange import (
     ProcessLost,
     add_gradients,
-    added,
     copy_from_main,
     everyone,
     gather,
@@ -30,7 +29,6 @@ from agents.ranks.processes import count, is_main, join, own_rows, rank
 __all__ = [
     "ProcessLost",
     "add_gradients",
-    "added",
     "copy_from_main",
     "count",
     "everyone",
