@@ -13,7 +13,7 @@ was started once has one process: then they return what they are given, and need
 
 from __future__ import annotations
 
-from agents.ranks.endings import leave, silent_unless_main, together
+from agents.ranks.endings import leave, silent_unless_main, tells_all, together
 from agents.ranks.exchange import (
     ProcessLost,
     add_gradients,
@@ -41,6 +41,7 @@ __all__ = [
     "rank",
     "silent_unless_main",
     "sums",
+    "tells_all",
     "together",
     "total",
 ]

@@ -11,6 +11,13 @@ from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppres
 from agents.ranks.exchange import ProcessLost, everyone
 from agents.ranks.processes import count, is_main, rank
 
+_in_a_block = False  # of `together`
+
+
+def tells_all() -> bool:
+    """Whether an error that is raised now is raised in all processes (`together`)."""
+    return count() == 1 or _in_a_block
+
 
 @contextmanager
 def together() -> Iterator[None]:
@@ -26,11 +33,14 @@ def together() -> Iterator[None]:
     if count() == 1:
         yield
         return
+    global _in_a_block
     own: BaseException | None = None
     try:
+        _in_a_block = True
         yield
+        _in_a_block = False
     except BaseException as error:
-        own = error
+        _in_a_block, own = False, error
     try:
         errors = everyone(None if own is None else _sendable(own))
     except ProcessLost:

@@ -145,8 +145,9 @@ class RunRecorder(RolloutCallback):
         if self.writes and self._due():
             self.save()
         if self.signals is not None:
-            # What a rollout of text has done can be undone, so a signal may interrupt it.
-            self.signals.at_once = self.is_text
+            # What a rollout of text has done can be undone, so a signal may interrupt it. Of
+            # several processes none ends alone, where the others would not be told.
+            self.signals.at_once = ranks.tells_all if self.is_text else False
 
     def _on_rollout_end(self) -> None:
         if self.signals is not None:

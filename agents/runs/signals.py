@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any, Self
@@ -42,7 +42,8 @@ class Signals:
     def __init__(self) -> None:
         self.received: int | None = None
         self.raised = False
-        self.at_once = True  # whether a signal may interrupt what is running now
+        # Whether a signal may interrupt what is running now, or a function that says so.
+        self.at_once: bool | Callable[[], bool] = True
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> Self:
@@ -59,7 +60,8 @@ class Signals:
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
         again, self.received = self.received is not None, number
-        if self.at_once or again:
+        at_once = self.at_once if isinstance(self.at_once, bool) else self.at_once()
+        if at_once or again:
             self.raised = True
             raise Interrupted(number)
 
