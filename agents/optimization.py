@@ -124,28 +124,19 @@ def optimizer_step(
         for name, metric in metrics.items():
             part_of_it = metric.detach() if isinstance(metric, Tensor) else metric
             parts.setdefault(name, []).append(part_of_it)
-    every: list[Any] = [part for each in parts.values() for part in each]
-    if ranks.count() > 1:  # gradients and metrics are exchanged together
-        every = numbers(every)
-        ranks_sums = ranks.add_gradients(parameters, _summed(parts, every))
+    ranks.add_gradients(parameters)
     limit = math.inf if max_grad_norm is None else max_grad_norm
     norms = [nn.utils.clip_grad_norm_(group, limit) for group in groups]
     # A device is waited for here alone: its work has been queued up to the step itself.
-    found = numbers([*every, *norms])
-    sums = ranks_sums if ranks.count() > 1 else _summed(parts, found)
-    sums["grad_norm"] = math.hypot(*found[len(every) :])
+    found = iter(numbers([*(part for each in parts.values() for part in each), *norms]))
+    sums = ranks.added({name: sum(islice(found, len(each))) for name, each in parts.items()})
+    sums["grad_norm"] = math.hypot(*found)
     if not math.isfinite(sums["grad_norm"]):
         raise FloatingPointError(
             "The gradient is not finite: lower learning_rate, or look for infinite rewards."
         )
     optimizer.step()
     return sums
-
-
-def _summed(parts: Mapping[str, list], found: list[float]) -> dict[str, float]:
-    """The sum of each metric over its parts, whose numbers are in ``found`` one after another."""
-    here = iter(found)
-    return {name: sum(islice(here, len(each))) for name, each in parts.items()}
 
 
 def numbers(metrics: Iterable[Tensor | float]) -> list[float]:

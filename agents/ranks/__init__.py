@@ -17,6 +17,7 @@ from agents.ranks.endings import leave, silent_unless_main, tells_all, together
 from agents.ranks.exchange import (
     ProcessLost,
     add_gradients,
+    added,
     copy_from_main,
     everyone,
     gather,
@@ -29,6 +30,7 @@ from agents.ranks.processes import count, is_main, join, own_rows, rank
 __all__ = [
     "ProcessLost",
     "add_gradients",
+    "added",
     "copy_from_main",
     "count",
     "everyone",

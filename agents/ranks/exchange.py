@@ -63,29 +63,28 @@ def mean(values: Tensor) -> float:
     return float(gather(values).mean())
 
 
-def add_gradients(parameters: Sequence[Tensor], metrics: Mapping[str, float]) -> dict[str, float]:
-    """Sum the gradients of parameters over the processes, in place.
+def added(parts: Mapping[str, float]) -> dict[str, float]:
+    """The sums of named numbers over the processes, some of which may have none of a name; raises
+    as `everyone`."""
+    found: dict[str, float] = {}
+    for of_rank in everyone(dict(parts)):
+        for name, value in of_rank.items():
+            found[name] = found.get(name, 0.0) + value
+    return found
 
-    A process without rows has neither gradients nor metrics; it gets those of the others.
 
-    Args:
-        parameters: the same ones in each process.
-        metrics: parts of sums over all rows.
+def add_gradients(parameters: Sequence[Tensor]) -> None:
+    """Sum the gradients of parameters, the same ones in each process, over the processes, in place.
 
-    Returns:
-        The sums of the metrics.
+    A process without rows has no gradients; it gets those of the others.
 
     Raises:
         ProcessLost: another process has ended; no gradient has been changed.
     """
-    reports = everyone((dict(metrics), [p.grad is not None for p in parameters]))
-    found: dict[str, float] = {}
-    for of_rank, _ in reports:
-        for name, value in of_rank.items():
-            found[name] = found.get(name, 0.0) + value
     if count() == 1:
-        return found
-    has_gradient = [any(column) for column in zip(*(flags for _, flags in reports), strict=True)]
+        return
+    flags = everyone([p.grad is not None for p in parameters])
+    has_gradient = [any(column) for column in zip(*flags, strict=True)]
     learning = [p for p, here in zip(parameters, has_gradient, strict=True) if here]
     gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in learning]
     if gradients:
@@ -93,7 +92,6 @@ def add_gradients(parameters: Sequence[Tensor], metrics: Mapping[str, float]) ->
         pieces = summed.split([p.numel() for p in learning])
         for parameter, piece in zip(learning, pieces, strict=True):
             parameter.grad = piece.view_as(parameter).to(parameter.dtype)
-    return found
 
 
 def _summed(tensor: Tensor) -> Tensor:
