@@ -18,7 +18,6 @@ import torch
 from torch import Tensor
 
 from textenv.kl import k1
-from textenv.legality import of_rows
 from textenv.lm.parts import split, unwrapped
 from textenv.lm.support import check_supported
 from textenv.schedules import Schedule, resolve_schedule
@@ -285,8 +284,7 @@ class KLShaping:
             of = {key: value[rows] for key, value in begins.items()}
             responses = Responses(input_ids[rows], of["prompt_lengths"], mask[rows])
             hidden, tokens = response_states(body, responses), responses.counted(actions[rows])
-            early = of_rows(of, mask.shape[1])
-            early = None if early is None else responses.counted(early)
+            early = responses.early_stops(of)
             log_probs, _ = token_log_probs(head, hidden, tokens, self.sampling, early=early)
             scores[rows] = responses.in_rows(log_probs)
         return scores

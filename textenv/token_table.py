@@ -160,7 +160,8 @@ class TokenTable:
         self.tokens[at], self.mask[at] = convert(tokens), convert(mask)
         self._columns[at] = self.lengths[at] = self.prompt_lengths[at] = converted
         self._limits[at] = converted + max_new_tokens
-        self.running[at], self.stopped[at] = converted >= 0, converted < 0
+        begins = convert(np.ones(len(rows), np.bool_))
+        self.running[at], self.stopped[at] = begins, ~begins
         episodes = self.origin.episodes.copy()
         episodes[rows] = [next(_episode_numbers) for _ in rows]
         self.origin = Origin(episodes, self.origin.steps)
@@ -241,10 +242,9 @@ class TokenTable:
     def take_back(self) -> None:
         """Undo an `append` by which no episode has been ended yet."""
         appended = self.running * self._ones
-        self._columns -= appended
-        self.lengths -= appended
-        self.tokens[self._rows, self._columns] = self._rows - self._rows
-        self.mask[self._rows, self._columns] = self._ones - self._ones
+        self._columns, self.lengths = self._columns - appended, self.lengths - appended
+        for column, dtype in ((self.tokens, np.int64), (self.mask, np.int8)):
+            column[self._rows, self._columns] = self.arrays.zeros(self.num_rows, dtype)
         self.origin = Origin(self.origin.episodes, self.origin.steps - 1)
 
     def budget_spent(self) -> Array:

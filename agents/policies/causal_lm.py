@@ -16,7 +16,7 @@ from agents.policies.checks import check_live, check_space, checked_tokens
 from agents.policies.decoding import Caches, Decoders, next_logits, next_tokens
 from agents.policies.distributions import TokenDistribution
 from agents.policies.lm_files import LMFiles
-from textenv.legality import KEYS, of_rows
+from textenv.legality import KEYS
 from textenv.lm.adapters import add_adapters, has_adapters
 from textenv.lm.checkpointing import checkpointed
 from textenv.lm.loading import cast, load_model
@@ -242,22 +242,17 @@ class CausalLMPolicy(LMFiles, nn.Module, Policy):
             `Evaluation` with gradients, each entry ``[B, T]``, 0 outside the mask.
         """
         # The last action is scored but is not an input, so the columns after it may be missing.
-        responses = self.responses(observations, mask)
+        responses = Responses.of(observations, mask)
         hidden = self.hidden_states(self.body, responses)
-        early = of_rows(observations, mask.shape[1])
+        early = responses.early_stops(observations)
         distribution = TokenDistribution(
-            self.head, hidden, responses, self.sampling, self.autocast,
-            None if early is None else responses.counted(early),
-        )  # fmt: skip
+            self.head, hidden, responses, self.sampling, self.autocast, early
+        )
         log_probs, entropies = distribution.log_probs(actions, entropy)
         if self.critic_body is not None:
             hidden = self.hidden_states(self.critic_body, responses)
         values = responses.in_rows(self.value_head(hidden.float())[:, 0])
         return Evaluation(log_probs, values, entropies, distribution)
-
-    @staticmethod
-    def responses(observations: dict[str, Tensor], mask: Tensor) -> Responses:
-        return Responses(observations["input_ids"], observations["prompt_lengths"], mask)
 
     def hidden_states(
         self, body: nn.Module, responses: Responses, checkpointing: bool | None = None
@@ -276,7 +271,7 @@ class CausalLMPolicy(LMFiles, nn.Module, Policy):
         """V ``[B, T]`` of the counted steps. Gradients flow to the critic, not to the policy."""
         body = self.body if self.critic_body is None else self.critic_body
         gradient = torch.is_grad_enabled() and self.critic_body is not None
-        responses = self.responses(observations, mask)
+        responses = Responses.of(observations, mask)
         with torch.set_grad_enabled(gradient):
             hidden = self.hidden_states(body, responses)
         return responses.in_rows(self.value_head(hidden.float())[:, 0])

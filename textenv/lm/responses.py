@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any, Self
+
 import torch
 from torch import Tensor
 
+from textenv.legality import of_rows
 from textenv.transfers import to_device, to_host
 
 
@@ -32,6 +36,16 @@ class Responses:
         steps = torch.arange(1, mask.shape[1] + 1)
         self.lengths = (self.mask * steps).amax(dim=1)
         self.places = to_device(self.mask.flatten().nonzero()[:, 0], self.device)
+
+    @classmethod
+    def of(cls, observations: Mapping[str, Any], mask: Tensor) -> Self:
+        """Those of the observations that `agents.policies.base.Policy.evaluate` takes."""
+        return cls(observations["input_ids"], observations["prompt_lengths"], mask)
+
+    def early_stops(self, observations: Mapping[str, Any]) -> Tensor | None:
+        """Stop tokens that come too early ``[N, K]``, where observations name them (`of_rows`)."""
+        early = of_rows(observations, self.shape[1])
+        return None if early is None else self.counted(early)
 
     def counted(self, values: Tensor) -> Tensor:
         """``[R, T, ...]`` to ``[N, ...]``: what belongs to the counted tokens."""

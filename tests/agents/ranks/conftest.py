@@ -8,9 +8,7 @@ from __future__ import annotations
 import os
 import signal
 import socket
-import sys
 import time
-import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from forked import fork
 
 from agents import PPO
 
@@ -36,31 +35,16 @@ def started(works: Sequence[Callable[[], Any]], folder: Path) -> list[int]:
 
 
 def _start(rank: int, works: Sequence[Callable[[], Any]], folder: Path, port: int) -> int:
-    process = os.fork()
-    if process:
-        return process
-    os.environ |= {
-        "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(len(works)),
-        "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1",
-    }  # fmt: skip
-    output = os.open(folder / f"{rank}.txt", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-    os.dup2(output, 1)
-    os.dup2(output, 2)
-    sys.stdout, sys.stderr = open(1, "w", closefd=False), open(2, "w", closefd=False)
-    code = 1
-    try:
+    def work() -> None:
+        os.environ |= {
+            "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(len(works)),
+            "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1",
+        }  # fmt: skip
         torch.save(works[rank](), folder / f"{rank}.pt")
-        code = 0
-    except SystemExit as ending:
-        if isinstance(ending.code, str):
-            print(ending.code)
-        code = ending.code if isinstance(ending.code, int) else 1
-    except BaseException:
-        traceback.print_exc()
-    finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
+
+    log = folder / f"{rank}.txt"
+    log.unlink(missing_ok=True)  # of processes that were started before
+    return fork(work, log)
 
 
 def codes_of(processes: Sequence[int]) -> list[int]:

@@ -10,15 +10,14 @@ import json
 import os
 import random
 import signal
-import sys
 import time
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 import transformers
+from forked import fork
 from safetensors.torch import load_file
 from torch.testing import assert_close
 
@@ -37,33 +36,6 @@ def without_bars():
     hide_progress_bars()
     yield
     transformers.utils.logging.enable_progress_bar()
-
-
-def in_a_process(work: Callable[[], None], log: Path) -> int:
-    """Start ``work`` in a fork; returns the process id."""
-    process = os.fork()
-    if process:
-        return process
-    code = 1
-    try:
-        output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-        os.dup2(output, 1)
-        os.dup2(output, 2)
-        sys.stdout = open(1, "w", closefd=False)
-        sys.stderr = open(2, "w", closefd=False)
-        work()
-        code = 0
-    except SystemExit as ending:
-        print(ending)
-        code = ending.code if isinstance(ending.code, int) else 1
-    except BaseException:
-        import traceback
-
-        traceback.print_exc()
-    finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
 
 
 def ends(process: int) -> int | None:
@@ -125,7 +97,7 @@ def kill_and_resume(start, resume, new_folder, undisturbed, kills, seconds, log)
         run = RunFolder(new_folder())
         work = start
         while True:
-            process = in_a_process(lambda work=work, run=run: work(run.path), log)
+            process = fork(lambda work=work, run=run: work(run.path), log)
             if not kill_after(process, numbers.uniform(0.01, seconds / 2)):
                 break
             moments[moment(run)] += 1
@@ -152,7 +124,7 @@ def text_options(model_folder, tmp_path) -> list[str]:
 def test_text_is_killed_and_resumed(agent, kills, text_options, tmp_path):
     options, log = [*text_options, "--agent", agent], tmp_path / "log.txt"
     began = time.monotonic()
-    process = in_a_process(lambda: main([*options, "--output", str(tmp_path / "whole")]), log)
+    process = fork(lambda: main([*options, "--output", str(tmp_path / "whole")]), log)
     assert not kill_after(process, 120)
     seconds = time.monotonic() - began
     folders = (tmp_path / f"run-{number}" for number in range(1000))
@@ -182,7 +154,7 @@ def test_cartpole_is_killed_and_resumed(tmp_path):
 
     log = tmp_path / "log.txt"
     began = time.monotonic()
-    assert not kill_after(in_a_process(lambda: learn(tmp_path / "whole"), log), 120)
+    assert not kill_after(fork(lambda: learn(tmp_path / "whole"), log), 120)
     seconds = time.monotonic() - began
     folders = (tmp_path / f"run-{number}" for number in range(1000))
     moments = kill_and_resume(
@@ -201,13 +173,13 @@ def test_compare_is_killed_and_goes_on(text_options, tmp_path):
     options += ["--agents", "ppo", "grpo", "--seeds", "2"]
     log, numbers = tmp_path / "log.txt", random.Random(1)
     began = time.monotonic()
-    process = in_a_process(lambda: main([*options, "--output", str(tmp_path / "whole")]), log)
+    process = fork(lambda: main([*options, "--output", str(tmp_path / "whole")]), log)
     assert not kill_after(process, 200)
     seconds, kills = time.monotonic() - began, 0
     while kills < 20:
         output = tmp_path / f"again-{kills}"
         while kill_after(
-            in_a_process(lambda output=output: main([*options, "--output", str(output)]), log),
+            fork(lambda output=output: main([*options, "--output", str(output)]), log),
             numbers.uniform(0.01, seconds / 4),
         ):
             kills += 1
@@ -243,7 +215,7 @@ def test_no_mixture_in_200_kills_of_save(text_options, model_folder, tmp_path):
 
     found = Counter()
     for _ in range(200):
-        assert kill_after(in_a_process(save_in_turn, log), numbers.uniform(0, 4 * seconds))
+        assert kill_after(fork(save_in_turn, log), numbers.uniform(0, 4 * seconds))
         name = json.loads((folder / "agent.json").read_text())["algorithm"]
         assert_close(state(folder), wholes[name], rtol=0, atol=0)
         found[name] += 1

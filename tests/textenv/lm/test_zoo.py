@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
 import pytest
 import torch
 import transformers
+import zoo
 from transformers import (
     AutoModelForCausalLM,
     BartConfig,
@@ -26,9 +24,6 @@ from transformers import (
 )
 
 from textenv.lm.support import check_supported
-
-sys.path.append(str(Path(__file__).parent))  # tests are no package
-import zoo
 
 SHAPE = {"vocab_size": 40, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
 
