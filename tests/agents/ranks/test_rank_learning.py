@@ -130,8 +130,20 @@ def test_accelerate_is_named_where_it_is_missing(in_processes, monkeypatch):
     in_processes(make)
 
 
+def test_an_error_reaches_all_only_in_a_block_of_all(in_processes):
+    def work():
+        with ranks.together():
+            inside = ranks.tells_all()
+        with pytest.raises(ZeroDivisionError), ranks.together():
+            raise ZeroDivisionError
+        return inside, ranks.tells_all()
+
+    assert in_processes(work, work) == [(True, False)] * 2
+
+
 def test_the_functions_of_one_process_return_what_they_are_given():
     values = torch.arange(3.0)
+    assert ranks.tells_all() and ranks.added({"a": 1.0}) == {"a": 1.0}
     assert ranks.count() == 1 and ranks.is_main() and ranks.own_rows("n_envs", 7) == 7
     assert ranks.total(values) is values and ranks.gather(values) is values
     assert ranks.everyone("a") == ["a"] and ranks.sums([1, 2.5]) == [1, 2.5]
