@@ -3,9 +3,9 @@
 import textenv  # noqa: F401  (registers TextGen-v0)
 from agents.agent import Agent
 from agents.algorithms import GRPO, PPO, REINFORCE, RLOO, TRPO, ActorCritic
-from agents.environments import bind
 from agents.evaluation import BestOfN, Greedy, RandomTokens, Untouched
-from agents.judge import compare, evaluate
+from agents.evaluation.evaluate import compare, evaluate
+from agents.experience.environments import bind
 from agents.policies import CausalLMPolicy, MlpPolicy, Policy
 
 __all__ = [

@@ -14,18 +14,20 @@ from gymnasium.vector import VectorEnv
 from stable_baselines3.common.callbacks import BaseCallback
 from torch import Tensor
 
-from agents import checkpoint, environments, optimization, policies, ranks
-from agents.callbacks import as_callback
-from agents.collect import OnStep, Stopped, collect_rollout, make_collector
-from agents.construction import AUTO, Construction, find_device
+from agents import distributed, policies
+from agents.experience import OnStep, Stopped, collect_rollout, environments, make_collector
+from agents.experience.rollout import Batch, Rollout
 from agents.iteration import iteration
-from agents.members import SB3Members
-from agents.metrics import mean_metrics, record_all
-from agents.optimization import Schedule, make_optimizer, set_learning_rate
 from agents.policies.base import Policy
-from agents.progress import ProgressBar
-from agents.ranges import check_ranges
-from agents.rollout import Batch, Rollout
+from agents.saving import agent_folder
+from agents.sb3.callbacks import as_callback
+from agents.sb3.interface import SB3Members
+from agents.training import optimization
+from agents.training.hyperparameters import AUTO, Construction, find_device
+from agents.training.metrics import mean_metrics, record_all
+from agents.training.optimization import Schedule, make_optimizer, set_learning_rate
+from agents.training.progress import ProgressBar
+from agents.training.ranges import check_ranges
 
 
 class Agent(SB3Members, metaclass=Construction):
@@ -33,12 +35,12 @@ class Agent(SB3Members, metaclass=Construction):
 
     An algorithm implements ``update(rollout) -> metrics`` and, for `optimizer_step`,
     ``loss(batch) -> (loss, metrics)``. It does not depend on text. Arguments that are ``"auto"``
-    are filled in from `agents.presets`, for the given policy and model.
+    are filled in from `agents.training.presets`, for the given policy and model.
 
     A program that ``torchrun`` or ``accelerate launch`` starts several times learns with all its
-    processes (`agents.ranks`): each collects in its part of the ``n_envs`` rows, and all take the
-    same steps, on ``batch_size`` rows of all. The first one alone logs and saves. Callbacks are
-    called in each of them: one that writes files should do so where `ranks.is_main` holds.
+    processes (`agents.distributed`): each collects in its part of the ``n_envs`` rows, and all take
+    the same steps, on ``batch_size`` rows of all. The first one alone logs and saves. Callbacks are
+    called in each of them: one that writes files should do so where `distributed.is_main` holds.
 
     Args:
         policy: "CausalLMPolicy", "MlpPolicy", or a policy class (see `agents.policies.base`).
@@ -99,7 +101,9 @@ class Agent(SB3Members, metaclass=Construction):
         self.weight_decay, self.tensorboard_log, self.seed = weight_decay, tensorboard_log, seed
         self.policy_class = policies.find(policy)
         self.policy_kwargs = dict(policy_kwargs or {})
-        rows = ranks.own_rows("n_envs", n_envs, group_size) if isinstance(env, str) else n_envs
+        rows = (
+            distributed.local_rows("n_envs", n_envs, group_size) if isinstance(env, str) else n_envs
+        )
         self.env = environments.for_agent(
             env, self.policy_class, self.policy_kwargs, rows, env_kwargs, group_size, self.device
         )
@@ -111,12 +115,12 @@ class Agent(SB3Members, metaclass=Construction):
         learning = self.trained_parameters()
         self.optimizer = make_optimizer(learning, learning_rate, weight_decay, adam_epsilon)
         self.generator = torch.Generator()  # for minibatches
-        place = () if ranks.is_main() else (ranks.rank(),)
+        place = () if distributed.is_main() else (distributed.rank(),)
         fresh = np.random.SeedSequence(seed, spawn_key=place).generate_state(3)
         self.policy.seed(int(fresh[0]))
         self.generator.manual_seed(int(fresh[1]))
         env_seed = int(fresh[2] % 2**31) if seed is None else seed
-        self.collector = make_collector(self.env, env_seed + ranks.rank() * self.env.num_envs)
+        self.collector = make_collector(self.env, env_seed + distributed.rank() * self.env.num_envs)
         self.num_timesteps, self.num_rollouts, self.learning_seconds = 0, 0, 0.0
         self.progress_remaining, self.between_rollouts = 1.0, True
 
@@ -145,7 +149,9 @@ class Agent(SB3Members, metaclass=Construction):
     def rows_at_once(self) -> int:
         """The rows of a backward pass in this process; of plain memory, where it takes more."""
         of_all = getattr(self, "batch_size", None)
-        own = self.env.num_envs if of_all is None else math.ceil(of_all / ranks.count())
+        own = (
+            self.env.num_envs if of_all is None else math.ceil(of_all / distributed.process_count())
+        )
         return self.micro_batch_size or min(own, self.env.num_envs)
 
     # --- what an algorithm uses -------------------------------------------------------------
@@ -200,7 +206,7 @@ class Agent(SB3Members, metaclass=Construction):
         Args:
             total_timesteps: at least this number; the last rollout is completed.
             callback: of stable-baselines3, or a function ``(locals, globals) -> bool``; see
-                `agents.callbacks`.
+                `agents.sb3.callbacks`.
             log_interval: rollouts between two entries of the log; None leaves them to callbacks.
             tb_log_name: name of the run for TensorBoard; the algorithm's name by default. Each
                 call begins a run, unless ``reset_num_timesteps`` is False.
@@ -211,13 +217,13 @@ class Agent(SB3Members, metaclass=Construction):
         if reset_num_timesteps:
             self.num_timesteps, self.num_rollouts, self.learning_seconds = 0, 0, 0.0
         total_timesteps += self.num_timesteps  # schedules run up to it, as in SB3
-        with ranks.together():
+        with distributed.raise_in_all_processes():
             callback = as_callback(callback, self)  # it may set the logger
             logger = self.begin_log(tb_log_name, reset_num_timesteps)
             callback.on_training_start(locals(), globals())
-        bar = ProgressBar.of(progress_bar if ranks.is_main() else False)
+        bar = ProgressBar.of(progress_bar if distributed.is_main() else False)
         try:
-            ranks.copy_from_main(self.policy.state_dict().values())
+            distributed.broadcast(self.policy.state_dict().values())
             with bar.over(total_timesteps, self.num_timesteps):
                 while self.num_timesteps < total_timesteps:
                     self.progress_remaining = 1 - self.num_timesteps / total_timesteps
@@ -231,9 +237,9 @@ class Agent(SB3Members, metaclass=Construction):
             pass
         except BaseException as error:
             # Without the others no optimiser step is begun, so what is there may be saved.
-            self.between_rollouts |= isinstance(error, ranks.ProcessLost)
+            self.between_rollouts |= isinstance(error, distributed.ProcessLost)
             callback.on_training_end()  # a recorder saves what was learned
-            ranks.leave(error)
+            distributed.wait_for_save(error)
             raise
         self.progress_remaining = 0.0
         callback.on_training_end()
@@ -260,14 +266,14 @@ class Agent(SB3Members, metaclass=Construction):
 
         Args:
             path: the folder.
-            optimizer: also write what learning needs to go on exactly (`agents.continuing`); the
+            optimizer: also write what learning needs to go on exactly (`agents.saving.resume`); the
                 optimiser's state is twice the model's size.
 
         Raises:
             FileExistsError: the folder is not empty, and holds no agent.
         """
-        if ranks.is_main():
-            checkpoint.save(self, Path(path), optimizer)
+        if distributed.is_main():
+            agent_folder.save(self, Path(path), optimizer)
 
     @classmethod
     def load(
@@ -292,4 +298,4 @@ class Agent(SB3Members, metaclass=Construction):
             FileNotFoundError: there is no agent in the folder.
             ValueError: the agent is of another class, or an argument must be given again.
         """
-        return checkpoint.load(cls, Path(path), env, policy, changes)
+        return agent_folder.load(cls, Path(path), env, policy, changes)

@@ -7,10 +7,10 @@ from typing import Any
 
 from stable_baselines3.common.callbacks import BaseCallback
 
-from agents import ranks
-from agents.callbacks import StepReport, needs_steps
-from agents.metrics import log_entry, speed
-from agents.optimization import check_finite
+from agents import distributed
+from agents.sb3.callbacks import StepReport, needs_steps
+from agents.training.metrics import log_entry, speed
+from agents.training.optimization import check_finite
 
 
 def iteration(agent: Any, callback: BaseCallback) -> dict[str, float]:
@@ -19,7 +19,7 @@ def iteration(agent: Any, callback: BaseCallback) -> dict[str, float]:
     Returns:
         Their entry in the log.
     """
-    with ranks.together():
+    with distributed.raise_in_all_processes():
         callback.on_rollout_start()
     timesteps, began = agent.num_timesteps, time.perf_counter()
     report = StepReport(agent, callback) if needs_steps(callback) else None

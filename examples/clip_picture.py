@@ -11,7 +11,7 @@ import torch
 from matplotlib.figure import Figure
 
 from agents.functional import surrogates
-from agents.plots import save_figure
+from agents.reports.plots import save_figure
 
 CLIP_RANGE, DUAL_CLIP = 0.2, 3.0
 LOSSES = {

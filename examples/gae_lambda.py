@@ -26,7 +26,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from agents.functional.advantages import generalized_advantages
-from agents.plots import save_figure
+from agents.reports.plots import save_figure
 
 STATES = 9
 ADVANTAGE = 2 / (STATES + 1)  # of a step to the right

@@ -27,12 +27,12 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from agents.plots import save_figure
-from textenv import kl
+from agents.reports.plots import save_figure
+from textenv.kl import estimators
 from textenv.lm.loading import hide_progress_bars, load_model, load_tokenizer
 
 PROMPT = "The film is"
-ESTIMATORS = {"k1": kl.k1, "k2": kl.k2, "k3": kl.k3}
+ESTIMATORS = {"k1": estimators.k1, "k2": estimators.k2, "k3": estimators.k3}
 PLACES = ("value", "in a loss", "in a reward")
 
 
@@ -40,7 +40,7 @@ def moments(estimator, logits: Tensor, reference: Tensor) -> dict[str, tuple[flo
     """Bias and standard deviation of one sample, by a sum over all tokens, for each place: of the
     value relative to the KL, of gradients (by the logits) relative to the norm of the KL's."""
     logits = logits.clone().requires_grad_()
-    exact = kl.exact(logits, reference)
+    exact = estimators.exact(logits, reference)
     (exact_gradient,) = torch.autograd.grad(exact, logits)
     log_probs = logits.detach().log_softmax(-1).requires_grad_()
     values = estimator(log_probs, reference.log_softmax(-1))
@@ -67,7 +67,7 @@ def at_distance(change: Tensor, reference: Tensor, nats: float) -> Tensor:
     low, high = 0.0, 100.0
     for _ in range(60):
         middle = (low + high) / 2
-        too_far = kl.exact(reference + middle * change, reference) > nats
+        too_far = estimators.exact(reference + middle * change, reference) > nats
         low, high = (low, middle) if too_far else (middle, high)
     return reference + low * change
 

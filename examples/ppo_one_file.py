@@ -20,7 +20,7 @@ from agents.functional.advantages import generalized_advantages, normalize
 from agents.functional.critic_losses import squared_error
 from agents.functional.reductions import token_mean
 from agents.functional.surrogates import clip_fraction, clipped, kl_old_new
-from agents.plots import save_figure
+from agents.reports.plots import save_figure
 from textenv.lm.loading import hide_progress_bars
 
 

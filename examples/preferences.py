@@ -18,12 +18,12 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from agents import PPO, REINFORCE, Agent
-from agents.plots import read_progress, save_figure
-from agents.reward_model import train_reward_model
+from agents.preferences.pairs import Preference, label
+from agents.preferences.reward_model import train_reward_model
+from agents.preferences.sampling import sample, sample_pairs
+from agents.reports.plots import read_progress, save_figure
 from agents.runs import RunRecorder
-from agents.sampling import sample, sample_pairs
 from textenv.lm.loading import hide_progress_bars
-from textenv.preferences import Preference, label
 
 JUDGE = "sentiment"
 RUN = Path("runs/preferences")

@@ -9,10 +9,10 @@ import gymnasium as gym
 
 from textenv.env import TextGenEnv
 from textenv.episode import Episode
+from textenv.kl.schedules import AdaptiveKL
+from textenv.kl.shaping import ActionRecord
 from textenv.parabola import ParabolaEnv
 from textenv.rewards import RewardError
-from textenv.schedules import AdaptiveKL
-from textenv.shaping import ActionRecord
 from textenv.sharing import Shared
 from textenv.tasks import TASKS, TaskSpec, register_tasks
 from textenv.vector_env import TextGenVectorEnv

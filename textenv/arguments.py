@@ -1,14 +1,206 @@
-"""Checks of the arguments of the environments."""
+"""Arguments: each is one line, with its type, its range, its default and its sentence.
+
+    class Task(Arguments):
+        budget: Annotated[int, Range(1)] = 24
+        "Tokens of a response."
+
+`Arguments` makes a constructor of such lines; `help`, the checks, what is saved and the command
+line read the same ones. `check_ranges` also reads the annotations of a function.
+"""
 
 from __future__ import annotations
 
+import ast
 import difflib
+import inspect
+import itertools
+import math
 import textwrap
-from collections.abc import Collection, Mapping
-from typing import Any
+import types
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field, fields, is_dataclass, replace
+from functools import cache
+from numbers import Integral, Real
+from typing import (
+    Annotated,
+    Any,
+    Union,
+    dataclass_transform,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
 
 import torch
 from gymnasium.vector import AutoresetMode
+
+
+@dataclass(frozen=True)
+class Range:
+    """The numbers that an argument may have: ``Annotated[float, Range(0, 1)]``.
+
+    The type says the rest: an ``int`` is a whole number; None and functions, such as schedules, are
+    allowed where the type has them.
+
+    Attributes:
+        low, high: the ends, which are allowed themselves.
+        above, below: ends that are not.
+    """
+
+    low: float = -math.inf
+    high: float = math.inf
+    above: float | None = None
+    below: float | None = None
+    whole: bool = field(default=False, kw_only=True)
+    optional: bool = field(default=False, kw_only=True)
+    schedule: bool = field(default=False, kw_only=True)
+
+    def of(self, hint: Any) -> Range:
+        """This range for a type, such as ``int | None``."""
+        parts = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
+        return replace(
+            self,
+            whole=int in parts and float not in parts,
+            optional=type(None) in parts,
+            schedule=any(get_origin(part) is Callable for part in parts),
+        )
+
+    def __contains__(self, value: Any) -> bool:
+        if value is None:
+            return self.optional
+        if callable(value):
+            return self.schedule
+        if isinstance(value, bool) or not isinstance(value, Integral if self.whole else Real):
+            return False
+        number = float(value)
+        return (
+            math.isfinite(number)
+            and self.low <= number <= self.high
+            and (self.above is None or number > self.above)
+            and (self.below is None or number < self.below)
+        )
+
+    def __str__(self) -> str:
+        low = self.low if self.above is None else self.above
+        high = self.high if self.below is None else self.below
+        text = "a whole number" if self.whole else "a number"
+        if math.isfinite(high):
+            ends = [f", {end:g} excluded" for end in (self.above, self.below) if end is not None]
+            text += f" from {low:g} to {high:.10g}{''.join(ends)}"
+        elif math.isfinite(low):
+            text += f" {'of at least' if self.above is None else 'above'} {low:g}"
+        return (
+            text
+            + (", or a function" if self.schedule else "")
+            + (", or None" if self.optional else "")
+        )
+
+
+def check_ranges(owner: Any, values: Mapping[str, Any]) -> None:
+    """Raise an error for a number outside its range.
+
+    Args:
+        owner: the class or function whose annotations have the ranges.
+        values: of arguments, by their names; those without a range are not checked.
+
+    Raises:
+        ValueError: the message names the argument, its value and what is allowed.
+    """
+    ranges = ranges_of(owner)
+    for name, value in values.items():
+        if name in ranges and value not in ranges[name]:
+            raise ValueError(f"{name}={value!r} must be {ranges[name]}.")
+
+
+@cache
+def hints_of(owner: Any) -> dict[str, Any]:
+    """The annotations of a class or a function, with their ranges."""
+    return get_type_hints(owner, include_extras=True)
+
+
+@cache
+def ranges_of(owner: Any) -> dict[str, Range]:
+    """The ranges in the annotations of a class or a function, by the names of the arguments."""
+    return {
+        name: part.of(get_args(hint)[0])
+        for name, hint in hints_of(owner).items()
+        if get_origin(hint) is Annotated
+        for part in get_args(hint)[1:]
+        if isinstance(part, Range)
+    }
+
+
+@dataclass_transform(kw_only_default=True, field_specifiers=(field,))
+class Arguments:
+    """Base of classes whose fields are the keyword arguments of their constructor.
+
+    A class that is derived from it becomes a dataclass: it has no constructor, but
+    ``__post_init__`` if something follows from its arguments. A value without a type changes the
+    default of an argument that the class has inherited.
+    """
+
+    def __init_subclass__(cls, **keywords: Any) -> None:
+        super().__init_subclass__(**keywords)
+        if "__init__" in vars(cls):
+            raise TypeError(
+                f"{cls.__name__} has a constructor: write each of its arguments as a field, such "
+                "as 'margin: float = 0.0', and what follows from them into __post_init__."
+            )
+        inherited = {each.name for each in fields(cls)} if is_dataclass(cls) else set()
+        changed = {name: hints_of(cls)[name] for name in vars(cls).keys() & inherited}
+        cls.__annotations__ = changed | vars(cls).get("__annotations__", {})
+        doc = inspect.cleandoc(vars(cls).get("__doc__") or f"{cls.__name__}.")
+        dataclass(kw_only=True, repr=False, eq=False)(cls)
+        hints_of.cache_clear()
+        cls.__doc__ = f"{doc}\n\nArgs:\n{_listed(cls)}"
+        cls.__signature__ = _signature(cls)  # type: ignore[attr-defined]
+
+    def __new__(cls, *positional: Any, **named: Any) -> Any:
+        known = [each.name for each in fields(cls)]  # type: ignore[arg-type]
+        for name in named:
+            if name not in known:
+                raise TypeError(unknown_argument(cls.__name__, name, known))
+        return super().__new__(cls)
+
+
+@cache
+def sentences_of(cls: type) -> dict[str, str]:
+    """The sentence below each field of a class and of its bases; empty where there is no source."""
+    found: dict[str, str] = {}
+    for base in reversed(cls.__mro__):
+        if base is object or "__annotations__" not in vars(base):
+            continue
+        try:
+            tree = ast.parse(textwrap.dedent(inspect.getsource(base)))
+        except (OSError, TypeError, SyntaxError):
+            continue
+        body = getattr(tree.body[0], "body", [])
+        for line, below in itertools.pairwise(body):
+            text = getattr(getattr(below, "value", None), "value", None)
+            if isinstance(line, ast.AnnAssign) and isinstance(text, str):
+                found[ast.unparse(line.target)] = " ".join(text.split())
+    return found
+
+
+def _signature(cls: Any) -> inspect.Signature:
+    """The constructor's signature with plain types, for `help`."""
+    _, *parameters = inspect.signature(cls.__init__).parameters.values()
+    hints = hints_of(cls)
+    return inspect.Signature([
+        each.replace(annotation=get_args(hint)[0] if get_origin(hint) is Annotated else hint)
+        for each in parameters
+        for hint in (hints[each.name],)
+    ])  # fmt: skip
+
+
+def _listed(cls: Any) -> str:
+    """The arguments of a class with their sentences, as a docstring lists them."""
+    sentences = sentences_of(cls)
+    lines = [
+        textwrap.fill(f"{each.name}: {sentences.get(each.name, '')}".rstrip(": "), 96)
+        for each in fields(cls)
+    ]
+    return "\n".join(textwrap.indent(line.replace("\n", "\n    "), "    ") for line in lines)
 
 
 def require(condition: bool, message: str) -> None:

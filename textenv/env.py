@@ -10,9 +10,9 @@ import numpy as np
 from gymnasium.vector import AutoresetMode
 
 from textenv.arguments import checked_options
-from textenv.infos import first_row
-from textenv.rendering import MODES
-from textenv.shaping import KLShaping
+from textenv.kl.shaping import KLShaping
+from textenv.rendering.ansi import MODES
+from textenv.rows.infos import first_row
 from textenv.sharing import SpecOfLiveObjects
 from textenv.vector_env import TextGenVectorEnv
 
@@ -37,7 +37,8 @@ class TextGenEnv(SpecOfLiveObjects, gym.Env):
 
     ## Reward
     0 until the episode ends, then the score of the finished response. With a ``reference``, each
-    step also subtracts ``kl_coef`` times the KL of the bound policy to it (see `textenv.shaping`).
+    step also subtracts ``kl_coef`` times the KL of the bound policy to it (see
+    `textenv.kl.shaping`).
 
     ## Episode end
     ``terminated`` is True at a stop token, at a stop string, and after ``max_new_tokens`` tokens:
@@ -65,8 +66,8 @@ class TextGenEnv(SpecOfLiveObjects, gym.Env):
     Args:
         tokenizer: "bundled", "smollm2", a folder, a hub id, or a transformers tokenizer.
         prompts: "bundled", a file (.txt, .jsonl, .csv or .parquet), a list, or a dataset, of texts
-            or of conversations (`textenv.prompts.load_prompts`). The other columns are passed to
-            the reward in ``episode.data``. The tokenizer's chat template renders a conversation,
+            or of conversations (`textenv.prompts.load.load_prompts`). The other columns are passed
+            to the reward in ``episode.data``. The tokenizer's chat template renders a conversation,
             whose messages are in ``episode.data["prompt"]``; a last message of the assistant is
             continued.
         reward: a name, ``"module:function"``, a classifier, any function, or a weighted sum
@@ -158,7 +159,7 @@ class TextGenEnv(SpecOfLiveObjects, gym.Env):
         """Read ``policy.action_record`` at every step, to shape rewards by KL; None unbinds.
 
         Args:
-            policy: see `textenv.shaping.BoundPolicy`.
+            policy: see `textenv.kl.shaping.BoundPolicy`.
             row: the index of this environment in the policy's records, if the policy acts for
                 several environments at once.
         """

@@ -2,32 +2,21 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import gymnasium as gym
 import numpy as np
 import torch
 
-from textenv.arguments import checked_device
+from textenv.arguments import Range, check_ranges, checked_device
+from textenv.kl.schedules import AdaptiveKL
 from textenv.lm.loading import load_model, load_tokenizer
 from textenv.lm.vocabulary import check_same_tokenizer, vocabulary_size
-from textenv.prompts import encode_prompts, load_prompts
-from textenv.ranges import COUNT, COUNT_OR_NONE, POSITIVE_OR_NONE, Range, check_numbers
+from textenv.prompts.load import encode_prompts, load_prompts
 from textenv.rewards import resolve_reward
-from textenv.schedules import AdaptiveKL
+from textenv.rows.stops import StopRule
 from textenv.sharing import is_data, plain, unwrap_shared
-from textenv.stopping import StopRule
-
-RANGES = {
-    "max_new_tokens": COUNT,
-    "min_new_tokens": Range(0, whole=True),
-    "max_prompt_tokens": COUNT_OR_NONE,
-    "no_stop_penalty": Range(-math.inf),
-    "reward_timeout": POSITIVE_OR_NONE,  # seconds
-    "reward_retries": Range(0, whole=True),
-}
 
 
 class TextTask:
@@ -53,17 +42,17 @@ class TextTask:
         tokenizer: Any,
         prompts: Any,
         reward: Any,
-        max_new_tokens: int,
-        min_new_tokens: int,
+        max_new_tokens: Annotated[int, Range(1)],
+        min_new_tokens: Annotated[int, Range(0)],
         stop: Sequence[str | int] | str | int | None,
-        max_prompt_tokens: int | None,
+        max_prompt_tokens: Annotated[int | None, Range(1)],
         chat: bool,
         reference: Any,
         reference_dtype: str,
         kl_coef: Any,
-        no_stop_penalty: float,
-        reward_timeout: float | None,
-        reward_retries: int,
+        no_stop_penalty: Annotated[float, Range()],
+        reward_timeout: Annotated[float | None, Range(above=0)],
+        reward_retries: Annotated[int, Range(0)],
         device: str | torch.device,
     ):
         given = {name: unwrap_shared(value) for name, value in locals().items() if name != "self"}
@@ -101,7 +90,7 @@ class TextTask:
 
     def _check_arguments(self) -> None:
         given = self.arguments
-        check_numbers(given, RANGES)
+        check_ranges(TextTask.__init__, given)
         longest, least = given["max_new_tokens"], given["min_new_tokens"]
         if least > longest:
             raise ValueError(

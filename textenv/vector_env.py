@@ -7,7 +7,7 @@ table (`token_table`), stops (`stopping`), scores (`scoring`), KL (`shaping`), i
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import gymnasium as gym
 import numpy as np
@@ -15,20 +15,24 @@ import torch
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
-from textenv import infos as columns
-from textenv.arguments import autoreset_mode_of, check_scoring, checked_options, require
-from textenv.legality import action_masks
+from textenv.arguments import (
+    Range,
+    autoreset_mode_of,
+    check_ranges,
+    check_scoring,
+    checked_options,
+    require,
+)
+from textenv.kl.shaping import KLShaping
+from textenv.lm.early_stops import action_masks
 from textenv.lm.vocabulary import check_same_tokenizer
-from textenv.ranges import COUNT, check_numbers
-from textenv.rendering import MODES, Renderer, checked_mode
-from textenv.scoring import make_scoring
-from textenv.shaping import KLShaping
+from textenv.rendering.ansi import MODES, Renderer, checked_mode
+from textenv.rows import infos as columns
+from textenv.rows.scoring import make_scoring
+from textenv.rows.starts import Starts
+from textenv.rows.token_table import Arrays, TokenTable, to_numpy
 from textenv.sharing import SpecOfLiveObjects
-from textenv.starts import Starts
 from textenv.task import TextTask
-from textenv.token_table import Arrays, TokenTable, to_numpy
-
-RANGES = {"num_envs": COUNT, "group_size": COUNT}
 
 
 class TextGenVectorEnv(SpecOfLiveObjects, VectorEnv):
@@ -70,7 +74,7 @@ class TextGenVectorEnv(SpecOfLiveObjects, VectorEnv):
 
     def __init__(
         self,
-        num_envs: int = 1,
+        num_envs: Annotated[int, Range(1)] = 1,
         *,
         tokenizer: Any = "bundled",
         prompts: Any = "bundled",
@@ -90,12 +94,12 @@ class TextGenVectorEnv(SpecOfLiveObjects, VectorEnv):
         render_mode: str | None = None,
         autoreset_mode: AutoresetMode | str = AutoresetMode.NEXT_STEP,
         scoring: str = "step",
-        group_size: int = 1,
+        group_size: Annotated[int, Range(1)] = 1,
         array: str = "numpy",
         device: str | torch.device = "cpu",
         copy: bool = True,
     ):
-        check_numbers({"num_envs": num_envs, "group_size": group_size}, RANGES)
+        check_ranges(TextGenVectorEnv.__init__, {"num_envs": num_envs, "group_size": group_size})
         multiple = f"num_envs={num_envs} must be a multiple of group_size={group_size}."
         require(num_envs % group_size == 0, multiple)
         self.num_envs, self.group_size, self._policy = num_envs, group_size, None
@@ -155,7 +159,7 @@ class TextGenVectorEnv(SpecOfLiveObjects, VectorEnv):
         """Read ``policy.action_record`` at every step, to shape rewards by KL; None unbinds.
 
         Args:
-            policy: see `textenv.shaping.BoundPolicy`.
+            policy: see `textenv.kl.shaping.BoundPolicy`.
             row: the index of this environment in its records, if it acts for several of them.
 
         Raises:

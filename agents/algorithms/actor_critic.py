@@ -14,11 +14,11 @@ from agents.algorithms.terms import (
     ratio_metrics,
     value_and_entropy_loss,
 )
-from agents.construction import AUTO, Options
+from agents.experience.rollout import Batch, Rollout
 from agents.functional import surrogates
 from agents.functional.reductions import token_mean
-from agents.optimization import actor_and_critic
-from agents.rollout import Batch, Rollout
+from agents.training.hyperparameters import AUTO, Options
+from agents.training.optimization import actor_and_critic
 
 
 class ActorCritic(Agent):

@@ -10,12 +10,12 @@ from torch import Tensor
 
 from agents.agent import Agent, Schedule
 from agents.algorithms.terms import Metrics, group_advantages, ratio_metrics, reference_log_probs
-from agents.construction import AUTO, Options
+from agents.experience.rollout import Batch, Rollout
 from agents.functional import surrogates
 from agents.functional.advantages import group_relative
 from agents.functional.reductions import sequence_mean
-from agents.rollout import Batch, Rollout
-from textenv.kl import k3
+from agents.training.hyperparameters import AUTO, Options
+from textenv.kl.estimators import k3
 
 
 class GRPO(Agent):

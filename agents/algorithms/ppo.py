@@ -8,7 +8,7 @@ from typing import Any, Unpack
 import torch
 from torch import Tensor
 
-from agents import ranks
+from agents import distributed
 from agents.agent import Agent, Schedule
 from agents.algorithms.terms import (
     Metrics,
@@ -17,12 +17,12 @@ from agents.algorithms.terms import (
     ratio_metrics,
     value_and_entropy_loss,
 )
-from agents.construction import AUTO, Options
+from agents.experience.rollout import Batch, Rollout
 from agents.functional import surrogates
 from agents.functional.reductions import token_mean
-from agents.metrics import mean_metrics
-from agents.optimization import actor_and_critic
-from agents.rollout import Batch, Rollout
+from agents.training.hyperparameters import AUTO, Options
+from agents.training.metrics import mean_metrics
+from agents.training.optimization import actor_and_critic
 
 
 class PPO(Agent):
@@ -122,7 +122,7 @@ class PPO(Agent):
         for part in whole.micro_batches(self.micro_batch_size or self.batch_size):
             now = self.policy.evaluate(part.observations, part.actions, part.mask)
             kl += float(ratio_metrics(now.log_probs, part, None)["approx_kl"])
-        return ranks.sums([kl])[0]
+        return distributed.all_reduce([kl])[0]
 
     def loss(self, batch: Batch) -> tuple[Tensor, Metrics]:
         now = self.policy.evaluate(

@@ -7,7 +7,7 @@ from typing import Any, Unpack
 
 from torch import Tensor
 
-from agents import ranks
+from agents import distributed
 from agents.agent import Agent, Schedule
 from agents.algorithms.terms import (
     Metrics,
@@ -15,11 +15,11 @@ from agents.algorithms.terms import (
     reference_log_probs,
     whole_returns,
 )
-from agents.construction import AUTO, Options
+from agents.experience.rollout import Batch, Rollout
 from agents.functional import advantages as psi
 from agents.functional import surrogates
 from agents.functional.reductions import sequence_sum
-from agents.rollout import Batch, Rollout
+from agents.training.hyperparameters import AUTO, Options
 
 
 class REINFORCE(Agent):
@@ -68,7 +68,7 @@ class REINFORCE(Agent):
         # Without a critic there is nothing to bootstrap from: steps of an episode whose end is not
         # in the rollout have no return yet, and are left out.
         rollout = replace(rollout, mask=rollout.mask & rollout.completed)
-        if not any(ranks.everyone(rollout.num_steps)):
+        if not any(distributed.all_gather(rollout.num_steps)):
             raise ValueError(
                 f"No episode ended within the {rollout.mask.shape[1]} steps of a rollout, so there "
                 "is no return to learn from: raise n_steps."
@@ -79,9 +79,9 @@ class REINFORCE(Agent):
             )
         else:
             returns = whole_returns(rollout, self.gamma)
-        advantages = returns - self.next_baseline(ranks.mean(returns[rollout.mask]))
+        advantages = returns - self.next_baseline(distributed.mean(returns[rollout.mask]))
         if self.normalize_advantage:
-            of_all = ranks.gather(advantages[rollout.mask])
+            of_all = distributed.gather(advantages[rollout.mask])
             advantages = psi.scaled(advantages, rollout.mask, population=of_all)
         return self.optimize(rollout, {"advantages": advantages})
 

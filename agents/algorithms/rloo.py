@@ -9,11 +9,11 @@ from torch import Tensor
 
 from agents.agent import Agent, Schedule
 from agents.algorithms.terms import Metrics, group_advantages, ratio_metrics
-from agents.construction import AUTO, Options
+from agents.experience.rollout import Batch, Rollout
 from agents.functional import surrogates
 from agents.functional.advantages import leave_one_out
 from agents.functional.reductions import sequence_sum
-from agents.rollout import Batch, Rollout
+from agents.training.hyperparameters import AUTO, Options
 
 
 class RLOO(Agent):

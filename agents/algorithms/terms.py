@@ -7,11 +7,11 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from agents import ranks
+from agents import distributed
+from agents.experience.rollout import Batch, Rollout
 from agents.functional import advantages as psi
 from agents.functional import critic_losses, surrogates
 from agents.functional.reductions import token_mean
-from agents.rollout import Batch, Rollout
 
 Metrics = dict[str, Tensor | float]
 
@@ -26,7 +26,7 @@ def estimated_advantages(
     )  # fmt: skip
     returns = advantages + rollout.values
     if normalize:
-        of_all = ranks.gather(advantages[rollout.mask])
+        of_all = distributed.gather(advantages[rollout.mask])
         advantages = psi.normalize(advantages, rollout.mask, population=of_all)
     return {"advantages": advantages, "returns": returns}
 
@@ -34,7 +34,7 @@ def estimated_advantages(
 def critic_metrics(rollout: Rollout, columns: dict[str, Tensor]) -> dict[str, float]:
     """How well the critic that acted has foretold the returns."""
     values, returns = (
-        ranks.gather(column[rollout.mask]) for column in (rollout.values, columns["returns"])
+        distributed.gather(column[rollout.mask]) for column in (rollout.values, columns["returns"])
     )
     share = critic_losses.explained_variance(values, returns, torch.ones_like(values).bool())
     return {"explained_variance": float(share)}

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import Parameter
 
-from agents import ranks
+from agents import distributed
 from agents.agent import Agent, Schedule
 from agents.algorithms.terms import (
     Metrics,
@@ -20,12 +20,12 @@ from agents.algorithms.terms import (
     ratio_metrics,
     value_and_entropy_loss,
 )
-from agents.construction import AUTO, Options
+from agents.experience.rollout import Batch, Rollout
 from agents.functional import natural_gradient as natural
 from agents.functional import surrogates
 from agents.functional.reductions import token_mean
-from agents.optimization import numbers
-from agents.rollout import Batch, Rollout
+from agents.training.hyperparameters import AUTO, Options
+from agents.training.optimization import numbers
 
 SECOND_DERIVATIVES = 3  # times the memory of first ones
 
@@ -110,7 +110,7 @@ class TRPO(Agent):
         parts = list(batch.micro_batches(self.micro_batch_size))
         loss, gradient, old, first_kl = self.loss_and_gradient(parts, parameters)
 
-        share = self.fisher_rows and math.ceil(self.fisher_rows / ranks.count())
+        share = self.fisher_rows and math.ceil(self.fisher_rows / distributed.process_count())
         rows = torch.randperm(len(batch), generator=self.generator)[:share]
         some = batch.take(rows.to(batch.mask.device)).of_all()
         fisher_here = natural.summed_operator(
@@ -118,7 +118,7 @@ class TRPO(Agent):
             parameters,
         )
         step = natural.natural_step(
-            lambda vector: ranks.total(fisher_here(vector)),
+            lambda vector: distributed.all_reduce_tensor(fisher_here(vector)),
             gradient, delta, self.cg_damping, self.cg_max_steps,
         )  # fmt: skip
 
@@ -136,7 +136,7 @@ class TRPO(Agent):
                 divergence = distribution.kl(now.distribution)
                 sums[0] += self.surrogate_loss(now.log_probs, part).double()
                 sums[1] += token_mean(divergence, part.mask, part.counts).double()
-            new_loss, kl = ranks.sums(numbers(sums))
+            new_loss, kl = distributed.all_reduce(numbers(sums))
             reached.append((new_loss, kl))
             return new_loss, kl
 
@@ -147,7 +147,7 @@ class TRPO(Agent):
             )  # fmt: skip
             if fraction == 0:  # back to the old policy; else the last try has set the parameters
                 displace(torch.zeros_like(step))
-        except ranks.ProcessLost:  # the weights will be saved: not those of a mere try
+        except distributed.ProcessLost:  # the weights will be saved: not those of a mere try
             torch._foreach_copy_([parameter.detach() for parameter in parameters], before)
             raise
         new_loss, kl = reached[-1]
@@ -175,8 +175,8 @@ class TRPO(Agent):
             sums[0] += loss.detach().double()
             sums[1] += ratio_metrics(now.log_probs, part, None)["approx_kl"]
             old.append(now.distribution.detach())
-        loss_value, first_kl = ranks.sums(numbers(sums))
-        return loss_value, ranks.total(gradient), old, first_kl
+        loss_value, first_kl = distributed.all_reduce(numbers(sums))
+        return loss_value, distributed.all_reduce_tensor(gradient), old, first_kl
 
     def kl_to_itself(self, batch: Batch) -> Tensor:
         """The mean KL(π_old‖π) at π = π_old: 0, and its Hessian is the Fisher information."""

@@ -17,22 +17,13 @@ from __future__ import annotations
 import importlib
 import sys
 
-from agents import ranks
+from agents import distributed
 from textenv.rewards import RewardError
 
-# The module of this package for each.
-COMMANDS = {
-    "train": "train",
-    "evaluate": "evaluate",
-    "compare": "compare",
-    "preferences": "preferences",
-    "label": "label",
-    "reward-model": "reward_model",
-    "duel": "duel",
-    "watch": "watch",
-    "report": "html_report",
-    "doctor": "doctor",
-}
+COMMANDS = (
+    "train", "evaluate", "compare", "preferences", "label", "reward-model", "duel", "watch",
+    "report", "doctor",
+)  # fmt: skip
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -45,13 +36,15 @@ def main(arguments: list[str] | None = None) -> None:
     if command not in COMMANDS:
         *names, last = COMMANDS
         sys.exit(f"{command} is unknown: use {', '.join(names)} or {last}.")
-    if ranks.count() > 1 and command != "train":
-        sys.exit(f"{command} runs in one process, not in {ranks.count()}: only train has several.")
-    module = importlib.import_module(f"agents.cli.{COMMANDS[command]}")  # now: help is fast
-    with ranks.silent_unless_main():
+    if distributed.process_count() > 1 and command != "train":
+        count = distributed.process_count()
+        sys.exit(f"{command} runs in one process, not in {count}: only train has several.")
+    name = command.replace("-", "_")
+    module = importlib.import_module(f"agents.cli.{name}_command")  # now: help is fast
+    with distributed.silent_unless_main():
         try:
             module.main(arguments[1:])
-        except (RewardError, OSError, KeyboardInterrupt, ranks.ProcessLost) as error:
+        except (RewardError, OSError, KeyboardInterrupt, distributed.ProcessLost) as error:
             from agents.cli.errors import exit_code, in_words
 
             print(in_words(error), file=sys.stderr)

@@ -12,20 +12,20 @@ from typing import Any
 import stable_baselines3.common.logger as sb3_logger
 from rich.markup import escape
 
-from agents import storage
+from agents import files
 from agents.agent import Agent
-from agents.cli.algorithms import Candidate
+from agents.cli.names import Candidate
 from agents.cli.options import Train
 from agents.cli.reach import EVALUATION_SEED, Reach, find_reach, load_reach
 from agents.cli.tasks import evaluation_prompts
-from agents.cli.train import draw, make_agent, run, settings_of, task_arguments
-from agents.comparison import Run
-from agents.construction import find_device
+from agents.cli.train_command import draw, make_agent, run, settings_of, task_arguments
 from agents.evaluation import TextEvaluation, evaluate_text
 from agents.evaluation.candidates import UNTRAINED
-from agents.optimization import lr_schedule
-from agents.progress import console
+from agents.evaluation.comparison import Run
 from agents.runs import RunFolder, Signals
+from agents.training.hyperparameters import find_device
+from agents.training.optimization import lr_schedule
+from agents.training.progress import console
 from textenv.lm.loading import hide_progress_bars
 
 
@@ -162,7 +162,7 @@ def _evaluate(
     )
     found.save(folder.episodes("after"))
     summary = found.summary() | {"timesteps": timesteps, "seconds": seconds}
-    storage.write_json(folder.evaluation, {"after": summary})
+    files.write_json(folder.evaluation, {"after": summary})
 
 
 def _learned(job: Job, folder: RunFolder) -> tuple[Any, int, float]:

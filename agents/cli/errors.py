@@ -8,12 +8,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from agents import ranks, storage
+from agents import distributed, files
 from agents.runs import Interrupted
 from textenv.rewards import RewardError
 
 # What ends a run, and leaves what it has reached on the disk.
-ENDINGS = (Interrupted, RewardError, OSError, FloatingPointError, ranks.ProcessLost)
+ENDINGS = (Interrupted, RewardError, OSError, FloatingPointError, distributed.ProcessLost)
 
 # What a wrong option leads to, before anything is learned or measured.
 REFUSALS = (ValueError, TypeError, OSError, ModuleNotFoundError)
@@ -37,7 +37,7 @@ def in_words(error: BaseException) -> str:
     if isinstance(error, KeyboardInterrupt):
         return f"ended by {error if isinstance(error, Interrupted) else 'SIGINT'}"
     if isinstance(error, OSError):
-        return storage.in_words(error)
+        return files.in_words(error)
     if isinstance(error, RewardError) and error.__cause__ is not None:
         frames = traceback.extract_tb(error.__cause__.__traceback__)
         last = frames[-1] if frames else None

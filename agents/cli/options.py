@@ -14,32 +14,18 @@ import docstring_parser
 import torch
 import tyro
 
-from agents import presets
 from agents.agent import Agent
-from agents.cli.algorithms import find_agent
+from agents.cli.names import find_agent
 from agents.cli.tasks import defaults_of
-from agents.construction import AUTO, find_device
 from agents.runs.recorder import SAVE_EVERY, parse_interval
-from textenv.ranges import COUNT, FACTOR, Range
+from agents.training import presets
+from agents.training.hyperparameters import AUTO, find_device
+from textenv.arguments import Range, ranges_of
 
 NOT_OFFERED = {
     "n_envs", "env_kwargs", "policy_kwargs", "tensorboard_log", "verbose", "seed", "device",
     "n_steps", "advantage_fn", "reduction",
 }  # fmt: skip
-
-RANGES = {
-    "total_timesteps": COUNT,
-    "seeds": Range(2, whole=True),
-    "eval_episodes": COUNT,
-    "episodes": COUNT,
-    "pairs": COUNT,
-    "port": Range(1, 65_535, whole=True),
-    "reference_episodes": Range(0, whole=True),
-    "show_samples": Range(0, whole=True),
-    "max_new_tokens": COUNT,
-    "lora": COUNT,
-    "kl_coef": FACTOR,
-}
 
 
 @dataclass
@@ -66,11 +52,11 @@ class Train:
     column "prompt" (texts) or "messages" (conversations)."""
     chat: bool = False
     """Make each prompt that is a plain text a message of the user, in the model's chat template."""
-    total_timesteps: int = 60_000
+    total_timesteps: Annotated[int, Range(1)] = 60_000
     """Tokens to generate while learning."""
-    kl_coef: float = 0.05
+    kl_coef: Annotated[float, Range(0)] = 0.05
     """β, the cost of a nat of KL to the reference, in units of the score."""
-    max_new_tokens: int = 24
+    max_new_tokens: Annotated[int, Range(1)] = 24
     """Token budget of a response."""
     stop: list[str] = field(default_factory=list)
     """Stop strings, in addition to the end-of-sequence token."""
@@ -79,7 +65,7 @@ class Train:
     critic_layers: int | None = None
     """Layers of the critic's own body, which begins as a copy of the model's first ones; 0 puts the
     value head on the model itself. Not given, it suits the algorithm and the model."""
-    lora: int | None = None
+    lora: Annotated[int | None, Range(1)] = None
     """Learn adapters of this rank (16, say) instead of all weights: less memory, larger steps."""
     n_envs: int = 256
     """Episodes per rollout."""
@@ -95,14 +81,14 @@ class Train:
     more --total-timesteps."""
     save_every: str = SAVE_EVERY
     """Time or rollouts between two checkpoints: "30 s", "2 min", "20 rollouts"."""
-    show_samples: int = 0
+    show_samples: Annotated[int, Range(0)] = 0
     """Episodes to print after each rollout."""
     eval_prompts: str | None = None
     """Held-out prompts for both evaluations and the optimum, as for --prompts; by default those of
     the learning."""
-    eval_episodes: int = 512
+    eval_episodes: Annotated[int, Range(1)] = 512
     """Episodes of the evaluations before and after."""
-    reference_episodes: int = 1024
+    reference_episodes: Annotated[int, Range(0)] = 1024
     """Episodes of the untouched model, from which the optimal return and best-of-n are computed.
     0 leaves them out."""
     device: str = "auto"
@@ -175,9 +161,8 @@ def check_options(options: Any) -> None:
     Raises:
         ValueError: the message names the option, its value and what is allowed.
     """
-    for name, allowed in RANGES.items():
-        value = getattr(options, name, None)
-        if value is not None and value not in allowed:
+    for name, allowed in ranges_of(type(options)).items():
+        if (value := getattr(options, name)) not in allowed:
             raise ValueError(f"--{name.replace('_', '-')} {value} must be {allowed}.")
     if hasattr(options, "save_every"):
         parse_interval(options.save_every)

@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from agents.agent import Agent
-from agents.labels import Labelling
-from agents.labels.answers import checked_name
-from agents.labels.labelling import check_new, files
-from agents.progress import console
+from agents.preferences.labels import Labelling
+from agents.preferences.labels.answers import checked_name
+from agents.preferences.labels.labelling import check_new, files
+from agents.preferences.pairs import Pair
+from agents.preferences.sampling import sample_pairs
 from agents.runs import Interrupted
 from agents.runs.signals import Signals
-from agents.sampling import sample_pairs
-from textenv.preferences import Pair
+from agents.training.progress import console
 
 CHECK_EVERY = 0.5  # seconds between two looks at whether somebody has finished
 # A person judges here, so that no reward is needed; this one costs nothing and imports no code.
@@ -39,7 +39,7 @@ def check_page(port: int, labeller: str | None) -> None:
         )
     if labeller is not None:
         checked_name(labeller)
-    from agents.labels.page import check_port  # takes seconds to import
+    from agents.preferences.labels.page import check_port  # takes seconds to import
 
     check_port(port)
 
@@ -86,7 +86,7 @@ def ask_people(
     Raises:
         OSError: the port is in use.
     """
-    from agents.labels.page import serving
+    from agents.preferences.labels.page import serving
 
     total, finished, reported = len(labelling.pairs), set[str](), None
     with Signals() as signals, ExitStack() as stack:

@@ -9,10 +9,10 @@ from typing import Any
 from agents.agent import Agent
 from agents.cli.options import Train
 from agents.cli.tasks import evaluation_prompts
-from agents.comparison import EVALUATION_SEED
-from agents.progress import console
-from agents.reference import WithinReach, reference_scores
+from agents.evaluation.comparison import EVALUATION_SEED
+from agents.evaluation.optimum import WithinReach, reference_scores
 from agents.runs import RunFolder
+from agents.training.progress import console
 
 
 @dataclass(frozen=True)

@@ -9,14 +9,15 @@ import dataclasses
 import inspect
 import shlex
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import tyro
 
-from agents.cli.algorithms import AGENTS, can_go_on, find_agent
+from agents.cli.names import AGENTS, can_go_on, find_agent
 from agents.cli.options import Train
 from agents.runs import RunFolder
 from agents.runs.recorder import SAVE_EVERY
+from textenv.arguments import Range
 from textenv.rewards import names_code
 
 
@@ -26,7 +27,7 @@ class Resume:
 
     resume: Path
     """The folder of the run."""
-    total_timesteps: int | None = None
+    total_timesteps: Annotated[int | None, Range(1)] = None
     """Tokens to generate while learning, in all; more than before lengthens the run."""
     reward: str | None = None
     """The reward again, if it is "module:function": code that a file names is not imported."""
@@ -34,7 +35,7 @@ class Resume:
     """The algorithm again, if it is a "module:Class" of your own, for the same reason."""
     save_every: str = SAVE_EVERY
     """Time or rollouts between two checkpoints: "30 s", "2 min", "20 rollouts"."""
-    show_samples: int = 0
+    show_samples: Annotated[int, Range(0)] = 0
     """Episodes to print after each rollout."""
     device: str = "auto"
     """"auto" uses an accelerator if there is one."""

@@ -6,7 +6,7 @@ from typing import Any
 
 import gymnasium as gym
 
-from agents import environments
+from agents.experience import environments
 from textenv import TASKS
 from textenv.arguments import first_line
 from textenv.sharing import unwrap_shared

@@ -7,7 +7,7 @@ episodes    the numbers and texts of evaluated episodes, and their files
 """
 
 from agents.evaluation.candidates import BestOfN, Greedy, RandomTokens, Untouched
-from agents.evaluation.episodes import TextEvaluation, distinct_n, mean_and_error
+from agents.evaluation.results import TextEvaluation, distinct_n, mean_and_error
 from agents.evaluation.returns import Returns, evaluate_returns
 from agents.evaluation.text import evaluate_text, own_environment, recomputed_kl
 

@@ -9,7 +9,8 @@ from typing import Any
 
 from torch import nn
 
-from agents import environments, policies
+from agents import policies
+from agents.experience import environments
 from agents.policies.acting import (
     ActingPolicy,
     ForeignPolicy,
@@ -18,7 +19,7 @@ from agents.policies.acting import (
     UniformPolicy,
 )
 from agents.sb3.policy import CausalLMMembers
-from textenv.lm.scoring import Sampling
+from textenv.lm.log_probs import Sampling
 
 
 @dataclass(frozen=True)

@@ -10,13 +10,13 @@ import numpy as np
 import torch
 from gymnasium.vector import AutoresetMode
 
-from agents import environments, presets
-from agents.collect import collect_episodes
 from agents.evaluation.candidates import BestOfN, Untouched, env_of, text_policy
-from agents.evaluation.episodes import TextEvaluation
+from agents.evaluation.results import TextEvaluation
+from agents.experience import collect_episodes, environments
+from agents.experience.rollout import Rollout
 from agents.policies.acting import ForeignPolicy
-from agents.rollout import Rollout
-from textenv.legality import of_rows
+from agents.training import presets
+from textenv.lm.early_stops import of_rows
 from textenv.optimum import best_of_n_kl
 from textenv.vector_env import TextGenVectorEnv
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from agents.functional._shapes import check_bool, check_same_shape
 from agents.functional.reductions import Counts
-from textenv.kl import k3
+from textenv.kl.estimators import k3
 
 
 def ratio(log_probs: Tensor, old_log_probs: Tensor) -> Tensor:

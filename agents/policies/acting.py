@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from agents.policies.causal_lm import CausalLMPolicy
 from agents.policies.decoding import Caches, Decoders, next_tokens
 from agents.policies.distributions import draw
-from textenv.legality import of_observation
-from textenv.lm.scoring import Sampling
-from textenv.shaping import ActionRecord
+from textenv.kl.shaping import ActionRecord
+from textenv.lm.early_stops import of_observation
+from textenv.lm.log_probs import Sampling
 
 
 class ActingPolicy:

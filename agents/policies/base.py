@@ -20,7 +20,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from textenv.shaping import ActionRecord
+from textenv.kl.shaping import ActionRecord
 
 
 class ActionDistribution(Protocol):

@@ -16,15 +16,15 @@ from agents.policies.checks import check_live, check_space, checked_tokens
 from agents.policies.decoding import Caches, Decoders, next_logits, next_tokens
 from agents.policies.distributions import TokenDistribution
 from agents.policies.lm_files import LMFiles
-from textenv.legality import KEYS
+from textenv.kl.shaping import ActionRecord
 from textenv.lm.adapters import add_adapters, has_adapters
 from textenv.lm.checkpointing import checkpointed
+from textenv.lm.early_stops import KEYS
 from textenv.lm.loading import cast, load_model
+from textenv.lm.log_probs import Sampling, response_states
 from textenv.lm.parts import first_layers, sharing, split, unwrapped
 from textenv.lm.responses import Responses
-from textenv.lm.scoring import Sampling, response_states
 from textenv.lm.support import check_supported
-from textenv.shaping import ActionRecord
 
 # No float16: gradients would underflow in it without loss scaling.
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}

@@ -8,8 +8,8 @@ import gymnasium as gym
 import torch
 from torch import nn
 
+from textenv.arguments import Range
 from textenv.lm.parts import unwrapped
-from textenv.ranges import Range
 from textenv.sharing import plain
 
 

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from agents.policies.distributions import draw
-from textenv.legality import forbid, of_observation
 from textenv.lm.decoder import Decoder
-from textenv.lm.scoring import Sampling
+from textenv.lm.early_stops import forbid, of_observation
+from textenv.lm.log_probs import Sampling
 
 
 def next_tokens(
@@ -59,7 +59,7 @@ def next_logits(
         rows: indices ``[R]`` of those that are asked for; None: all.
 
     Returns:
-        ``[R, ...]``, ``[R, H]``, and ``[R, K]`` or None (`textenv.legality.early_stops`).
+        ``[R, ...]``, ``[R, H]``, and ``[R, K]`` or None (`textenv.lm.early_stops.early_stops`).
     """
     input_ids = torch.as_tensor(observation["input_ids"])
     lengths = torch.as_tensor(observation["attention_mask"]).sum(dim=1, dtype=torch.int64)

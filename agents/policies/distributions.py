@@ -14,10 +14,10 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution, kl_divergence
 
-from textenv.kl import exact
+from textenv.kl.estimators import exact
+from textenv.lm.log_probs import Sampling, in_chunks, token_log_probs
 from textenv.lm.parts import Head
 from textenv.lm.responses import Responses
-from textenv.lm.scoring import Sampling, in_chunks, token_log_probs
 
 BLOCK = 256  # number of actions in a block; the sums of blocks are compared before single actions
 
@@ -75,7 +75,7 @@ class TokenDistribution:
         responses: where the N tokens are in ``[B, T]``.
         sampling: the rule from logits to probabilities.
         autocast: creates the context in which the head runs.
-        early: ``[N, K]``, stop tokens that come too early (`textenv.legality`), or None.
+        early: ``[N, K]``, stop tokens that come too early (`textenv.lm.early_stops`), or None.
     """
 
     def __init__(

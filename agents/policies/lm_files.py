@@ -9,7 +9,7 @@ from typing import Any
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from agents import ranks, storage
+from agents import distributed, files
 from textenv.lm.adapters import merged
 from textenv.lm.vocabulary import own_tokenizer
 
@@ -47,10 +47,10 @@ class LMFiles:
         Raises:
             FileExistsError: the folder is not empty.
         """
-        if not ranks.is_main():
+        if not distributed.is_main():
             return
         tokenizer = own_tokenizer(self.model)
-        with storage.new_folder(Path(folder)) as new:
+        with files.new_folder(Path(folder)) as new:
             merged(self.model).save_pretrained(new)
             if tokenizer is not None:
                 tokenizer.save_pretrained(new)

@@ -14,7 +14,7 @@ from torch.distributions import Categorical, Distribution, Independent, Normal
 
 from agents.policies.base import Evaluation, Policy
 from agents.policies.distributions import TorchDistribution, draw
-from textenv.ranges import COUNT as LAYER_SIZE
+from textenv.arguments import Range
 
 
 class MlpPolicy(nn.Module, Policy):
@@ -194,7 +194,7 @@ def _check_sizes(net_arch: Any) -> None:
         ValueError: the message shows what is meant.
     """
     sizes = () if isinstance(net_arch, Mapping | str) else net_arch
-    whole = isinstance(sizes, Iterable) and all(size in LAYER_SIZE for size in sizes)
+    whole = isinstance(sizes, Iterable) and all(size in Range(1, whole=True) for size in sizes)
     if not whole or sizes is not net_arch:
         raise ValueError(
             f"net_arch={net_arch!r} must be the sizes of the hidden layers, of both networks, such "

@@ -7,11 +7,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from agents.diagnosis import Diagnosis, diagnose
 from agents.evaluation import TextEvaluation
-from agents.reference import WithinReach
-from agents.runs import RunFolder, RunRecord
-from agents.watching import TracedEpisode
+from agents.evaluation.optimum import WithinReach
+from agents.evaluation.traces import TracedEpisode
+from agents.reports.diagnosis import Diagnosis, diagnose
+from agents.reports.run_numbers import RunNumbers
+from agents.runs import RunFolder
 
 
 @dataclass
@@ -32,7 +33,7 @@ class ReportedRun:
 
     name: str
     settings: dict[str, Any]
-    record: RunRecord
+    record: RunNumbers
     diagnosis: Diagnosis
     before: TextEvaluation | None = None
     after: TextEvaluation | None = None
@@ -62,7 +63,7 @@ def read_run(path: Path, name: str) -> ReportedRun:
     Raises:
         FileNotFoundError: there is none, or no rollout was logged.
     """
-    folder, record = RunFolder(path), RunRecord.read(path)
+    folder, record = RunFolder(path), RunNumbers.read(path)
     evaluations = {
         when: TextEvaluation.load(folder.episodes(when), summary)
         for when, summary in folder.evaluations().items()

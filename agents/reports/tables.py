@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 
 from agents.evaluation import TextEvaluation, mean_and_error
-from agents.plots import TOKENS
 from agents.reports.gathering import ReportedRun
-from textenv.rendering import printable
+from agents.reports.plots import TOKENS
+from textenv.rendering.ansi import printable
 
 SECTIONS = ("hyperparameters", "policy_kwargs")
 ALONE = ("algorithm", "policy", "n_envs", "device", "threads", "machine", "commit")

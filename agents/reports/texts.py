@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from agents.evaluation import TextEvaluation
+from agents.evaluation.traces import TracedEpisode, shades
 from agents.reports.gathering import ReportedRun
 from agents.reports.tables import run_title, shown
-from agents.watching import TracedEpisode, shades
-from textenv.rendering import rgb
+from textenv.rendering.ansi import rgb
 
 SAMPLES = 8  # of each evaluation
 

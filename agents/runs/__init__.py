@@ -2,14 +2,12 @@
 
 folder    the layout, and who may write there
 recorder  what is written while an agent learns
-record    what was written, as numbers
 log       progress.csv and TensorBoard, which go on after a break
 signals   Ctrl-C and the like, at moments when nothing is half done
 """
 
 from agents.runs.folder import RunFolder
-from agents.runs.record import RunRecord
 from agents.runs.recorder import RunRecorder
 from agents.runs.signals import Interrupted, Signals
 
-__all__ = ["Interrupted", "RunFolder", "RunRecord", "RunRecorder", "Signals"]
+__all__ = ["Interrupted", "RunFolder", "RunRecorder", "Signals"]

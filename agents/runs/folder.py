@@ -31,7 +31,7 @@ from typing import Any, Self
 import torch
 from filelock import FileLock, Timeout
 
-from agents import ranks, storage
+from agents import distributed, files
 
 CONTENT = (
     # In the order in which they are removed: what says that a run is finished goes first, what
@@ -175,13 +175,13 @@ class RunFolder:
 
     def write_settings(self, settings: dict[str, Any]) -> None:
         """Write ``settings.json``, with what else a number may depend on."""
-        storage.write_json(self.settings_file, settings | surroundings())
+        files.write_json(self.settings_file, settings | surroundings())
 
     def change_settings(self, settings: dict[str, Any]) -> None:
         """Change entries of ``settings.json``; the others stay as they were at the beginning."""
         before = self.settings()
         if any(before.get(name) != value for name, value in settings.items()):
-            storage.write_json(self.settings_file, before | settings)
+            files.write_json(self.settings_file, before | settings)
 
     def evaluations(self) -> dict[str, Any]:
         """The content of ``evaluation.json``; empty if there is none."""
@@ -191,7 +191,7 @@ class RunFolder:
         """Forget the evaluation "after", because the run goes on."""
         evaluations = self.evaluations()
         if evaluations.pop("after", None) is not None:
-            storage.write_json(self.evaluation, evaluations)
+            files.write_json(self.evaluation, evaluations)
 
     @property
     def finished(self) -> bool:
@@ -201,7 +201,7 @@ class RunFolder:
     @property
     def has_checkpoint(self) -> bool:
         """Whether a checkpoint can be resumed."""
-        return (storage.current(self.newest) / "agent.json").is_file()
+        return (files.current(self.newest) / "agent.json").is_file()
 
 
 def read_json(path: Path) -> Any:
@@ -225,7 +225,7 @@ def surroundings() -> dict[str, Any]:
         "versions": {"python": platform.python_version(), **{n: version(n) for n in PACKAGES}},
         "commit": _commit(),
         "threads": torch.get_num_threads(),
-        "processes": ranks.count(),
+        "processes": distributed.process_count(),
         "machine": platform.platform(),
     }
 

@@ -17,7 +17,7 @@ from stable_baselines3.common.logger import (
 )
 from torch.utils.tensorboard import SummaryWriter
 
-from agents import storage
+from agents import files
 from agents.runs.folder import RunFolder
 
 STEP = "time/total_timesteps"
@@ -54,7 +54,7 @@ def _keep_lines(path: Path, keep: Callable[[str], bool]) -> None:
 
     with open(path, encoding="utf-8", newline="") as file:
         lines = file.readlines()
-    storage.write_text(path, "".join(line for line in lines if kept(line)))
+    files.write_text(path, "".join(line for line in lines if kept(line)))
 
 
 class ProgressTable(KVWriter):
@@ -88,7 +88,7 @@ class ProgressTable(KVWriter):
         if self.columns:
             self._table(whole).writeheader()
             self._table(whole).writerows(self.rows)
-        storage.write_text(self.path, whole.getvalue())
+        files.write_text(self.path, whole.getvalue())
         self.file = open(self.path, "a", newline="", encoding="utf-8")
 
     def _table(self, file: TextIO) -> csv.DictWriter:

@@ -12,13 +12,15 @@ from typing import Any
 import numpy as np
 from rich.markup import escape
 
-from agents import checkpoint, environments, ranks, storage
-from agents.callbacks import RolloutCallback
-from agents.metrics import groups_without_spread
-from agents.progress import console
+from agents import distributed, files
+from agents.experience import environments
 from agents.runs.folder import RunFolder
 from agents.runs.log import cut_completions, run_logger
 from agents.runs.signals import Signals
+from agents.saving import agent_folder
+from agents.sb3.callbacks import RolloutCallback
+from agents.training.metrics import groups_without_spread
+from agents.training.progress import console
 
 SAVE_EVERY = "2 min"
 UNITS = {"s": 1.0, "sec": 1.0, "second": 1.0, "min": 60.0, "minute": 60.0, "h": 3600.0,
@@ -82,12 +84,12 @@ class RunRecorder(RolloutCallback):
         agent: Any = self.model
         self.completions: Any = None
         self.is_text = bool(environments.text_environments(agent.env))
-        self.writes = ranks.is_main()
+        self.writes = distributed.is_main()
         self.locks = self.writes and not isinstance(self.folder, RunFolder)
         if not self.writes:
             return
         self.entered = ExitStack()
-        if self.given_signals is None and ranks.count() > 1:
+        if self.given_signals is None and distributed.process_count() > 1:
             # A launcher ends this process when another one has died: not before it has saved.
             self.signals = self.entered.enter_context(Signals())
         if isinstance(self.folder, RunFolder):
@@ -111,10 +113,10 @@ class RunRecorder(RolloutCallback):
             self._check_goes_on(agent)
             begins = agent.num_timesteps
             if self.run.best.is_dir():
-                best = checkpoint.describe(self.run.best).get("last_return")
+                best = agent_folder.describe(self.run.best).get("last_return")
                 self.best_return = -np.inf if best is None else best  # 0 is a return, too
         else:
-            description = checkpoint.describe_agent(agent)
+            description = agent_folder.describe_agent(agent)
             self.run.write_settings(description | {"device": str(agent.device)} | self.settings)
         cut_completions(self.run.completions, begins)
         self.completions = open(self.run.completions, "a", encoding="utf-8")
@@ -129,7 +131,7 @@ class RunRecorder(RolloutCallback):
         """
         if not self.run.has_checkpoint:
             raise ValueError(f"The run in {str(self.run.path)!r} has no checkpoint to go on from.")
-        saved = checkpoint.describe(storage.current(self.run.newest))
+        saved = agent_folder.describe(files.current(self.run.newest))
         here = type(agent).__name__, agent.num_timesteps
         there = saved["algorithm"], saved["num_timesteps"]
         if here != there:
@@ -147,7 +149,7 @@ class RunRecorder(RolloutCallback):
         if self.signals is not None:
             # What a rollout of text has done can be undone, so a signal may interrupt it. Of
             # several processes none ends alone, where the others would not be told.
-            self.signals.at_once = ranks.tells_all if self.is_text else False
+            self.signals.at_once = distributed.raises_in_all_processes if self.is_text else False
 
     def _on_rollout_end(self) -> None:
         if self.signals is not None:
@@ -192,10 +194,10 @@ class RunRecorder(RolloutCallback):
         """Write the newest checkpoint, and the best one if its last rollout was the best."""
         agent: Any = self.model
         with self.signals.waiting() if self.signals is not None else nullcontext():
-            checkpoint.save(agent, self.run.newest, optimizer=True, last_return=self.last_return)
+            agent_folder.save(agent, self.run.newest, optimizer=True, last_return=self.last_return)
             if self.last_return is not None and self.last_return > self.best_return:
-                with storage.replacing(self.run.best) as new:
-                    storage.link(self.run.newest, new)
+                with files.replacing(self.run.best) as new:
+                    files.link(self.run.newest, new)
                 self.best_return = self.last_return
             self._mark_saved()
 

@@ -31,7 +31,7 @@ class PolicyTensor(torch.Tensor):
 
     @classmethod
     def of(cls, actions: torch.Tensor, policy: Any) -> PolicyTensor:
-        """``actions`` ``[B]``, chosen by ``policy`` (see `textenv.shaping.BoundPolicy`)."""
+        """``actions`` ``[B]``, chosen by ``policy`` (see `textenv.kl.shaping.BoundPolicy`)."""
         chosen = actions.as_subclass(cls)
         chosen.policy = policy
         return chosen

@@ -14,7 +14,7 @@ from agents.policies.base import Evaluation
 from agents.policies.causal_lm import CausalLMPolicy
 from agents.policies.decoding import Caches
 from agents.sb3.actions import PolicyTensor
-from textenv.legality import KEYS, forbid
+from textenv.lm.early_stops import KEYS, forbid
 from textenv.lm.loading import new_model
 
 CACHES = 4  # learning and predicting, in environments of two sizes

@@ -12,10 +12,10 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from stable_baselines3.common.env_util import is_wrapped
 from stable_baselines3.common.vec_env import VecEnv, VecMonitor
 
-from agents import environments
-from agents.infos import copied, info_rows, step_infos
-from textenv.schedules import FixedKL
-from textenv.token_table import to_numpy
+from agents.experience import environments
+from agents.sb3.infos import copied, info_rows, step_infos
+from textenv.kl.schedules import FixedKL
+from textenv.rows.token_table import to_numpy
 from textenv.vector_env import TextGenVectorEnv
 
 

@@ -194,7 +194,7 @@ def main() -> None:
     set_up()
     from agents.evaluation import evaluate_text
     from agents.policies import causal_lm
-    from textenv import shaping
+    from textenv.kl import shaping
 
     # Many small passes, which other tests see on the CPU.
     shaping.check_supported = causal_lm.check_supported = lambda *_: None

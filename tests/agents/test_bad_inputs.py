@@ -498,6 +498,6 @@ def test_a_damaged_agent_is_evaluated_in_one_sentence(damage, saved, tmp_path):
 
 def test_a_bug_keeps_its_traceback(saved, monkeypatch):
     """What goes wrong after the options were accepted is no fault of the user's."""
-    monkeypatch.setattr("agents.cli.evaluate.evaluate_text", lambda *_: {}["bug"])
+    monkeypatch.setattr("agents.cli.evaluate_command.evaluate_text", lambda *_: {}["bug"])
     with pytest.raises(KeyError, match="bug"):
         main(["evaluate", str(saved)])

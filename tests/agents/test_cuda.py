@@ -13,8 +13,8 @@ from torch.testing import assert_close
 
 import agents
 from agents import PPO
-from agents.collect import collect_episodes
 from agents.evaluation import evaluate_text, recomputed_kl
+from agents.experience import collect_episodes
 from agents.policies.decoding import Decoders
 from agents.sb3 import SB3CausalLMPolicy, text_vec_env
 

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from gymnasium.vector import SyncVectorEnv
 
-from agents import PPO, environments
+from agents import PPO
 from agents.evaluation import evaluate_text
+from agents.experience import environments
 from textenv import AdaptiveKL, TextGenEnv
 
 ADAPTIVE = {"target": 0.5, "horizon": 200, "initial": 0.3}

@@ -19,8 +19,8 @@ from typing import Annotated
 import numpy as np
 import tyro
 
-from agents.reference import WithinReach
-from agents.statistics import interval
+from agents.evaluation.optimum import WithinReach
+from agents.evaluation.statistics import interval
 from textenv.optimum import best_of_n_curve
 
 

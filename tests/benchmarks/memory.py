@@ -47,7 +47,7 @@ def peak() -> float:
 
 def measure(options: Options) -> dict[str, float]:
     """One forward and backward pass of −log π of random responses."""
-    import textenv.lm.scoring as scoring
+    import textenv.lm.log_probs as scoring
     from agents.policies import CausalLMPolicy
 
     hide_progress_bars()

@@ -20,12 +20,12 @@ import torch
 import tyro
 from decoding import measure
 
-from agents.collect import collect_episodes
+from agents.experience import collect_episodes
 from agents.policies import CausalLMPolicy
 from agents.policies.decoding import Decoders
 from textenv.lm import load_tokenizer
 from textenv.lm.loading import hide_progress_bars
-from textenv.token_table import TokenObservation
+from textenv.rows.token_table import TokenObservation
 
 RESULTS = Path(__file__).parent / "results"
 

@@ -16,8 +16,8 @@ from typing import Annotated
 import tyro
 
 from agents import PPO
-from agents.plots import draw_plane, save_figure
-from agents.reference import WithinReach, reference_scores
+from agents.evaluation.optimum import WithinReach, reference_scores
+from agents.reports.plots import draw_plane, save_figure
 from textenv.lm.loading import hide_progress_bars
 
 

@@ -18,8 +18,10 @@ from pathlib import Path
 import tyro
 from stable_baselines3.common.logger import Logger
 
-from agents import PPO, presets, snapshot
+from agents import PPO
 from agents.runs import RunRecorder
+from agents.saving import env_state as snapshot
+from agents.training import presets
 from textenv.lm.loading import hide_progress_bars
 
 RESULTS = Path(__file__).parent / "results" / "run_folder.md"

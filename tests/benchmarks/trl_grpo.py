@@ -23,7 +23,7 @@ from vaderSentiment.vaderSentiment import SentimentIntensityAnalyzer
 from agents import PPO
 from agents.evaluation import evaluate_text
 from textenv.lm import load_model, load_tokenizer
-from textenv.prompts import load_prompts
+from textenv.prompts.load import load_prompts
 
 KL_COEF, MAX_NEW_TOKENS, EVALUATION_SEED = 0.1, 24, 1_000_000
 

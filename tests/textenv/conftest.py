@@ -10,7 +10,7 @@ from gymnasium.vector import AutoresetMode
 
 from textenv import ActionRecord, TextGenEnv, TextGenVectorEnv
 from textenv.lm.decoder import Decoder
-from textenv.lm.scoring import Sampling
+from textenv.lm.log_probs import Sampling
 
 BATCH = {"autoreset_mode": AutoresetMode.DISABLED, "scoring": "batch"}
 

@@ -12,7 +12,7 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
 from agents import REINFORCE
 from textenv import TextGenEnv
-from textenv.infos import OF_SAME_STEP
+from textenv.rows.infos import OF_SAME_STEP
 
 END, Q = 0, 50  # the ids of "<end>" and "Q"
 PARTS = {"reward": {"length(3)": 2.0, "keyword(q)": 1.0}, "no_stop_penalty": 0.5}

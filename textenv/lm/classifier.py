@@ -15,7 +15,7 @@ from textenv.lm.sources import find
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-    from textenv.preferences import Preference
+    from agents.preferences.pairs import Preference
 
 
 def load_classifier(

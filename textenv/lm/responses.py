@@ -8,7 +8,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from textenv.legality import of_rows
+from textenv.lm.early_stops import of_rows
 from textenv.transfers import to_device, to_host
 
 

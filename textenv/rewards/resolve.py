@@ -78,7 +78,7 @@ def _from_string(source: str, device: Any) -> NamedReward:
         return NamedReward(source.strip(), build_named(source, *named))
     if os.path.isdir(source) or re.fullmatch(r"[\w.-]+/[\w.-]+", source):
         from textenv.lm.classifier import load_classifier
-        from textenv.rewards.classifier import ClassifierReward
+        from textenv.rewards.classifier_reward import ClassifierReward
 
         return NamedReward(source, ClassifierReward(*load_classifier(source, device)))
     if ":" in source:
@@ -117,7 +117,7 @@ def _is_pipeline(source: Any) -> bool:
 
 def _from_live_model(source: Any) -> NamedReward:
     from textenv.lm.classifier import load_classifier_tokenizer
-    from textenv.rewards.classifier import ClassifierReward
+    from textenv.rewards.classifier_reward import ClassifierReward
 
     if not _is_pipeline(source):
         reward = ClassifierReward(source, load_classifier_tokenizer(source))

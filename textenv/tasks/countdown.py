@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import random
+from typing import Annotated
 
-from textenv.ranges import Range, check_numbers
+from textenv.arguments import Range, check_ranges
 from textenv.tasks.drawing import Row, draw_rows
 from textenv.tasks.spec import TaskSpec
 
@@ -12,7 +13,12 @@ LARGEST_NUMBER, LARGEST_TARGET = 12, 40
 OPERATIONS = int.__add__, int.__sub__, int.__mul__
 
 
-def rows(size: int = 128, seed: int = 0, held_out: bool = False, count: int = 3) -> list[Row]:
+def rows(
+    size: int = 128,
+    seed: int = 0,
+    held_out: bool = False,
+    count: Annotated[int, Range(2, 6)] = 3,
+) -> list[Row]:
     """Rows with the columns ``prompt``, ``numbers`` and ``target``.
 
     The target is reached by two or more of the numbers, from left to right, with + - and *; it is
@@ -26,7 +32,7 @@ def rows(size: int = 128, seed: int = 0, held_out: bool = False, count: int = 3)
     Raises:
         ValueError: An argument is out of its range, or there are not as many different rows.
     """
-    check_numbers({"count": count}, {"count": Range(2, 6, whole=True)})
+    check_ranges(rows, {"count": count})
 
     def draw(generator: random.Random) -> tuple[str, list[int]]:
         numbers = generator.sample(range(1, LARGEST_NUMBER + 1), count)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import random
+from typing import Annotated
 
-from textenv.ranges import Range, check_numbers
+from textenv.arguments import Range, check_ranges
 from textenv.tasks.drawing import Row, draw_rows
 from textenv.tasks.spec import TaskSpec
 
@@ -13,7 +14,12 @@ from textenv.tasks.spec import TaskSpec
 WORKED = ("35", "481", "27")
 
 
-def rows(size: int = 512, seed: int = 0, held_out: bool = False, digits: int = 3) -> list[Row]:
+def rows(
+    size: int = 512,
+    seed: int = 0,
+    held_out: bool = False,
+    digits: Annotated[int, Range(2, 9)] = 3,
+) -> list[Row]:
     """Rows with the columns ``prompt`` and ``answer``.
 
     Args:
@@ -23,7 +29,7 @@ def rows(size: int = 512, seed: int = 0, held_out: bool = False, digits: int = 3
     Raises:
         ValueError: An argument is out of its range, or there are not as many numbers.
     """
-    check_numbers({"digits": digits}, {"digits": Range(2, 9, whole=True)})
+    check_ranges(rows, {"digits": digits})
 
     def draw(generator: random.Random) -> tuple[str, str]:
         length = generator.randint(2, digits)

@@ -5,12 +5,11 @@ from __future__ import annotations
 import random
 import zlib
 from collections.abc import Callable
-from typing import Any
+from typing import Annotated, Any
 
-from textenv.ranges import COUNT, Range, check_numbers
+from textenv.arguments import Range, check_ranges
 
 Row = dict[str, Any]
-RANGES = {"size": COUNT, "seed": Range(0, whole=True)}
 TRIES = 100  # for each row, before the possible items count as used up
 
 
@@ -25,8 +24,8 @@ def is_held_out(item: str) -> bool:
 def draw_rows(
     draw: Callable[[random.Random], tuple[str, Any]],
     write: Callable[[Any, random.Random], Row],
-    size: int,
-    seed: int,
+    size: Annotated[int, Range(1)],
+    seed: Annotated[int, Range(0)],
     held_out: bool,
 ) -> list[Row]:
     """Rows with different prompts, whose items are all of one part.
@@ -41,7 +40,7 @@ def draw_rows(
     Raises:
         ValueError: An argument is out of its range, or there are not as many rows.
     """
-    check_numbers({"size": size, "seed": seed}, RANGES)
+    check_ranges(draw_rows, {"size": size, "seed": seed})
     generator = random.Random(seed)
     rows: dict[str, Row] = {}
     for _ in range(TRIES * size):

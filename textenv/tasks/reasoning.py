@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
-from textenv.ranges import COUNT, Range, check_numbers
+from textenv.arguments import Range, check_ranges
 from textenv.sharing import is_data, plain
 
-RANGES = {"size": COUNT, "seed": Range(0, whole=True)}
 
-
-def rows(name: str, size: int = 200, seed: int = 0, **config: Any) -> list[dict[str, Any]]:
+def rows(
+    name: str,
+    size: Annotated[int, Range(1)] = 200,
+    seed: Annotated[int, Range(0)] = 0,
+    **config: Any,
+) -> list[dict[str, Any]]:
     """Rows of a dataset of reasoning-gym, for an environment with the reward ``"reasoning"``.
 
         rows = textenv.tasks.reasoning.rows("chain_sum", size=200, seed=0, max_terms=3)
@@ -33,9 +36,9 @@ def rows(name: str, size: int = 200, seed: int = 0, **config: Any) -> list[dict[
         ValueError: reasoning-gym is not installed, it has no such dataset, an argument is not
             valid, or the rows are not plain data.
     """
-    from textenv.rewards.reasoning import reasoning_gym
+    from textenv.rewards.library.reasoning import reasoning_gym
 
-    check_numbers({"size": size, "seed": seed}, RANGES)
+    check_ranges(rows, {"size": size, "seed": seed})
     package = reasoning_gym()
     try:
         dataset = package.create_dataset(name, size=size, seed=seed, **config)

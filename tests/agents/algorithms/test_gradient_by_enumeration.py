@@ -22,9 +22,9 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from agents import GRPO, PPO, REINFORCE, RLOO, ActorCritic, CausalLMPolicy
+from agents.experience.rollout import Batch, Rollout
 from agents.functional.advantages import group_centered
 from agents.functional.reductions import Counts, sequence_sum
-from agents.rollout import Batch, Rollout
 from textenv import ActionRecord
 
 VOCABULARY, BUDGET, EOS = 4, 3, 0

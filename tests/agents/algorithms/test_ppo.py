@@ -7,7 +7,7 @@ import torch
 from torch.testing import assert_close
 
 from agents import PPO, ActorCritic
-from agents.rollout import Batch
+from agents.experience.rollout import Batch
 
 EXACT = {"normalize_advantage": False, "vf_coef": 0.0, "max_grad_norm": None}
 

@@ -10,7 +10,7 @@ import torch
 from torch.testing import assert_close
 
 from agents import REINFORCE
-from agents.rollout import Rollout
+from agents.experience.rollout import Rollout
 
 PLAIN = {"normalize_advantage": False, "baseline_momentum": None, "max_grad_norm": None}
 

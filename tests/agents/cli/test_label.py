@@ -17,9 +17,9 @@ from pathlib import Path
 import pytest
 
 from agents.cli import main
-from agents.labels import Labelling
-from agents.labels.labelling import files
-from textenv.preferences import load_preferences
+from agents.preferences.labels import Labelling
+from agents.preferences.labels.labelling import files
+from agents.preferences.pairs import load_preferences
 
 needs_gradio = pytest.mark.skipif(
     importlib.util.find_spec("gradio") is None, reason="gradio is not installed"

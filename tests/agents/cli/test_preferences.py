@@ -7,7 +7,7 @@ import re
 import pytest
 
 from agents.cli import main
-from textenv.preferences import load_preferences
+from agents.preferences.pairs import load_preferences
 
 
 @pytest.fixture

@@ -10,9 +10,9 @@ import gymnasium as gym
 import pytest
 
 from agents.cli import main
-from agents.cli.candidates import open_candidates
+from agents.cli.sources import open_candidates
 from agents.cli.tasks import HELD_OUT, OF_TASK, defaults_of, evaluation_prompts
-from agents.reference import WithinReach
+from agents.evaluation.optimum import WithinReach
 from textenv import TASKS
 
 SMALL = "--total-timesteps 40 --n-envs 4 --eval-episodes 8 --reference-episodes 0".split()

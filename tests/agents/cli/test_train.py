@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import agents.algorithms
 from agents.cli import main
-from agents.cli.algorithms import AGENTS
+from agents.cli.names import AGENTS
 
 # Of the many that a real run takes.
 FEW = {

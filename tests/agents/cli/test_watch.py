@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from agents.cli import main, watch
-from agents.watching import TracedEpisode
+from agents.cli import main, watch_command
+from agents.evaluation.traces import TracedEpisode
 
 
 @pytest.fixture(scope="module")
@@ -63,13 +63,13 @@ def terminal(monkeypatch) -> Console:
         file=io.StringIO(), force_terminal=True, color_system="truecolor", width=80,
         highlight=False, record=True,
     )  # fmt: skip
-    monkeypatch.setattr(watch, "console", console)
+    monkeypatch.setattr(watch_command, "console", console)
     return console
 
 
 def test_in_a_terminal_it_has_colours_and_fits(terminal):
     pieces = [f" word{i}" for i in range(30)] + [" 漢字漢字漢字漢字漢字漢字漢字", "\n", "x" * 60]
-    watch.play(episode(pieces), "episode 1", pause=0)
+    watch_command.play(episode(pieces), "episode 1", pause=0)
     colours = terminal.file.getvalue()
     assert "48;5;75m" in colours and "48;5;208m" in colours
     text = terminal.export_text()
@@ -80,14 +80,16 @@ def test_in_a_terminal_it_has_colours_and_fits(terminal):
 
 
 def test_what_a_terminal_would_obey_is_shown(terminal):
-    watch.play(episode([" a", "\x1b]0;title\x07", "[red]"], prompt="\x1b[2J"), "episode 1", 0)
+    watch_command.play(
+        episode([" a", "\x1b]0;title\x07", "[red]"], prompt="\x1b[2J"), "episode 1", 0
+    )
     text = terminal.export_text(styles=False)
     assert "\\x1b]0;title\\x07" in text and "\\x1b[2J" in text and "[red]" in text
 
 
 def test_each_token_takes_its_time(terminal, monkeypatch):
     waits = []
-    monkeypatch.setattr(watch.time, "sleep", waits.append)
-    watch.play(episode([" a", " b", " c"], values=None), "episode 1", 0.25)
+    monkeypatch.setattr(watch_command.time, "sleep", waits.append)
+    watch_command.play(episode([" a", " b", " c"], values=None), "episode 1", 0.25)
     assert waits == [0.25] * 3
     assert "value" not in terminal.export_text()

@@ -19,7 +19,7 @@ from agents.functional.natural_gradient import (
     summed_operator,
     unflatten,
 )
-from textenv import kl
+from textenv.kl import estimators
 
 
 @pytest.fixture
@@ -47,7 +47,7 @@ class Policy:
         return torch.tanh(self.observations @ weight + bias) @ head
 
     def kl_from(self, old: list[torch.Tensor], parameters: list[torch.Tensor]) -> torch.Tensor:
-        return kl.exact(self.logits(old).detach(), self.logits(parameters)).mean()
+        return estimators.exact(self.logits(old).detach(), self.logits(parameters)).mean()
 
     def hessian(self) -> torch.Tensor:
         def divergence(vector):
@@ -193,7 +193,7 @@ def test_a_gradient_of_zero_makes_no_step(system):
 def test_the_operators_of_parts_add_up_to_that_of_the_whole(policy):
     def part(rows: slice):
         now = policy.logits(policy.parameters)[rows]
-        return kl.exact(now.detach(), now).sum() / 5
+        return estimators.exact(now.detach(), now).sum() / 5
 
     whole, parts = (
         summed_operator([lambda rows=rows: part(rows) for rows in every], policy.parameters)

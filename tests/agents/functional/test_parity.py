@@ -13,7 +13,7 @@ import torch
 from torch.testing import assert_close
 
 from agents.functional import advantages, natural_gradient, reductions, surrogates
-from textenv.kl import k3
+from textenv.kl.estimators import k3
 
 ROWS, STEPS = 4, 7
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from agents.collect import collect_episodes
+from agents.experience import collect_episodes
 
 CLOSE = dict(rtol=0, atol=1e-4)
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from agents.collect import collect_episodes
-from textenv.token_table import TokenObservation
+from agents.experience import collect_episodes
+from textenv.rows.token_table import TokenObservation
 
 
 @pytest.mark.parametrize("sampling", [{}, {"temperature": 0.7, "banned_tokens": (3,)}])

@@ -7,7 +7,7 @@ import torch
 from torch.testing import assert_close
 
 from agents import PPO, TRPO
-from agents.memory import memory_plan
+from agents.training.memory_plan import memory_plan
 
 KINDS = ["llama", "gpt2", "qwen3", "gpt_neox", "opt"]
 

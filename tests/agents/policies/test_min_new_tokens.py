@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from agents.collect import collect_episodes
 from agents.evaluation import evaluate_text
+from agents.experience import collect_episodes
 
 LEAST = {"stop": [5], "min_new_tokens": 4}
 

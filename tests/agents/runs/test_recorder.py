@@ -10,9 +10,9 @@ import pytest
 from stable_baselines3.common.callbacks import CallbackList, ConvertCallback
 
 from agents import GRPO, PPO
-from agents.progress import clock
 from agents.runs import Interrupted, RunFolder, RunRecorder, Signals
 from agents.runs.recorder import parse_interval
+from agents.training.progress import clock
 
 
 @pytest.fixture
@@ -196,19 +196,18 @@ def test_times():
 
 
 def test_a_signal_waits_for_the_end_of_a_block():
-    import os
     import signal
 
     with Signals() as signals:
         with pytest.raises(Interrupted) as caught, signals.waiting():
-            os.kill(os.getpid(), signal.SIGTERM)
+            signal.raise_signal(signal.SIGTERM)
             reached = True
         assert reached and caught.value.exit_code == 143
         signals.check()  # it is raised once
     with Signals() as signals, pytest.raises(Interrupted), signals.waiting():
-        os.kill(os.getpid(), signal.SIGINT)
-        os.kill(os.getpid(), signal.SIGINT)  # the second one does not wait
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)  # the second one does not wait
         pytest.fail("not reached")
     with Signals(), pytest.raises(KeyboardInterrupt):
-        os.kill(os.getpid(), signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
         pytest.fail("not reached")

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from textenv.lm.decoder import Decoder
-from textenv.token_table import Origin
+from textenv.rows.token_table import Origin
 
 LENGTH = 16
 

@@ -9,7 +9,7 @@ import transformers
 import textenv.lm.classifier
 from textenv.lm.loading import load_tokenizer
 from textenv.rewards import resolve_reward, score_episodes
-from textenv.rewards.classifier import ClassifierReward
+from textenv.rewards.classifier_reward import ClassifierReward
 
 
 @pytest.fixture

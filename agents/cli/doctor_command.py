@@ -1,0 +1,86 @@
+"""``doctor``: read what runs have logged, and name their problems."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import tyro
+from rich.markup import escape
+from rich.text import Text
+
+from agents.cli.errors import in_words
+from agents.reports.diagnosis import Diagnosis, diagnose
+from agents.reports.run_numbers import RunNumbers
+from agents.runs import RunFolder
+from agents.runs.log import STEP
+from agents.training.progress import console
+
+HEALTHY, FINDINGS, UNREADABLE = 0, 1, 2  # exit codes, as linters have them
+
+
+@dataclass
+class Doctor:
+    """Read what runs have logged, and name their problems, each with the option to change.
+
+    Nothing is trained or sampled, so that a run can be read while it goes on. The exit code is 0 if
+    all runs are healthy, 1 if there are findings, 2 if a run cannot be read.
+    """
+
+    runs: tyro.conf.Positional[tuple[Path, ...]]
+    """Folders of runs."""
+
+
+def main(arguments: list[str]) -> None:
+    """Diagnose runs, and end with the exit code of a linter."""
+    options = tyro.cli(Doctor, args=arguments, prog="python -m agents doctor")
+    if not options.runs:
+        print("Name at least one folder of a run.", file=sys.stderr)
+        sys.exit(UNREADABLE)
+    codes = []
+    for path in options.runs:
+        try:
+            record, settings = RunNumbers.read(path), RunFolder(path).settings()
+        except (OSError, ValueError, KeyError) as error:  # missing, or damaged
+            sentence = in_words(error) if isinstance(error, OSError) else f"damaged: {error}"
+            print(f"{path}: {sentence}", file=sys.stderr)
+            codes.append(UNREADABLE)
+            continue
+        diagnosis = diagnose(record)
+        print_diagnosis(path, describe(record, settings), diagnosis)
+        codes.append(FINDINGS if diagnosis.findings else HEALTHY)
+    sys.exit(max(codes))
+
+
+def describe(record: RunNumbers, settings: dict[str, Any]) -> str:
+    """What was trained on what, for how long, in one line."""
+    tokens = record.column(STEP)
+    parts = [
+        settings.get("algorithm", "?"),
+        f"reward {record.task['reward']}" if isinstance(record.task.get("reward"), str) else "",
+        f"seed {record.hyperparameters.get('seed')}",
+        f"{len(tokens)} rollouts, {tokens[-1]:,.0f} steps",
+    ]
+    return ", ".join(part for part in parts if part)
+
+
+def print_diagnosis(path: Path, description: str, diagnosis: Diagnosis) -> None:
+    """The findings of a run, one sentence each, and what was looked at."""
+    console.print(f"[bold]{escape(str(path))}[/]  [dim]{escape(description)}[/]", soft_wrap=True)
+    for finding in diagnosis.findings:
+        sentence = Text.assemble((finding.name, "bold"), f": {finding.sentence}")
+        print_hanging("✗ ", sentence, "red")
+    if not diagnosis.findings:
+        console.print("[green]✓[/] No problem was found.")
+    for label, names in (("sound", diagnosis.passed), ("not looked at", diagnosis.skipped)):
+        if names:
+            print_hanging("  ", Text(f"{label}: {', '.join(names)}", "dim"))
+
+
+def print_hanging(mark: str, text: Text, style: str = "") -> None:
+    """A mark, and a text beside it in as many lines as it needs."""
+    for number, line in enumerate(text.wrap(console, console.width - len(mark))):
+        line.rstrip()
+        console.print(Text(" " * len(mark) if number else mark, style) + line)

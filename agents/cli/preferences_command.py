@@ -1,0 +1,77 @@
+"""``preferences``: sample pairs of responses, and label them by a reward with noise."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from agents import files
+from agents.cli.errors import checking_options
+from agents.cli.options import check_options
+from agents.cli.sources import given_options, open_candidates, reward_name
+from agents.preferences.pairs import as_lines, ceiling, label
+from agents.preferences.sampling import sample_pairs
+from agents.training.progress import console
+from textenv.arguments import Range
+from textenv.lm.loading import hide_progress_bars
+
+
+@dataclass
+class Preferences:
+    """Sample pairs of responses, and label which is better: a file that reward-model reads.
+
+    The labels are those of a reward with the noise of people: the response with the score s_1 is
+    preferred to that with s_2 with the probability σ((s_1 − s_2) / temperature).
+    """
+
+    agents: list[str] = field(default_factory=lambda: ["bundled"])
+    """One or two: folders of runs or of agents, or models as for train."""
+    label_by: str | None = None
+    """The reward, as for train; also the folder of a reward model. By default that of the task: of
+    the first agent which has learned, else sentiment."""
+    temperature: float = 0.2
+    """Of the labels' noise, in units of the score; 0 for none."""
+    pairs: Annotated[int, Range(1)] = 2000
+    """Number of pairs."""
+    prompts: str | None = None
+    """As for train; by default those of the task."""
+    max_new_tokens: Annotated[int | None, Range(1)] = None
+    """Token budget of a response; by default that of the task."""
+    output: Path = Path("runs/preferences.jsonl")
+    """The file, JSON lines in the columns of TRL's preference format."""
+    seed: int = 0
+    """Seed of prompts, texts and labels."""
+    device: str = "auto"
+    """"auto" uses an accelerator if there is one."""
+
+
+def main(arguments: list[str]) -> None:
+    """Sample, label, write."""
+    options = tyro.cli(Preferences, args=arguments, prog="python -m agents preferences")
+    hide_progress_bars()
+    with checking_options():
+        check_options(options)
+        if len(options.agents) not in (1, 2):
+            raise ValueError(f"--agents takes one or two, not {len(options.agents)}.")
+        if options.output.exists():
+            raise FileExistsError(f"{str(options.output)!r} exists: choose another --output.")
+        label([], options.temperature, options.seed)  # checks its arguments
+        of_task = {"prompts": "prompts", "reward": "label_by", "max_new_tokens": "max_new_tokens"}
+        given = given_options(options, of_task)
+        agents = open_candidates(options.agents, given, options.device)
+    first, second = agents[0], agents[-1]
+    names = options.agents[0], options.agents[-1]
+    pairs = sample_pairs(first, second, options.pairs, options.seed, names)
+    labelled = label(pairs, options.temperature, options.seed)
+    options.output.parent.mkdir(parents=True, exist_ok=True)
+    files.write_text(options.output, as_lines(labelled))
+    console.print(
+        f"{len(labelled)} preferences by {reward_name(first)}, temperature "
+        f"{options.temperature:g}: a perfect judge agrees with {ceiling(labelled):.1%}\n"
+        f"file   {options.output}\n"
+        f"next   python -m agents reward-model --preferences {options.output}",
+        soft_wrap=True,
+    )

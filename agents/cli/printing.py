@@ -1,0 +1,203 @@
+"""What the command line prints: tables of evaluations and samples of text."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Container, Mapping
+from typing import Any
+
+import numpy as np
+from rich.markup import escape
+from rich.table import Table
+
+from agents.evaluation import TextEvaluation, mean_and_error
+from agents.evaluation.comparison import Comparison
+from agents.evaluation.optimum import WithinReach
+from agents.evaluation.statistics import Difference
+from agents.runs.recorder import sample_line
+from agents.training.progress import console
+from textenv.optimum import BestOf, Optimum, best_of_n_curve
+
+SAMPLES = 5
+MANY = 12  # differences, beyond which each is only in the file
+
+
+def print_evaluations(
+    columns: Mapping[str, TextEvaluation], within_reach: WithinReach | None
+) -> None:
+    """Print a table with a column for each evaluation, and samples of each."""
+    console.print(evaluation_table(columns, within_reach))
+    if within_reach is not None and within_reach.optimum.warning:
+        console.print(f"[yellow]{within_reach.optimum.warning}[/]", soft_wrap=True)
+    for name, evaluation in columns.items():
+        print_samples(name, evaluation)
+
+
+def evaluation_table(
+    columns: Mapping[str, TextEvaluation], within_reach: WithinReach | None = None
+) -> Table:
+    """Return, score, KL, length, diversity and speed of each evaluation.
+
+    Args:
+        columns: the evaluations.
+        within_reach: best-of-n and the optimum, as further columns.
+    """
+    table = Table(box=None, pad_edge=False)
+    table.add_column("", no_wrap=True)
+    points = within_reach.points() if within_reach is not None else {}
+    for name in (*columns, *(name.replace(" of", "\nof") for name in points)):
+        table.add_column(name, justify="right", no_wrap=True)
+
+    def row(
+        label: str,
+        cell: Callable[[TextEvaluation], str],
+        of_point: Callable[[BestOf | Optimum], str] = lambda point: "",
+    ) -> None:
+        cells = [cell(column) for column in columns.values()]
+        table.add_row(label, *cells, *(of_point(point) for point in points.values()))
+
+    shaped = all(len(evaluation.kls) for evaluation in columns.values())
+    if within_reach is not None:
+        value, share = within_reach.value, within_reach.optimum.share
+        row(
+            f"[bold]return = score − {within_reach.kl_coef:g}·KL[/]",
+            lambda e: with_error(e.returns),
+            lambda point: f"{value(point):+.3f}",
+        )
+        row(
+            "  share of the way",
+            lambda e: percentage(share(e.returns.mean())),
+            lambda point: percentage(share(value(point))),
+        )
+    row("score", lambda e: with_error(e.scores), lambda point: f"{point.score:+.3f}")
+    if shaped:
+        row(
+            "KL, nats per episode",
+            lambda e: f"{e.kls.mean():z.2f}",
+            lambda point: f"{point.kl:z.2f}",
+        )
+        row("  recomputed plainly", recomputed)
+    row("length, tokens", lambda e: f"{e.lengths.mean():.1f}")
+    row("distinct-2", lambda e: f"{e.distinct_2:.2f}")
+    row("tokens/s", lambda e: f"{e.tokens_per_second:.0f}")
+    return table
+
+
+def recomputed(evaluation: TextEvaluation) -> str:
+    """The mean of the recomputed KL, where there is one; of some episodes beside what it was."""
+    kls, every = evaluation.recomputed_kls, evaluation.kls
+    if len(kls) == 0:
+        return ""
+    before = "" if len(kls) == len(every) else f" for {every[: len(kls)].mean():z.2f}"
+    return f"{kls.mean():z.2f}{before}"
+
+
+def percentage(share: float) -> str:
+    """A share in percent; nothing for nan."""
+    return "" if np.isnan(share) else f"{share:z.0%}"
+
+
+def with_error(values: np.ndarray) -> str:
+    """The mean and its standard error, which a single value does not have."""
+    summary = mean_and_error(values)
+    error = summary["standard_error"]
+    return f"{summary['mean']:+.3f}" + ("" if error is None else f" ± {error:.3f}")
+
+
+def print_samples(name: str, evaluation: TextEvaluation) -> None:
+    """The first few episodes, each with its score."""
+    console.print(f"\n[bold]{escape(name)}[/]")
+    episodes = list(zip(evaluation.scores, evaluation.prompts, evaluation.responses, strict=True))
+    for score, prompt, response in episodes[:SAMPLES]:
+        console.print(sample_line(score, prompt, response), soft_wrap=True)
+
+
+def print_comparison(found: Comparison, task: str) -> None:
+    """A table of a task's candidates by return, with what can be reached, and which differ."""
+    reach, summary = found.within_reach.get(task), found.summary()
+    rows = [
+        (row["return"], candidate_row(row), row["share"])
+        for _, row in summary[summary["task"] == task].iterrows()
+    ]
+    if reach is not None:
+        shown = {name.replace("-", " ") for name in summary["candidate"]}
+        rows += reach_rows(reach, shown)
+    rows.sort(key=lambda row: -row[0] if np.isfinite(row[0]) else np.inf)
+    table = Table(box=None, pad_edge=False)
+    table.add_column("", min_width=12, overflow="fold")
+    for heading in ("return", "share", "score", "KL", "tokens", "dist-2"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for _, (name, first, *others), share in rows:
+        table.add_row(name, first, percentage(share), *others)
+    console.print(table)
+    kl_coef = "" if reach is None else f"{reach.kl_coef:g}"
+    console.print(
+        f"\nreturn = score − {kl_coef or 'β'}·KL, mean and 95 % interval over seeds; share: of the "
+        "way from the untouched model to the optimum; KL: nats per episode; tokens: sampled for a "
+        "response; dist-2: distinct-2.",
+        soft_wrap=True,
+    )
+    if reach is not None and reach.optimum.warning:
+        console.print(f"[yellow]{reach.optimum.warning}[/]", soft_wrap=True)
+    names = list(summary[summary["task"] == task]["candidate"])
+    print_differences(found.differences[task], names)
+
+
+def print_differences(differences: list[Difference], names: list[str]) -> None:
+    """Which candidates differ in return: by how much, or, of many, which ones.
+
+    Args:
+        differences: all pairs.
+        names: of the candidates, the best first.
+    """
+    apart = [one for one in differences if one.p_value < 0.05]
+    how = "(Games-Howell, 95 % for all pairs together)"
+    console.print(f"\nwhat differs {how}:" if apart else f"\nno two of them differ {how}")
+    if len(apart) > MANY:
+        for name in names:
+            above = [one.worse for one in apart if one.better == name]
+            if above:
+                console.print(f"  {name} over {', '.join(above)}", soft_wrap=True, markup=False)
+        return
+    table = Table(box=None, pad_edge=False, show_header=False)
+    for one in apart:
+        table.add_row(
+            escape(f"  {one.better} over {one.worse}"),
+            escape(f"{one.interval.mean:+.3f} [{one.interval.low:+.3f}, {one.interval.high:+.3f}]"),
+            f"p = {one.p_value:.2g}",
+        )  # fmt: skip
+    if apart:
+        console.print(table)
+
+
+def candidate_row(row: Any) -> tuple[str, ...]:
+    """The cells of one candidate, from its row of `Comparison.summary`."""
+    formats = {"score": "z.3f", "kl": "z.2f", "tokens_per_answer": ".1f", "distinct_2": ".2f"}
+    plain = ["" if np.isnan(row[key]) else format(row[key], how) for key, how in formats.items()]
+    numbers = "{return:z.3f} [{return_low:z.3f}, {return_high:z.3f}]".format(**row)
+    first = numbers if np.isfinite(row["return"]) else ""
+    return escape(row["candidate"]), escape(first), *plain
+
+
+def reach_rows(
+    within_reach: WithinReach, shown: Container[str]
+) -> list[tuple[float, tuple[str, ...], float]]:
+    """Return, cells and share of the untouched model, of best-of-n, and of the optimum.
+
+    Args:
+        shown: names of those that are in the table already.
+    """
+    points = {
+        "untouched": best_of_n_curve(within_reach.scores, [1])[0],
+        **within_reach.points(),
+    }
+    return [
+        (
+            value,
+            tuple(f"[dim]{cell}[/]" for cell in (name, *map("{:z.3f}".format, numbers))),
+            within_reach.optimum.share(value),
+        )
+        for name, point in points.items()
+        if name not in shown
+        for value in [within_reach.value(point)]
+        for numbers in [(value, point.score, point.kl)]
+    ]

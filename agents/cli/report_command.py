@@ -1,0 +1,83 @@
+"""``report``: one HTML file about one or several runs."""
+
+from __future__ import annotations
+
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from agents import files
+from agents.cli.errors import REFUSALS, checking_options, in_words
+from agents.cli.options import check_options
+from agents.cli.reach import EVALUATION_SEED
+from agents.cli.sources import load_saved, prompts_of_evaluations
+from agents.evaluation.traces import trace_episodes
+from agents.reports import ReportedRun, as_page, read_runs
+from agents.saving import agent_folder
+from agents.training.progress import console
+from textenv.arguments import Range
+from textenv.lm.loading import hide_progress_bars
+from textenv.rewards import RewardError
+
+
+@dataclass
+class Report:
+    """Write one HTML file about one or several runs, beside each other.
+
+    It has results, problems, learning curves, the score-KL plane, token heat maps, samples before
+    and after, settings and versions. It needs no network and no script. A run may still be going
+    on.
+    """
+
+    runs: tyro.conf.Positional[tuple[Path, ...]]
+    """Folders of runs."""
+    output: Path | None = None
+    """The file; by default report.html in the folder of the run, or in that which holds all
+    runs."""
+    heat_maps: Annotated[int, Range(0)] = 4
+    """Episodes to sample from each agent for the token heat maps; 0 loads no agent."""
+    reward: str | None = None
+    """Another reward of the sampled episodes. A reward "module:function" must be given here: code
+    that a file names is not imported."""
+    device: str = "auto"
+    """"auto" uses an accelerator if there is one."""
+
+
+def main(arguments: list[str]) -> None:
+    """Read the runs, sample some episodes, and write the page."""
+    options = tyro.cli(Report, args=arguments, prog="python -m agents report")
+    hide_progress_bars()
+    with checking_options():
+        check_options(options)
+        if not options.runs:
+            raise ValueError("Name at least one folder of a run.")
+        runs = read_runs(options.runs)
+    for path, run in zip(options.runs, runs, strict=True):
+        if options.heat_maps:
+            sample_episodes(run, path, options)
+    output = options.output or default_output(options.runs)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    files.write_text(output, as_page(runs))
+    console.print(f"report  {output}", soft_wrap=True, markup=False)
+
+
+def default_output(runs: tuple[Path, ...]) -> Path:
+    """report.html in the folder of the only run, or in the one that holds all runs."""
+    return Path(os.path.commonpath([run.absolute() for run in runs])) / "report.html"
+
+
+def sample_episodes(run: ReportedRun, path: Path, options: Report) -> None:
+    """Sample the episodes of the heat maps; a run whose agent cannot be loaded says why."""
+    console.print(f"[dim]sampling {options.heat_maps} episodes of[/] {path}", soft_wrap=True)
+    task = {} if options.reward is None else {"reward": options.reward}
+    try:
+        agent = load_saved(agent_folder.find(path), task, options.device)
+        prompts = prompts_of_evaluations(path)
+        run.episodes = trace_episodes(agent, options.heat_maps, EVALUATION_SEED, prompts)
+    except (*REFUSALS, RewardError) as error:
+        run.note = in_words(error)
+        print(f"{path}: {run.note}", file=sys.stderr)

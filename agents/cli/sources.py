@@ -1,0 +1,105 @@
+"""Agents that the command line names: folders of runs, and models that never learned."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from agents import algorithms
+from agents.agent import Agent
+from agents.cli.tasks import evaluation_prompts
+from agents.evaluation.evaluate import algorithm_of
+from agents.experience import environments
+from agents.runs import RunFolder
+from agents.runs.folder import read_json
+from agents.saving import agent_folder
+from agents.training.hyperparameters import find_device
+
+ROWS = 8  # of the environment that an agent brings along; samples are drawn in one of their own
+
+
+OF_EPISODES = ("prompts", "reward", "max_new_tokens", "min_new_tokens", "stop", "chat")
+
+
+def open_candidates(
+    sources: Sequence[str], given: dict[str, Any], device: str, held_out: bool = False
+) -> list[Agent]:
+    """Agents that only sample, all in the task of the first one that learned.
+
+    Args:
+        sources: folders of runs or of agents, or models as for ``train``.
+        given: arguments of the environment that take precedence, such as prompts and reward.
+        device: "auto" uses an accelerator if there is one.
+        held_out: take the prompts of the evaluations of its run, which may be held-out ones.
+
+    Raises:
+        FileNotFoundError: there is neither an agent nor a model of that name.
+        ValueError: an agent's algorithm is a custom class, or the task names code.
+    """
+    folders = [agent_folder.find(source) for source in sources]
+    saved = [(folder / agent_folder.DESCRIPTION).is_file() for folder in folders]
+    env_id, task = "TextGen-v0", dict(given)
+    described = agent_folder.describe(folders[saved.index(True)])["task"] if any(saved) else None
+    if described is not None:
+        prompts = prompts_of_evaluations(sources[saved.index(True)]) if held_out else None
+        if prompts is not None:
+            given = {"prompts": prompts, **given}
+        env_id = described["id"]
+        arguments = environments.saved_arguments(described, given)
+        task = {name: value for name, value in arguments.items() if name in OF_EPISODES}
+    return [
+        load_saved(folder, task, device, n_envs=ROWS)
+        if learned
+        else algorithms.REINFORCE(  # never learns
+            "CausalLMPolicy",
+            env_id,
+            n_envs=ROWS,
+            device=str(find_device(device)),
+            policy_kwargs={"model": source},
+            env_kwargs=task,
+        )
+        for source, folder, learned in zip(sources, folders, saved, strict=True)
+    ]
+
+
+def options_of_run(source: str | Path) -> dict[str, Any]:
+    """The options of a run of this command line; empty for any other source."""
+    return (read_json(RunFolder(source).settings_file) or {}).get("options", {})
+
+
+def prompts_of_evaluations(source: str | Path) -> Any:
+    """The prompts of a run's evaluations; None for those of its learning."""
+    options = options_of_run(source)
+    return evaluation_prompts(options.get("eval_prompts"), options.get("env", ""))
+
+
+def given_options(options: Any, names: Mapping[str, str]) -> dict[str, Any]:
+    """The arguments of the environment that were given on the command line.
+
+    Args:
+        names: for each argument the option that sets it.
+    """
+    values = {argument: getattr(options, option) for argument, option in names.items()}
+    return {argument: value for argument, value in values.items() if value is not None}
+
+
+def reward_name(agent: Agent) -> str:
+    """The name of the reward of a text agent's environment."""
+    return environments.text_environments(agent.env)[0].task.reward.name
+
+
+def load_saved(folder: Path, task: dict[str, Any], device: str, **changes: Any) -> Agent:
+    """The saved agent of a text task, of whichever algorithm.
+
+    Raises:
+        FileNotFoundError: there is no agent in the folder.
+        ValueError: its algorithm is a custom class, or it generates no text.
+    """
+    algorithm, policy = algorithm_of(folder), agent_folder.describe(folder)["policy"]
+    if policy != "CausalLMPolicy":
+        raise ValueError(
+            f"The agent in {str(folder)!r} generates no text (its policy is {policy}): evaluate it "
+            "from Python, with agents.evaluate."
+        )
+    return algorithm.load(folder, env_kwargs=task, device=device, **changes)

@@ -1,0 +1,154 @@
+"""``watch``: episodes of an agent token by token, with value, KL and advantage in colour."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import tyro
+from rich.cells import cell_len, set_cell_size
+from rich.text import Text
+
+from agents.agent import Agent
+from agents.cli.errors import checking_options
+from agents.cli.options import check_options
+from agents.cli.sources import load_saved, prompts_of_evaluations
+from agents.evaluation.traces import TracedEpisode, shades, trace_episodes
+from agents.saving import agent_folder
+from agents.training.progress import console
+from textenv.arguments import Range
+from textenv.lm.loading import hide_progress_bars
+from textenv.rendering.ansi import printable
+
+TOKEN_WIDTH = 22
+CELL_WIDTH = 11
+# One sign each, so that a token stays on its line.
+SIGNS = str.maketrans({" ": "·", "\n": "⏎", "\t": "⇥"})
+INDENT = " " * 11  # of the texts below the names of the numbers
+
+
+@dataclass
+class Watch:
+    """Sample episodes from a saved agent, and show them token by token.
+
+    Each token has its probability, the critic's value before it, its KL to the reference in nats,
+    and its advantage. Blue numbers are above 0, orange ones below; the strength of the colour is
+    relative to the largest number of the episode. Values and advantages are in units of the return.
+    """
+
+    path: tyro.conf.Positional[Path]
+    """The folder of a run, whose newest agent is watched, or of an agent."""
+    episodes: Annotated[int, Range(1)] = 3
+    """Number of episodes."""
+    prompt: str | None = None
+    """The text to begin with, instead of prompts of the run."""
+    speed: Annotated[float, Range(0)] = 12.0
+    """Tokens per second; 0 shows everything at once, as always without a terminal."""
+    deterministic: bool = False
+    """Always take the most likely token."""
+    seed: int = 0
+    """Seed of prompts and sampling."""
+    reward: str | None = None
+    """Another reward. A reward "module:function" must be given here: code that a file names is
+    not imported."""
+    device: str = "auto"
+    """"auto" uses an accelerator if there is one."""
+
+
+def main(arguments: list[str]) -> None:
+    """Sample episodes, and play them back."""
+    options = tyro.cli(Watch, args=arguments, prog="python -m agents watch")
+    hide_progress_bars()
+    with checking_options():
+        check_options(options)
+        prompts = [options.prompt] if options.prompt is not None else None
+        agent = load_agent(options.path, options.reward, options.device)
+        if prompts is None:
+            prompts = prompts_of_evaluations(options.path)
+        episodes = trace_episodes(
+            agent, options.episodes, options.seed, prompts, options.deterministic
+        )
+    title = f"{type(agent).__name__}, {agent.num_timesteps:,} tokens learned"
+    console.print(f"[bold]{title}[/]  [dim]{agent_folder.find(options.path)}[/]", soft_wrap=True)
+    if console.color_system is not None:
+        above, below = map(style, shades([1, -1]))
+        console.print(Text.assemble((" above 0 ", above), "  ", (" below 0 ", below)))
+    pause = 1 / options.speed if options.speed > 0 and console.is_terminal else 0.0
+    for number, episode in enumerate(episodes, start=1):
+        play(episode, f"episode {number} of {len(episodes)}", pause)
+
+
+def load_agent(path: Path, reward: str | None, device: str) -> Agent:
+    """The newest agent of a run, or the one of a folder, in its task.
+
+    Raises:
+        FileNotFoundError: there is no agent in the folder.
+        ValueError: it generates no text, or its algorithm is a custom class.
+    """
+    return load_saved(agent_folder.find(path), {} if reward is None else {"reward": reward}, device)
+
+
+def play(episode: TracedEpisode, title: str, pause: float) -> None:
+    """Print an episode token by token, then its text under each kind of number, and its score.
+
+    Args:
+        episode: to show.
+        title: of its first line.
+        pause: seconds after each token.
+    """
+    console.print()
+    console.rule(f"[bold]{title}[/]", align="left", style="dim")
+    console.print(Text(printable(episode.prompt), style="italic"), soft_wrap=True)
+    columns = episode.columns
+    head = Text(set_cell_size("  token", TOKEN_WIDTH) + f"{'prob.':>8}", style="dim")
+    for name in columns:
+        head.append(f"{name:>{CELL_WIDTH - 1}} ")
+    console.print(head)
+    for line in token_lines(episode, columns):
+        console.print(line)
+        if pause:
+            time.sleep(pause)
+    console.print()
+    print_texts(episode, columns)
+    console.print(Text("   ".join(episode.summary), style="bold"), soft_wrap=True)
+
+
+def token_lines(episode: TracedEpisode, columns: dict[str, np.ndarray]) -> Iterator[Text]:
+    """A line for each token: its text, its probability, and its numbers on their colours."""
+    grounds = {name: shades(values) for name, values in columns.items()}
+    for t, piece in enumerate(episode.pieces):
+        name = shortened(printable(piece).translate(SIGNS), TOKEN_WIDTH - 3)
+        line = Text("  ")
+        line.append(set_cell_size(name, TOKEN_WIDTH - 2), style="bold")
+        line.append(f"{episode.probabilities[t]:>8.1%}", style="dim")
+        for label, values in columns.items():
+            line.append("  ")
+            line.append(f"{values[t]:+z{CELL_WIDTH - 3}.3f} ", style=style(grounds[label][t]))
+        yield line
+
+
+def print_texts(episode: TracedEpisode, columns: dict[str, np.ndarray]) -> None:
+    """The response coloured by each kind of number; once and plain if there are no colours."""
+    if console.color_system is None:
+        console.print(Text(printable(episode.response).strip()), soft_wrap=True)
+        return
+    for name, values in columns.items():
+        text = Text(f"{name:<{len(INDENT)}}", style="")
+        for piece, colour in zip(episode.pieces, shades(values), strict=True):
+            text.append(printable(piece).replace("\n", "⏎"), style=style(colour))
+        for number, line in enumerate(text.wrap(console, console.width - len(INDENT))):
+            console.print(Text(INDENT if number else "").append_text(line))
+
+
+def style(colour: int | None) -> str:
+    """Black text on a colour; plain without one."""
+    return "" if colour is None else f"color(16) on color({colour})"
+
+
+def shortened(text: str, width: int) -> str:
+    """The text in at most this many columns of a terminal."""
+    return text if cell_len(text) <= width else set_cell_size(text, width - 1) + "…"

@@ -1,0 +1,232 @@
+"""Several candidates, on several seeds and tasks: one table of runs, and what it says.
+
+found = compare({"PPO": PPO, "GRPO": (GRPO, {"learning_rate": 3e-4}), "untouched": Untouched()},
+                env_kwargs={"reference": "bundled", "kl_coef": 0.1}, total_timesteps=20_000)
+found.summary()
+found.save("runs/compared")
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from agents import files
+from agents.evaluation import Returns, TextEvaluation, statistics
+from agents.evaluation.optimum import WithinReach
+from agents.evaluation.statistics import Interval
+
+EVALUATION_SEED = 1_000_000  # different from the seeds of training
+DIFFERENCE_COLUMNS = [
+    "task", "better", "worse", "difference", "low", "high", "p_value", "probability_of_improvement",
+]  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Run:
+    """One candidate on one seed of one task, at its end.
+
+    Attributes:
+        task: the id of the environment.
+        candidate: its name.
+        seed: of its learning; of a candidate that did not learn, the number of the draw.
+        evaluation: its episodes, on the same prompts as those of all others.
+        timesteps, seconds: what it learned from, and for how long; 0 without learning.
+    """
+
+    task: str
+    candidate: str
+    seed: int
+    evaluation: TextEvaluation | Returns
+    timesteps: int = 0
+    seconds: float = 0.0
+
+    def columns(self) -> dict[str, Any]:
+        """Its row of `Comparison.runs`."""
+        found = self.evaluation
+        row = {"task": self.task, "candidate": self.candidate, "seed": self.seed}
+        row["return"] = float(found.returns.mean())
+        if isinstance(found, TextEvaluation):
+            row["score"] = float(found.scores.mean())
+            row["kl"] = float(found.kls.mean()) if len(found.kls) else np.nan
+            row["length"] = float(found.lengths.mean())
+            row["distinct_2"] = found.distinct_2
+            row["tokens_per_answer"] = found.sampled_tokens / len(found.scores)
+        return {**row, "timesteps": self.timesteps, "seconds": self.seconds}
+
+    def episodes(self) -> pd.DataFrame:
+        """Its rows of `Comparison.episodes`."""
+        found = self.evaluation
+        columns: dict[str, Any] = {"return": found.returns}
+        if isinstance(found, TextEvaluation):
+            columns |= {"score": found.scores, "length": found.lengths}
+            columns |= {"kl": found.kls} if len(found.kls) else {}
+            columns |= {"prompt": found.prompts, "response": found.responses}
+        table = pd.DataFrame(columns)
+        table.insert(0, "episode", range(len(table)))
+        for name in ("seed", "candidate", "task"):
+            table.insert(0, name, getattr(self, name))
+        return table
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Runs, as tables of pandas.
+
+    All candidates of a task were evaluated on the same prompts, so that a hard prompt is hard for
+    all and no reason for a difference.
+
+    Attributes:
+        entries: the runs.
+        within_reach: for each task the optimum and best-of-n, where they are known.
+    """
+
+    entries: Sequence[Run]
+    within_reach: Mapping[str, WithinReach | None] = field(default_factory=dict)
+
+    @cached_property
+    def runs(self) -> pd.DataFrame:
+        """A row for each run: means over its episodes.
+
+        Columns: task, candidate, seed, return, score, kl (nats per episode), length (tokens),
+        distinct_2, tokens_per_answer (best of n samples several), timesteps, seconds.
+        """
+        return pd.DataFrame([run.columns() for run in self.entries])
+
+    @cached_property
+    def episodes(self) -> pd.DataFrame:
+        """A row for each episode: task, candidate, seed, episode, return, score, kl, texts."""
+        return pd.concat([run.episodes() for run in self.entries], ignore_index=True)
+
+    @property
+    def tasks(self) -> list[str]:
+        """Their ids, in the order of the runs."""
+        return list(dict.fromkeys(run.task for run in self.entries))
+
+    def returns(self, task: str) -> dict[str, list[float]]:
+        """For each candidate the mean return of each of its runs."""
+        rows = self.runs[self.runs["task"] == task]
+        names = rows["candidate"].drop_duplicates()
+        return {name: rows[rows["candidate"] == name]["return"].tolist() for name in names}
+
+    def summary(self) -> pd.DataFrame:
+        """A row for each task and candidate, the highest return first.
+
+        Columns: seeds; return with the 95 % t-interval over seeds (return_low, return_high); its
+        interquartile mean; share of the way from the untouched model to the optimum, if that is
+        known; means of the other columns of `runs`.
+        """
+        found = []
+        for task in self.tasks:
+            reach = self.within_reach.get(task)
+            for name, returns in self.returns(task).items():
+                rows = self.runs[(self.runs["task"] == task) & (self.runs["candidate"] == name)]
+                mean = statistics.interval(returns)
+                share = np.nan if reach is None else reach.optimum.share(mean.mean)
+                means = rows.drop(columns=["task", "candidate", "seed", "return"]).mean()
+                found.append({
+                    "task": task, "candidate": name, "seeds": len(rows), "return": mean.mean,
+                    "return_low": mean.low, "return_high": mean.high,
+                    "interquartile_mean": statistics.interquartile_mean(returns).mean,
+                    "share": share, **means,
+                })  # fmt: skip
+        table = pd.DataFrame(found)
+        return table.sort_values(["task", "return"], ascending=[True, False], ignore_index=True)
+
+    @cached_property
+    def differences(self) -> dict[str, list[statistics.Difference]]:
+        """For each task, which candidates differ in return, and by how much.
+
+        The intervals hold for all pairs of a task together
+        (`agents.evaluation.statistics.all_differences`). Left out are candidates of unknown return,
+        and those with a single seed.
+        """
+        found = {}
+        for task in self.tasks:
+            returns = self.returns(task).items()
+            known = {name: r for name, r in returns if np.isfinite(r).all() and len(r) > 1}
+            found[task] = statistics.all_differences(known)
+        return found
+
+    def difference(
+        self, first: str, second: str, over: str = "seeds", task: str | None = None
+    ) -> Interval:
+        """The mean return of one candidate minus that of another, with its 95 % interval.
+
+        Args:
+            first, second: names of candidates.
+            over: "seeds" pairs the runs of the same seed: would other seeds agree? "prompts" pairs
+                the episodes of the same prompt, of which each is the mean over the seeds: would
+                other prompts agree, with these agents?
+            task: the id of the environment; None if there is only one.
+
+        Raises:
+            ValueError: there is no such candidate, or they cannot be paired.
+        """
+        if over not in ("seeds", "prompts"):
+            raise ValueError(f"over={over!r} must be 'seeds' or 'prompts'.")
+        if task is None and len(self.tasks) > 1:
+            raise ValueError(f"task= must be one of {', '.join(self.tasks)}.")
+        if over == "prompts" and "prompt" not in self.episodes:
+            raise ValueError("These episodes have no prompts: compare over='seeds'.")
+        task = self.tasks[0] if task is None else task
+        table, by = (self.runs, "seed") if over == "seeds" else (self.episodes, "episode")
+        values = []
+        for name in (first, second):
+            rows = table[(table["task"] == task) & (table["candidate"] == name)]
+            if rows.empty:
+                known = ", ".join(self.returns(task))
+                raise ValueError(f"There is no candidate {name!r} in {task}: use one of {known}.")
+            values.append(rows.groupby(by)["return"].mean())
+        one, other = values
+        common = one.index.intersection(other.index)
+        if common.empty:
+            raise ValueError(f"{first!r} and {second!r} have no seed in common.")
+        return statistics.paired_difference(one[common].to_numpy(), other[common].to_numpy())
+
+    def difference_table(self) -> pd.DataFrame:
+        """`differences` of every task: task, better, worse, difference, low, high, p_value,
+        and the probability of improvement (Agarwal et al. 2021)."""
+        rows = []
+        for task, differences in self.differences.items():
+            returns = self.returns(task)
+            for one in differences:
+                chance = statistics.probability_of_improvement(
+                    returns[one.better], returns[one.worse]
+                )
+                rows.append({
+                    "task": task, "better": one.better, "worse": one.worse,
+                    "difference": one.interval.mean, "low": one.interval.low,
+                    "high": one.interval.high, "p_value": one.p_value,
+                    "probability_of_improvement": chance.mean,
+                })  # fmt: skip
+        return pd.DataFrame(rows, columns=DIFFERENCE_COLUMNS)
+
+    def save(self, folder: str | Path) -> Path:
+        """Write ``summary.csv``, ``runs.csv``, ``differences.csv``, the same as one
+        ``comparison.json``, and the episodes: ``episodes.parquet``, or CSV without pyarrow.
+
+        Args:
+            folder: it is made if it is missing, and returned.
+        """
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        tables = {
+            "summary": self.summary(), "runs": self.runs, "differences": self.difference_table()
+        }  # fmt: skip
+        for name, table in tables.items():
+            files.write_text(folder / f"{name}.csv", table.to_csv(index=False))
+        parts = [f'"{name}": {table.to_json(orient="records")}' for name, table in tables.items()]
+        files.write_text(folder / "comparison.json", "{" + ",\n".join(parts) + "}\n")
+        if importlib.util.find_spec("pyarrow") is not None:
+            self.episodes.to_parquet(folder / "episodes.parquet", index=False)
+        else:
+            files.write_text(folder / "episodes.csv", self.episodes.to_csv(index=False))
+        return folder

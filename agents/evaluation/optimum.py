@@ -1,0 +1,106 @@
+"""Scores of the untouched reference, and what follows from them: how good a policy can be."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from agents import files
+from agents.evaluation import own_environment
+from agents.experience import environments
+from agents.policies.acting import ReferencePolicy
+from agents.preferences.sampling import sample_on
+from textenv.optimum import BestOf, Optimum, best_of_n_curve, optimum
+
+MIN_PER_PROMPT = 32  # of many prompts, only some are sampled, but these often enough
+BEST_OF = (4, 16)  # shown in tables
+
+
+@dataclass(frozen=True)
+class WithinReach:
+    """What can be reached in a task: the optimum and best-of-n, from samples of the reference.
+
+    Attributes:
+        scores: for each prompt the scores ``[N]`` of the reference (`reference_scores`).
+        kl_coef: β > 0 of the return, units of the score per nat.
+    """
+
+    scores: Sequence[np.ndarray]
+    kl_coef: float
+
+    @cached_property
+    def optimum(self) -> Optimum:
+        """The optimal policy at this β."""
+        return optimum(self.scores, self.kl_coef)
+
+    def value(self, point: Optimum | BestOf) -> float:
+        """The return of the optimum or of best-of-n: score − β·KL."""
+        return point.score - self.kl_coef * point.kl
+
+    def points(self) -> dict[str, Optimum | BestOf]:
+        """Best of 4 and of 16, and the optimum, by their names in tables."""
+        known = [n for n in BEST_OF if n <= self.optimum.samples]
+        best = {f"best of {point.n}": point for point in best_of_n_curve(self.scores, known)}
+        return {**best, "optimum": self.optimum}
+
+    def save(self, path: Path) -> None:
+        """Write the scores as JSON."""
+        data = {"kl_coef": self.kl_coef, "scores": [scores.tolist() for scores in self.scores]}
+        files.write_text(path, json.dumps(data) + "\n")
+
+    @classmethod
+    def load(cls, path: Path) -> WithinReach:
+        """Read what `save` wrote."""
+        data = json.loads(path.read_text())
+        return cls([np.array(scores) for scores in data["scores"]], data["kl_coef"])
+
+
+def reference_scores(
+    agent: Any, env: Any = None, n_episodes: int = 4096, seed: int = 0, prompts: Any = None
+) -> list[np.ndarray]:
+    """The scores of episodes that the reference model generates, for each prompt.
+
+    Temperature and bans are those of the agent's policy, as in the KL. A penalty for episodes that
+    never stop is subtracted from the scores.
+
+    Args:
+        agent: an agent whose environment has a reference.
+        env: any text environment with a reference; None uses the agent's own.
+        n_episodes: approximate number of episodes, distributed evenly over the prompts. If they are
+            fewer than 32 per prompt, randomly chosen prompts get 32 each.
+        seed: the seed of the choice and of the actions.
+        prompts: other prompts, such as held-out ones; None uses those of the environment.
+
+    Returns:
+        One array for each sampled prompt, all of the same length.
+
+    Raises:
+        ValueError: there is no text environment, or no reference, or ``n_episodes`` is below 1.
+    """
+    if n_episodes < 1:
+        raise ValueError(f"n_episodes={n_episodes} must be at least 1.")
+    env = agent.env if env is None else env
+    shaped = [text.shaping for text in environments.text_environments(env) if text.shaping]
+    if not shaped:
+        raise ValueError(
+            "The environment has no reference, so there is nothing to sample: make it with "
+            "reference=, the model to stay close to."
+        )
+    policy = ReferencePolicy(shaped[0].reference, agent.policy.sampling, seed)
+    changes = {"reference": None} if prompts is None else {"reference": None, "prompts": prompts}
+    own = own_environment(env, policy, n_episodes, **changes)
+    count = len(own.prompts)
+    chosen = np.arange(count)
+    if n_episodes < count * MIN_PER_PROMPT:
+        some = max(1, n_episodes // MIN_PER_PROMPT)
+        chosen = np.sort(np.random.default_rng(seed).choice(count, some, replace=False))
+    per_prompt = max(1, n_episodes // len(chosen))
+    returns = sample_on(own, policy, np.tile(chosen, per_prompt)).returns
+    table = np.array(returns).reshape(per_prompt, len(chosen))
+    return list(table.T)

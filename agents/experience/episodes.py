@@ -1,0 +1,114 @@
+"""Whole episodes of text: one for each row of an environment that scores in batches."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from gymnasium.vector import VectorEnv
+
+from agents.experience.rollout import Rollout, Step
+from agents.experience.steps import OnStep, Stopped, is_of_episode
+from agents.policies.base import Policy
+
+
+class EpisodeCollector:
+    """Collects whole episodes, one rollout at a time.
+
+    Args:
+        env: a native text environment with ``scoring="batch"`` and torch arrays.
+        seed: the seed of the first reset.
+    """
+
+    def __init__(self, env: VectorEnv, seed: int | None = None):
+        self.env, self.seed = env, seed
+
+    def collect(
+        self, policy: Policy, n_steps: int | None = None, on_step: OnStep | None = None
+    ) -> Rollout:
+        """One episode for each row; ``n_steps`` is not used."""
+        seed, self.seed = self.seed, None
+        return collect_episodes(self.env, policy, on_step, seed)
+
+
+def collect_episodes(
+    env: VectorEnv,
+    policy: Any,
+    on_step: OnStep | None = None,
+    seed: int | None = None,
+    options: dict[str, Any] | None = None,
+) -> Rollout:
+    """One whole episode for each row of a text environment with ``scoring="batch"``.
+
+    Nothing here waits for the device before the last row has ended: rows that have ended wait, and
+    their steps are masked afterwards.
+
+    Args:
+        env: a native text environment with torch arrays.
+        policy: chooses the actions; of `Policy` it needs ``act`` and ``rollout_observations``.
+        on_step: called after each step; False ends the collection. Whoever passes it lets the loop
+            wait for the device at each step, since it counts the rows that still run.
+        seed: the seed of the reset; None continues with the environment's generators.
+        options: of the reset, such as ``prompt_index``.
+
+    Raises:
+        Stopped: ``on_step`` returned False.
+    """
+    observation, first_infos = env.reset(seed=seed, options=options)
+    first = {key: value.clone() for key, value in observation.items()}
+    state, start = None, torch.ones(env.num_envs, dtype=torch.bool)
+    steps = []
+    infos: dict[str, Any] = {}
+    while "token_rewards" not in infos:
+        actions, log_probs, values, state = policy.act(observation, state, start)
+        count = 0 if on_step is None else int(env.unwrapped.running.sum())  # type: ignore[attr-defined]
+        observation, rewards, terminated, truncated, infos = env.step(actions)
+        steps.append((actions, log_probs, values))
+        start = torch.zeros(env.num_envs, dtype=torch.bool)
+        if on_step is not None:
+            ended = "token_rewards" in infos  # all rows together
+            step = Step(
+                count, actions, log_probs, values, observation, rewards, terminated, truncated,
+                infos, observation, rewards if ended else [],
+                infos["response_length"] if ended else [],
+            )  # fmt: skip
+            if not on_step(step):
+                raise Stopped
+    rewards = infos["token_rewards"].float()
+    lengths = torch.as_tensor(infos["response_length"], device=rewards.device)[:, None]
+    column = torch.arange(rewards.shape[1], device=rewards.device)
+    mask, episode_end = column < lengths, column == lengths - 1
+    actions, log_probs, values = (
+        torch.stack(part, dim=1)[:, : rewards.shape[1]] for part in zip(*steps, strict=True)
+    )
+    values = values * mask
+    next_values = torch.cat([values[:, 1:], torch.zeros_like(values[:, :1])], dim=1) * ~episode_end
+    # The environment writes to its table again, and the observation may be a view of it.
+    last = {key: value.clone() for key, value in observation.items()}
+    reference_log_probs = infos.get("ref_log_probs")
+    return Rollout(
+        policy.rollout_observations(first, last),
+        actions,
+        log_probs.masked_fill(~mask, 0),
+        values,
+        next_values,
+        rewards,
+        episode_end,
+        mask,
+        sequential=True,
+        whole_episodes=True,
+        reference_log_probs=None if reference_log_probs is None else reference_log_probs.float(),
+        episodes=_episodes(first_infos, infos),
+    )
+
+
+def _episodes(first_infos: dict[str, Any], infos: dict[str, Any]) -> dict[str, list]:
+    episodes = {
+        "prompt": first_infos["prompt"].tolist(),
+        "return": infos["token_rewards"].sum(dim=1).tolist(),
+        "length": infos["response_length"].tolist(),
+        **{key: column.tolist() for key, column in infos.items() if is_of_episode(key)},
+    }
+    if "token_kl" in infos:
+        episodes["kl"] = infos["token_kl"].sum(dim=1).tolist()
+    return episodes

@@ -1,0 +1,47 @@
+"""How right a judge of pairs is: the share of agreement, and the calibration of its confidence."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.stats import binomtest
+
+from agents.evaluation.statistics import Interval
+
+BINS = 10  # of the calibration curve
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """How often the preferred response was the one that a model gave a certain probability.
+
+    Attributes:
+        predicted: mean σ(|Δr|) of each bin ``[K]``, from 0.5 to 1.
+        observed: the share of its pairs in which the label agrees ``[K]``.
+        counts: pairs of each bin ``[K]``; empty bins are left out.
+    """
+
+    predicted: np.ndarray
+    observed: np.ndarray
+    counts: np.ndarray
+
+
+def calibration(differences: np.ndarray, bins: int = BINS) -> Calibration:
+    """The calibration of r_chosen − r_rejected ``[N]`` on held-out pairs."""
+    confidence = 1 / (1 + np.exp(-np.abs(differences)))
+    place = np.minimum(((confidence - 0.5) * 2 * bins).astype(int), bins - 1)
+    used = np.unique(place)
+    means = [(confidence[place == k].mean(), (differences[place == k] > 0).mean()) for k in used]
+    predicted, observed = np.array(means).reshape(-1, 2).T
+    return Calibration(predicted, observed, np.bincount(place)[used])
+
+
+def agreement(differences: np.ndarray) -> Interval:
+    """The share of pairs whose chosen response scores higher, with its 95 % Wilson interval.
+
+    Equal scores count as wrong.
+    """
+    right, count = int((differences > 0).sum()), len(differences)
+    bounds = binomtest(right, count).proportion_ci(method="wilson")
+    return Interval(right / count, float(bounds.low), float(bounds.high))

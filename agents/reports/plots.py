@@ -1,0 +1,297 @@
+"""Plots of learning, from the CSV files that the logger writes."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from agents.evaluation.statistics import interval
+from textenv.optimum import best_of_n_curve
+from textenv.optimum import frontier as optimal_frontier
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from agents.evaluation.optimum import WithinReach
+    from agents.preferences.calibration import Calibration
+
+SCORE, KL = "rollout/score_mean", "rollout/kl"
+RETURN = "return"  # a column that is computed here, for one β
+TOKENS = "time/total_timesteps"
+
+Progress = Mapping[str, np.ndarray]  # the log of a run, as `read_progress` gives it
+
+
+def read_progress(path: str | Path) -> dict[str, np.ndarray]:
+    """The columns of a ``progress.csv``; missing entries are nan."""
+    with open(path, newline="") as file:
+        rows = list(csv.DictReader(file))
+    names = rows[0] if rows else []
+    return {name: np.array([float(row[name] or "nan") for row in rows]) for name in names}
+
+
+def on_grid(progress: Mapping[str, np.ndarray], column: str, grid: np.ndarray) -> np.ndarray:
+    """A column of a run's log at common numbers of timesteps, by linear interpolation."""
+    known = ~np.isnan(progress[column])
+    return np.interp(grid, progress[TOKENS][known], progress[column][known])
+
+
+def band(axes, label: str, grid: np.ndarray, curves: np.ndarray) -> None:
+    """The mean of several runs' curves ``[runs, points]`` and its 95 % interval around it."""
+    (line,) = axes.plot(grid, curves.mean(axis=0), label=label)
+    edges = [interval(column) for column in curves.T]
+    low, high = [edge.low for edge in edges], [edge.high for edge in edges]
+    axes.fill_between(grid, low, high, color=line.get_color(), alpha=0.15, linewidth=0)
+
+
+def comparison(
+    runs: Mapping[str, list[dict[str, np.ndarray]]],
+    finals: Mapping[str, list[tuple[float, float]]],
+    within_reach: WithinReach | None,
+    target: str | Path,
+    title: str = "",
+    learning_reach: WithinReach | None = None,
+) -> None:
+    """Several algorithms, several seeds each: return against tokens, and final score against KL.
+
+    Args:
+        runs: for each algorithm the logs of its seeds, as `read_progress` gives them.
+        finals: for each algorithm and seed the KL (nats per episode) and the score at the end.
+        within_reach: the optimum and best-of-n of the task, whose β is that of the returns; None
+            shows scores instead.
+        target: the file of the plot.
+        title: the title of the plot.
+        learning_reach: the same for the prompts of the learning, if ``finals`` are of others.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(11, 4.4), layout="constrained")
+    curves, trade = figure.subplots(1, 2)
+    for label, logs in runs.items():
+        steps = [log[TOKENS] for log in logs]
+        grid = np.linspace(max(s[0] for s in steps), min(s[-1] for s in steps), 40)
+        values = [on_grid(with_return(log, within_reach), RETURN, grid) for log in logs]
+        band(curves, label, grid, np.array(values))
+        trade.scatter(*zip(*finals[label], strict=True), s=22, zorder=3)  # the same colours
+    curves.set(xlabel="tokens", ylabel="mean return of a rollout")
+    curves.legend(frameon=False, loc="lower right", ncols=2)  # the levels are at the left
+    trade.set(xlabel="KL to the reference, nats per episode", ylabel="mean score at the end")
+    if within_reach is not None:
+        draw_levels(curves, learning_reach or within_reach)
+        draw_plane(trade, within_reach, max(kl for pairs in finals.values() for kl, _ in pairs))
+    figure.suptitle(title)
+    save_figure(figure, target)
+
+
+def learning_curve(
+    progress: Mapping[str, np.ndarray],
+    target: str | Path,
+    title: str = "",
+    within_reach: WithinReach | None = None,
+) -> None:
+    """One text run: return (or score, without an optimum) against tokens, and score against KL.
+
+    Args:
+        progress: the log of the run, as `read_progress` gives it.
+        target: the file of the plot.
+        title: the title of the plot.
+        within_reach: the optimum and best-of-n of the task; None shows scores alone.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(11, 4.4), layout="constrained")
+    curve, trade = figure.subplots(1, 2)
+    draw_returns(curve, {"": progress}, within_reach)
+    if KL in progress:
+        points = trade.scatter(
+            progress[KL], progress[SCORE], c=progress[TOKENS], s=14, cmap="viridis", zorder=3
+        )
+        figure.colorbar(points, ax=trade, label="tokens")
+        if within_reach is not None:
+            draw_plane(trade, within_reach, float(progress[KL].max()))
+    trade.set(xlabel="KL to the reference, nats per episode", ylabel="mean score of a rollout")
+    figure.suptitle(title)
+    save_figure(figure, target)
+
+
+# --- one panel for a page -----------------------------------------------------------------------
+
+
+def returns_panel(runs: Mapping[str, Progress], within_reach: WithinReach | None) -> str:
+    """Return against tokens, a line for each run, as SVG."""
+    figure, axes = panel()
+    draw_returns(axes, runs, within_reach)
+    return as_svg(figure)
+
+
+def plane_panel(runs: Mapping[str, Progress], within_reach: WithinReach | None) -> str:
+    """The way of each run through the score-KL plane, with its end marked, as SVG."""
+    figure, axes = panel()
+    for label, progress in runs.items():
+        (line,) = axes.plot(progress[KL], progress[SCORE], ".-", linewidth=1, alpha=0.5, zorder=3)
+        end = progress[KL][-1], progress[SCORE][-1]
+        axes.plot(*end, "o", color=line.get_color(), markersize=8, label=label, zorder=5)
+    axes.set(xlabel="KL to the reference, nats per episode", ylabel="mean score of a rollout")
+    if within_reach is not None:
+        draw_plane(axes, within_reach, max(float(run[KL].max()) for run in runs.values()))
+    return as_svg(figure)
+
+
+def column_panel(runs: Mapping[str, Progress], column: str, label: str) -> str:
+    """One column of the log against tokens, a line for each run that has it, as SVG."""
+    figure, axes = panel(3.5, 2.3)
+    for number, progress in enumerate(runs.values()):
+        if column in progress:  # else its colour is left out
+            axes.plot(progress[TOKENS], progress[column], color=f"C{number % 10}")
+    axes.set_title(label, fontsize=10, loc="left")
+    return as_svg(figure)
+
+
+def panel(width: float = 4.4, height: float = 3.5):
+    """A figure with one pair of axes, of a size, in inches, that can be read on a telephone."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    axes = figure.subplots()
+    axes.locator_params(axis="x", nbins=5)
+    return figure, axes
+
+
+def as_svg(figure: Figure) -> str:
+    """A figure in the plain style as an SVG element for a page, without a size of its own.
+
+    Its text stays text, in a font of the reader's machine.
+    """
+    import matplotlib
+
+    styled(figure)
+    file = io.StringIO()
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": ""}):
+        figure.savefig(file, format="svg", metadata={"Date": None})
+    svg = file.getvalue()
+    svg = svg[svg.index("<svg") :]
+    return re.sub(r' (width|height)="[0-9.]+pt"', "", svg, count=2)
+
+
+# --- what can be reached ------------------------------------------------------------------------
+
+
+def with_return(
+    progress: Mapping[str, np.ndarray], within_reach: WithinReach | None
+) -> dict[str, np.ndarray]:
+    """A log with the return score − β·KL of this β, whichever the rewards of the run had.
+
+    Logs of stable-baselines3 have neither score nor KL, but only the return of the rewards.
+    """
+    if SCORE not in progress:
+        return {**progress, RETURN: progress["rollout/ep_rew_mean"]}
+    scores = progress[SCORE]
+    if within_reach is None:
+        return {**progress, RETURN: scores}
+    return {**progress, RETURN: scores - within_reach.kl_coef * progress[KL]}
+
+
+def draw_returns(axes, runs: Mapping[str, Progress], within_reach: WithinReach | None) -> None:
+    """Return against tokens, a line for each run, with what can be reached."""
+    for label, progress in runs.items():
+        axes.plot(progress[TOKENS], with_return(progress, within_reach)[RETURN], label=label)
+    axes.set(xlabel="tokens", ylabel="mean return of a rollout")
+    if within_reach is not None:
+        draw_levels(axes, within_reach)
+
+
+def draw_levels(axes, within_reach: WithinReach) -> None:
+    """Horizontal lines at the optimal return and at those of best-of-n, over tokens."""
+    for name, point in within_reach.points().items():
+        value = within_reach.value(point)
+        style = {"color": "black", "linestyle": "--" if name == "optimum" else ":", "linewidth": 1}
+        axes.axhline(value, **style)
+        above = name == "optimum"  # the others may be very close to it
+        axes.annotate(
+            f"{name}, {value:.2f}", (0.01, value), xycoords=("axes fraction", "data"), fontsize=8,
+            va="bottom" if above else "top",
+        )  # fmt: skip
+    axes.set(ylabel=f"mean return = score − {within_reach.kl_coef:g}·KL")
+    axes.margins(y=0.1)
+
+
+def draw_plane(axes, within_reach: WithinReach, largest_kl: float) -> None:
+    """The score-KL plane: the optimal frontier, best-of-n, and lines of equal return.
+
+    Nothing can be above the frontier. A point's return is where the line of equal return through it
+    meets the left edge; the optimum is where such a line touches the frontier.
+    """
+    kl_coef, optimum = within_reach.kl_coef, within_reach.optimum
+    right = 1.08 * max(largest_kl, optimum.kl)
+    betas = kl_coef * np.geomspace(30, 0.2, 40)
+    frontier = [p for p in optimal_frontier(within_reach.scores, betas) if p.kl < right]
+    axes.plot([p.kl for p in frontier], [p.score for p in frontier], color="black", linewidth=1.2)
+    if frontier:
+        label = ("optimal frontier", (frontier[-1].kl, frontier[-1].score))
+        axes.annotate(*label, fontsize=8, ha="right", va="bottom")
+    ns = range(1, min(optimum.samples, 64) + 1)
+    best = [p for p in best_of_n_curve(within_reach.scores, ns) if p.kl < right]
+    axes.plot([p.kl for p in best], [p.score for p in best], "k:", linewidth=1)
+    for point in best[1:]:
+        if point.n.bit_count() == 1:  # powers of two
+            axes.plot(point.kl, point.score, "k.", markersize=5)
+            axes.annotate(
+                f"best of {point.n}", (point.kl, point.score), textcoords="offset points",
+                xytext=(4, -9), fontsize=7,
+            )  # fmt: skip
+    axes.plot(optimum.kl, optimum.score, "k*", markersize=11, zorder=4)
+    low, high = axes.get_ylim()
+    step = max(0.1, round((high - low) / 10, 1))
+    for value in np.arange(np.floor(optimum.value / step) * step, low - kl_coef * right, -step):
+        axes.plot([0, right], [value, value + kl_coef * right], color="0.85", linewidth=0.7)
+    axes.plot([0, right], [optimum.value, optimum.value + kl_coef * right], "k--", linewidth=0.7)
+    axes.set(xlim=(0, right), ylim=(low, max(high, optimum.score + 0.1)))
+
+
+def calibration(curve: Calibration, target: str | Path) -> None:
+    """How often a reward model's preferred response was preferred, against its own probability."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(4.6, 4.2), layout="constrained")
+    axes = figure.subplots()
+    axes.plot([0.5, 1], [0.5, 1], color="gray", linewidth=1, linestyle="--", label="calibrated")
+    error = np.sqrt(np.maximum(curve.observed * (1 - curve.observed), 0.01) / curve.counts)
+    axes.errorbar(curve.predicted, curve.observed, 1.96 * error, fmt="o-", capsize=3)
+    axes.set(
+        xlabel="probability of the preferred response, by the model",
+        ylabel="share of pairs where it was preferred",
+        ylim=(0, 1.05),
+        title=f"Calibration on {curve.counts.sum()} held-out pairs",
+    )
+    axes.legend(loc="lower right")
+    save_figure(figure, target)
+
+
+def save_figure(figure: Figure, target: str | Path) -> Path:
+    """Write a plot in the plain style.
+
+    Args:
+        figure: the style of its axes is set here.
+        target: the PNG, which is returned as a path; its folder is made.
+    """
+    styled(figure)
+    target = Path(target)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(target, dpi=130)
+    return target
+
+
+def styled(figure: Figure) -> None:
+    """Set the plain style: a grid, no frame at the top and right, legends for labels."""
+    for axes in figure.axes:
+        axes.set_axisbelow(True)
+        axes.grid(alpha=0.3)
+        axes.spines[["top", "right"]].set_visible(False)
+        if axes.get_legend() is None and axes.get_legend_handles_labels()[0]:
+            axes.legend(frameon=False)

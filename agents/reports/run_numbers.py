@@ -1,0 +1,106 @@
+"""What a run has written, as numbers to judge it by."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from agents.evaluation.optimum import WithinReach
+from agents.reports.plots import read_progress
+from agents.runs.folder import RunFolder
+
+LATE = 4  # the last 1/4 of the rollouts
+
+
+class NotLogged(KeyError):
+    """A number that a diagnosis needs is not in the log, or does not apply to this run."""
+
+
+@dataclass(frozen=True)
+class RunNumbers:
+    """The numbers of a run.
+
+    Attributes:
+        progress: the columns of ``progress.csv``, one entry per rollout; nan where one is missing.
+        hyperparameters: of the algorithm, by their names.
+        task: arguments of the text environment.
+        n_envs: rows of the environment.
+        evaluations: the content of ``evaluation.json``.
+        optimal_kl: KL of the optimal policy, nats per episode; None if it is not known.
+    """
+
+    progress: Mapping[str, np.ndarray]
+    hyperparameters: Mapping[str, Any] = field(default_factory=dict)
+    task: Mapping[str, Any] = field(default_factory=dict)
+    n_envs: int = 1
+    evaluations: Mapping[str, Any] = field(default_factory=dict)
+    optimal_kl: float | None = None
+
+    @classmethod
+    def read(cls, path: str | Path) -> RunNumbers:
+        """The record of a run's folder.
+
+        Raises:
+            FileNotFoundError: there is no run, or it has logged no rollout.
+        """
+        folder = RunFolder(path)
+        settings = folder.settings()
+        progress = read_progress(folder.progress) if folder.progress.is_file() else {}
+        if not progress:
+            raise FileNotFoundError(f"The run in {str(path)!r} has not logged a rollout yet.")
+        # The log is of the prompts of the learning.
+        scores = [folder.learning_reference_scores, folder.reference_scores]
+        known = [WithinReach.load(file) for file in scores if file.is_file()]
+        return cls(
+            progress,
+            settings.get("hyperparameters", {}),
+            (settings.get("task") or {}).get("kwargs", {}),
+            settings.get("n_envs", 1),
+            folder.evaluations(),
+            known[0].optimum.kl if known else None,
+        )
+
+    def column(self, name: str) -> np.ndarray:
+        """The known values of a column.
+
+        Raises:
+            NotLogged: there is none.
+        """
+        values = np.asarray(self.progress.get(name, ()), dtype=float)
+        values = values[np.isfinite(values)]
+        if len(values) == 0:
+            raise NotLogged(name)
+        return values
+
+    def late(self, name: str) -> float:
+        """The mean of a column over the last quarter of the rollouts."""
+        values = self.column(name)
+        return float(values[-math.ceil(len(values) / LATE) :].mean())
+
+    def now(self, name: str) -> str:
+        """The value of an option, to be named in a sentence."""
+        value = self.hyperparameters.get(name, self.task.get(name))
+        return name if value is None else f"{name} (now {value})"
+
+    def measure(self, name: str) -> tuple[Any, Any]:
+        """A measure of the evaluations before and after.
+
+        Raises:
+            NotLogged: one of them is missing.
+        """
+        try:
+            return self.evaluations["before"][name], self.evaluations["after"][name]
+        except KeyError:
+            raise NotLogged(name) from None
+
+    @property
+    def steps_per_rollout(self) -> int:
+        """Optimiser steps on each rollout, by the batch size and the number of epochs."""
+        rows = self.n_envs * (self.hyperparameters.get("n_steps") or 1)
+        at_once = self.hyperparameters.get("batch_size") or rows
+        return math.ceil(rows / at_once) * (self.hyperparameters.get("n_epochs") or 1)

@@ -1,0 +1,290 @@
+"""An agent in a folder: JSON for data, safetensors for tensors. Nothing is pickled.
+
+agent.json                   algorithm, policy, hyper-parameters, task, steps taken
+config.json, *.safetensors   the policy (from_pretrained can open a language model)
+learning.json, learning.safetensors   what learning needs to go on exactly (agents.saving.resume)
+
+A folder is replaced as a whole, so that a reader finds the old agent or the new one. The content
+of a file is only data: no code that it names is imported, and it sets only the hyper-parameters
+that an agent saves.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import logging
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+
+from agents import distributed, files, policies
+from agents.experience import environments
+from agents.saving import resume
+from agents.training.hyperparameters import hyperparameter_names
+from textenv.arguments import first_line
+from textenv.sharing import is_data, plain
+
+log = logging.getLogger(__name__)
+
+DESCRIPTION = "agent.json"
+CONTENT = {  # of agent.json, with the types of its values
+    "algorithm": str, "policy": str, "policy_kwargs": dict, "hyperparameters": dict,
+    "functions": list, "n_envs": int, "persistent_state": dict, "kl_coef": int | float | None,
+    "task": dict | None, "num_timesteps": int,
+}  # fmt: skip
+DAMAGE = (SafetensorError, ValueError, KeyError, TypeError, AttributeError, RuntimeError)
+COUNTS = ("num_timesteps", "num_rollouts", "learning_seconds")
+SUFFIXES = {".json", ".safetensors", ".txt", ".jinja", ".model"}  # of an agent's files
+# Where the agent of a run is, in its folder (see agents.runs.folder); the newest state first.
+ATTENTION = (None, "eager", "sdpa")  # the names that a file may give
+ATTEMPTS = 5  # to read a folder that is replaced meanwhile
+IN_A_RUN = ("checkpoints/newest", "agent")
+
+
+def save(agent: Any, folder: Path, optimizer: bool, **notes: Any) -> None:
+    """Write ``agent`` (see `agents.Agent.save`), and ``notes`` into its description."""
+    others = _other_files(folder)
+    with files.replacing(folder) as new:
+        agent.policy.save(new, _tokenizer(agent.env))
+        if optimizer:
+            resume.write(agent, new)
+        description = describe_agent(agent) | notes
+        description["files"] = sorted(path.name for path in new.iterdir())
+        files.write_json(new / DESCRIPTION, description)
+        for path in others:
+            if not (new / path.name).exists():
+                files.link(path, new / path.name)
+
+
+def describe_agent(agent: Any) -> dict[str, Any]:
+    """Algorithm, policy, hyper-parameters, counts and task of an agent, as data."""
+    hyperparameters = {name: getattr(agent, name) for name in hyperparameter_names(type(agent))}
+    schedules = environments.schedules(agent.env)
+    return {
+        "algorithm": type(agent).__name__,
+        "policy": type(agent.policy).__name__,
+        "policy_kwargs": _data(agent.policy_kwargs),
+        "hyperparameters": _data(hyperparameters),
+        "functions": [
+            name
+            for name, value in hyperparameters.items()
+            if name not in _data(hyperparameters) and value is not _default(type(agent), name)
+        ],
+        "live": [
+            name
+            for name in agent.policy_kwargs
+            if name not in {**_data(agent.policy_kwargs), **agent.policy.kwargs_for(Path())}
+        ],
+        **{name: getattr(agent, name) for name in COUNTS},
+        "persistent_state": {name: getattr(agent, name) for name in agent.persistent_state},
+        "kl_coef": schedules[0].value if schedules else None,
+        "n_envs": agent.env.num_envs * distributed.process_count(),
+        "task": environments.describe(agent.env),
+    }
+
+
+def _other_files(folder: Path) -> list[Path]:
+    """What is in the folder and does not belong to an agent that was saved there before.
+
+    Raises:
+        FileExistsError: the folder is not empty and holds no agent, or it is the current one.
+    """
+    entries = list(folder.iterdir()) if folder.is_dir() else []
+    if folder.resolve() == Path.cwd():
+        raise FileExistsError(
+            f"The folder {str(folder)!r} is the current one, and saving replaces a folder: name "
+            "another one."
+        )
+    if not entries:
+        return []
+    if not (folder / DESCRIPTION).is_file():
+        raise FileExistsError(
+            f"The folder {str(folder)!r} is not empty and holds no agent: save to another one."
+        )
+    try:
+        known = {*describe(folder)["files"], DESCRIPTION}
+    except (KeyError, ValueError):  # of an earlier release, or damaged
+        known = {entry.name for entry in entries if entry.suffix in SUFFIXES}
+    return [entry for entry in entries if entry.name not in known]
+
+
+def find(folder: str | Path) -> Path:
+    """The folder of an agent: the folder itself, or the newest agent in the folder of a run."""
+    folder = files.current(Path(folder))
+    for place in ("", *IN_A_RUN):
+        candidate = files.current(folder / place)
+        if (candidate / DESCRIPTION).is_file():
+            return candidate
+    return folder
+
+
+def describe(folder: Path) -> dict[str, Any]:
+    """The content of ``agent.json``.
+
+    Raises:
+        FileNotFoundError: there is no agent in the folder.
+        ValueError: the file is damaged.
+    """
+    file = folder / DESCRIPTION
+    if not file.is_file():
+        raise FileNotFoundError(f"There is no agent in {str(folder)!r}: agent.json is missing.")
+    with _reading(file):
+        description = json.loads(file.read_text(encoding="utf-8"))
+        for name, kind in CONTENT.items():
+            if not isinstance(description[name], kind):
+                raise TypeError(f"{name} is {description[name]!r}")
+        return description
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """Turn what damaged content leads to into one sentence.
+
+    Raises:
+        ValueError: it names the file or folder.
+    """
+    try:
+        yield
+    except DAMAGE as error:
+        raise ValueError(
+            f"{str(path)!r} is damaged, or was not written by this library ({first_line(error)}): "
+            "save the agent again, or load another checkpoint."
+        ) from error
+
+
+def load(cls: type, folder: Path, env: Any, policy: type | None, changes: dict[str, Any]) -> Any:
+    """Load the agent in ``folder`` (see `agents.Agent.load`).
+
+    A run may replace the folder meanwhile; then the new one is loaded.
+    """
+    for _ in range(ATTEMPTS):
+        found = find(folder)
+        number = found.stat().st_ino if found.is_dir() else None
+        try:
+            agent = _load(cls, found, env, policy, dict(changes))
+        except OSError:
+            if number is None or (found.is_dir() and found.stat().st_ino == number):
+                raise
+            continue
+        if found.is_dir() and found.stat().st_ino == number:
+            return agent
+    raise OSError(f"The agent in {str(folder)!r} is replaced faster than it can be read.")
+
+
+def _load(cls: type, folder: Path, env: Any, policy: type | None, changes: dict[str, Any]) -> Any:
+    given = env
+    description = describe(folder)
+    _check(cls, folder, description, policy, changes)
+    arguments = {"n_envs": description["n_envs"], **description["hyperparameters"], **changes}
+    policy_class: Any = policies.find(description["policy"]) if policy is None else policy
+    attention = description["policy_kwargs"].get("attn_implementation")
+    if attention not in ATTENTION and "attn_implementation" not in (
+        changes.get("policy_kwargs") or {}
+    ):
+        raise ValueError(
+            f"The file agent.json in {str(folder)!r} has attn_implementation={attention!r}, which "
+            "may name code. Code that a file names is not loaded: name it yourself, "
+            "policy_kwargs={'attn_implementation': ...}."
+        )
+    arguments["policy_kwargs"] = {
+        **description["policy_kwargs"],
+        **policy_class.kwargs_for(folder),
+        **(changes.get("policy_kwargs") or {}),
+    }
+    env = _environment(folder, env, description["task"], arguments)
+    agent = cls(policy_class, env, **arguments)
+    with _reading(folder):
+        agent.policy.load(folder)
+    for name in COUNTS:
+        setattr(agent, name, description.get(name, 0))
+    with _reading(folder / DESCRIPTION):
+        for name in agent.persistent_state:
+            setattr(agent, name, description["persistent_state"][name])
+    environments.set_schedules(agent.env, description["kl_coef"])
+    with _reading(folder):
+        same_task = given is None and not {"env_kwargs", "n_envs"} & changes.keys()
+        has_environment = resume.restore(agent, folder, same_task)
+    if not has_environment:
+        # New episodes, and not those of the first run again.
+        agent.collector.seed = resume.new_seed(agent)
+    return agent
+
+
+def _check(
+    cls: type, folder: Path, description: dict[str, Any], policy: Any, changes: dict[str, Any]
+) -> None:
+    """Raise an error for an agent of another class, or if an argument must be given again.
+
+    Raises:
+        ValueError: the message says what is wrong, and how to fix it.
+    """
+    where, name = str(folder), cls.__name__
+    if description["algorithm"] != name:
+        raise ValueError(
+            f"{where!r} holds a {description['algorithm']}, not a {name}: open it with "
+            f"{description['algorithm']}.load."
+        )
+    if policy is None and description["policy"] not in policies.NAMES:
+        raise ValueError(
+            f"The policy of the agent in {where!r} is a custom class, "
+            f"{description['policy']}: name it, {name}.load(path, policy={description['policy']})."
+        )
+    given = changes.get("policy_kwargs") or {}
+    live = [name for name in description.get("live", ()) if name not in given]
+    if live:
+        raise ValueError(
+            f"{', '.join(live)} of the policy in {where!r} are live objects, which are not saved: "
+            f"give them again, {name}.load(path, policy_kwargs={{{live[0]!r}: ...}})."
+        )
+    missing = [name for name in description["functions"] if name not in changes]
+    if missing:
+        raise ValueError(
+            f"{', '.join(missing)} of the agent in {where!r} are functions, which are not saved: "
+            f"give them again, {name}.load(path, {missing[0]}=...)."
+        )
+    unknown = set(description["hyperparameters"]) - set(hyperparameter_names(cls))
+    if unknown:
+        raise ValueError(
+            f"The file agent.json in {where!r} sets {', '.join(sorted(unknown))}, which no {name} "
+            "saves: it was not written by this class."
+        )
+
+
+def _environment(folder: Path, env: Any, task: Any, arguments: dict[str, Any]) -> Any:
+    """The environment to load into: the caller's own, or the id and arguments of the saved task."""
+    given = dict(arguments.pop("env_kwargs", None) or {})
+    if env is not None and not isinstance(env, str):
+        return env
+    if env is None and task is None:
+        raise ValueError(
+            f"The environment of the agent in {str(folder)!r} cannot be made again, because it "
+            "was wrapped or never registered: pass env=."
+        )
+    if task is not None and (env is None or environments.imported(env) == task["id"]):
+        env = task["id"]
+        # Of a text task, whose tokenizer is saved with the model.
+        if "tokenizer" in {*task["kwargs"], *task["live"]}:
+            given = {"tokenizer": str(folder), **given}
+        arguments["env_kwargs"] = environments.saved_arguments(task, given)
+    else:
+        arguments["env_kwargs"] = given
+    return env
+
+
+def _default(cls: type, name: str) -> Any:
+    return inspect.signature(cls).parameters[name].default
+
+
+def _tokenizer(env: Any) -> Any:
+    """The tokenizer of a text environment, or of the first one in a vector of single ones."""
+    found = environments.text_environments(env)
+    return found[0].tokenizer if found else None
+
+
+def _data(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The entries that JSON can hold; live models and functions are left out."""
+    return {name: plain(value) for name, value in values.items() if is_data(plain(value))}

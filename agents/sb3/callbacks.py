@@ -1,0 +1,91 @@
+"""Callbacks of stable-baselines3 for our agents."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from stable_baselines3.common.callbacks import BaseCallback, CallbackList, ConvertCallback
+
+from agents.experience.rollout import Step
+from agents.sb3.infos import copied, step_infos
+from textenv.rows.token_table import to_numpy
+
+
+class RolloutCallback(BaseCallback):
+    """A callback that needs no steps: a rollout is collected without a halt for it."""
+
+    def _on_step(self) -> bool:
+        return True
+
+
+def as_callback(callback: Any, agent: Any) -> BaseCallback:
+    """One callback of stable-baselines3, initialised with the agent.
+
+    Args:
+        callback: such a callback, a list of them, a function ``(locals, globals) -> bool``, or
+            None.
+        agent: the callback stores it as its ``model``.
+    """
+    if isinstance(callback, list):
+        callback = CallbackList(callback)
+    elif not isinstance(callback, BaseCallback):
+        callback = ConvertCallback(callback)
+    callback.init_callback(agent)
+    return callback
+
+
+def needs_steps(callback: BaseCallback) -> bool:
+    """Whether a callback, or one in a list, does anything at a step."""
+    if type(callback) is CallbackList:
+        return any(map(needs_steps, callback.callbacks))
+    if type(callback) is ConvertCallback:
+        return callback.callback is not None
+    return type(callback)._on_step is not RolloutCallback._on_step
+
+
+class StepReport:
+    """Tells a callback of each step of a rollout, with the names of stable-baselines3.
+
+    ``agent.num_timesteps`` counts the step before the callback is called; of several processes each
+    counts its own steps until the end of the rollout adds those of the others. ``locals`` has
+    ``actions, rewards, dones, infos, new_obs, values, log_probs`` over the rows, ``n_steps`` of
+    this rollout, and ``env``. An episode's return and length are in ``infos[row]["episode"]`` at
+    its end, and in ``agent.ep_info_buffer``.
+
+    With whole episodes of text, a step counts the rows that still run, and the rewards, ``dones``
+    and infos come with the last step, when all episodes are scored. (SB3's `ProgressBarCallback`
+    adds all rows at each step, so it runs ahead there; ``learn(progress_bar=True)`` does not.)
+    What a callback stops is undone: the count goes back to the last rollout that was learned from.
+
+    Args:
+        agent: counts.
+        callback: is called.
+    """
+
+    def __init__(self, agent: Any, callback: BaseCallback):
+        self.agent, self.callback, self.n_steps = agent, callback, 0
+
+    def __call__(self, step: Step) -> bool:
+        """Report a step; returns whether learning goes on."""
+        terminated, truncated = to_numpy(step.terminated), to_numpy(step.truncated)
+        infos, _ = step_infos(step.infos, terminated, truncated, step.final)
+        episodes = self.agent.add_episodes(step.returns, step.lengths)
+        for row, episode in zip(np.flatnonzero(terminated | truncated), episodes, strict=True):
+            infos[row]["episode"] = episode
+        self.agent.num_timesteps += step.taken
+        self.n_steps += 1
+        self.callback.update_locals(
+            {
+                "actions": to_numpy(step.actions),
+                "rewards": to_numpy(step.rewards),
+                "dones": terminated | truncated,
+                "infos": infos,
+                "new_obs": copied(step.observation),
+                "values": step.values,
+                "log_probs": step.log_probs,
+                "n_steps": self.n_steps,
+                "env": self.agent.get_env(),
+            }
+        )
+        return self.callback.on_step()

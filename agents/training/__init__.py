@@ -1,0 +1,1 @@
+"""What an agent learns with: hyper-parameters, the optimiser, metrics, progress, memory."""

@@ -1,0 +1,127 @@
+"""Metrics for the log, with the names of stable-baselines3."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from stable_baselines3.common.logger import HumanOutputFormat, KVWriter, Logger
+from stable_baselines3.common.utils import configure_logger
+
+from agents import distributed
+from agents.experience.rollout import Rollout
+
+NAMES = {"return": "ep_rew_mean", "length": "ep_len_mean", "score": "score_mean", "kl": "kl"}
+
+
+def make_logger(agent: Any, name: str | None, new_run: bool) -> Logger:
+    """A logger of stable-baselines3; without ``tensorboard_log`` it writes no file, nowhere.
+
+    Of several processes only the first one writes anything.
+
+    Args:
+        agent: its ``verbose`` and ``tensorboard_log`` say what is written.
+        name: of the run for TensorBoard; None takes the algorithm's name.
+        new_run: whether to number a new run, or to go on in the latest one.
+    """
+    if not distributed.is_main():
+        return Logger(None, [])
+    if agent.tensorboard_log is not None:
+        name = name or type(agent).__name__
+        return configure_logger(agent.verbose, agent.tensorboard_log, name, new_run)
+    outputs: list[KVWriter] = [HumanOutputFormat(sys.stdout)] if agent.verbose else []
+    return Logger(None, outputs)
+
+
+def rollout_metrics(rollout: Rollout, group_size: int = 1) -> dict[str, float]:
+    """Means over the episodes that ended in a rollout, and the policy's entropy.
+
+    The steps of all processes count (`agents.distributed`), as its episodes are already those of
+    all.
+
+    ``score_std`` is the deviation of the scores, ``groups_without_spread`` the share of groups in
+    which all scores are equal, ``finished`` the share of episodes that stopped by themselves,
+    ``score/NAME`` the mean of a part of a weighted sum. ``entropy`` is estimated by −log π of the
+    actions, nats per step.
+    """
+    episodes = rollout.episodes
+    means = {
+        f"rollout/{name}": float(np.mean(episodes[key]))
+        for key, name in NAMES.items()
+        if episodes.get(key)
+    }
+    if episodes.get("score"):
+        means["rollout/score_std"] = float(np.std(episodes["score"]))
+        if group_size > 1:
+            share = groups_without_spread(episodes["score"], group_size)
+            means["rollout/groups_without_spread"] = share
+    if episodes.get("finish_reason"):
+        stopped = [reason == "stop" for reason in episodes["finish_reason"]]
+        means["rollout/finished"] = float(np.mean(stopped))
+    parts = [key for key in episodes if key.startswith("score/") and episodes[key]]
+    means |= {f"rollout/{key}": float(np.mean(episodes[key])) for key in parts}
+    means["rollout/entropy"] = -distributed.mean(rollout.log_probs[rollout.mask])
+    if rollout.log_prob_mismatch is not None:
+        means["rollout/log_prob_mismatch"] = distributed.mean(
+            rollout.log_prob_mismatch[rollout.mask]
+        )
+    return means
+
+
+def groups_without_spread(scores: Sequence[float], group_size: int) -> float:
+    """The share of groups whose scores are all equal, from which comparison learns nothing.
+
+    Args:
+        scores: of the episodes of a rollout, group by group.
+        group_size: of each group; 1, or one that does not divide the number of scores, makes all of
+            them one group.
+    """
+    whole = group_size == 1 or len(scores) % group_size > 0
+    groups = np.reshape(scores, (1, -1) if whole else (-1, group_size))
+    return float(np.mean(np.ptp(groups, axis=1) == 0))
+
+
+def speed(agent: Any, timesteps: int, seconds: float) -> dict[str, float]:
+    """Counts, and steps per second: of all learning (``fps``), and of collecting a rollout.
+
+    Args:
+        agent: has learned from the rollout.
+        timesteps: the agent's count before it collected the rollout.
+        seconds: how long it took to collect it.
+    """
+    return {
+        "fps": agent.num_timesteps / agent.learning_seconds,
+        "rollout_fps": (agent.num_timesteps - timesteps) / seconds,
+        "iterations": agent.num_rollouts,
+        "time_elapsed": agent.learning_seconds,
+        "total_timesteps": agent.num_timesteps,
+    }
+
+
+def mean_metrics(metrics: list[dict[str, float]]) -> dict[str, float]:
+    """The mean of each metric over optimiser steps; of the KL to π_old also the first value.
+
+    Before the first step π is π_old, so a ``first_approx_kl`` other than 0 is an error or rounding.
+    """
+    means = {name: sum(entry[name] for entry in metrics) / len(metrics) for name in metrics[0]}
+    if "approx_kl" in means:
+        means["first_approx_kl"] = metrics[0]["approx_kl"]
+    return means
+
+
+def log_entry(
+    rollout: Rollout, group_size: int = 1, **sections: Mapping[str, float]
+) -> dict[str, float]:
+    """`rollout_metrics`, and the metrics of each section of the log as ``section/name``."""
+    entry = rollout_metrics(rollout, group_size)
+    for section, metrics in sections.items():
+        entry |= {f"{section}/{name}": value for name, value in metrics.items()}
+    return entry
+
+
+def record_all(logger: Logger, entry: Mapping[str, float]) -> None:
+    """Pass an entry of the log to a logger of stable-baselines3."""
+    for name, value in entry.items():
+        logger.record(name, value)

@@ -1,0 +1,185 @@
+"""`agents.compare` and its tables: the right numbers in the right rows."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+import stable_baselines3 as sb3
+import torch
+
+from agents import GRPO, PPO, BestOfN, Untouched, compare
+from agents.evaluation import Returns, TextEvaluation
+from agents.evaluation.comparison import Comparison, Run
+from agents.evaluation.statistics import all_differences, interval, paired_difference
+
+
+def evaluation(scores, kls) -> TextEvaluation:
+    """Three-token answers with these scores and KL, at β = 0.1."""
+    scores, kls = np.array(scores, float), np.array(kls, float)
+    count = len(scores)
+    return TextEvaluation(
+        scores, scores, kls, kls, np.full(count, 3), [f"p{i}" for i in range(count)],
+        ["a b c"] * count, 1.0, 0.1, 3 * count,
+    )  # fmt: skip
+
+
+@pytest.fixture
+def found() -> Comparison:
+    """Two candidates, three seeds, two episodes each; the second one is worse by 1, 2 and 3."""
+    entries = []
+    for seed in range(3):
+        entries += [
+            Run("T", "good", seed, evaluation([seed + 1, seed + 2], [10, 10]), 100, 5.0),
+            Run("T", "bad", seed, evaluation([0, 1], [10 + 10 * k for k in (seed, seed)]), 100),
+        ]
+    return Comparison(entries)
+
+
+def test_each_run_is_a_row_with_the_means_of_its_episodes(found):
+    table = found.runs.set_index(["candidate", "seed"])
+    assert len(table) == 6
+    row = table.loc[("bad", 2)]
+    assert row["score"] == 0.5 and row["kl"] == 30 and row["return"] == pytest.approx(-2.5)
+    assert row["tokens_per_answer"] == row["length"] == 3 and row["timesteps"] == 100
+    assert len(found.episodes) == 12
+    one = found.episodes.query("candidate == 'good' and seed == 1 and episode == 1").iloc[0]
+    assert one["return"] == 2 and one["prompt"] == "p1" and one["response"] == "a b c"
+
+
+def test_the_summary_has_intervals_over_seeds(found):
+    summary = found.summary()
+    assert summary["candidate"].tolist() == ["good", "bad"]
+    good = summary.iloc[0]
+    wanted = interval([0.5, 1.5, 2.5])
+    numbers = good["return"], good["return_low"], good["return_high"]
+    assert numbers == pytest.approx((wanted.mean, wanted.low, wanted.high))
+    assert good["seeds"] == 3 and math.isnan(good["share"]) and good["interquartile_mean"] == 1.5
+
+
+def test_differences_are_those_of_all_pairs_and_of_pairs_of_runs(found):
+    (only,) = found.differences["T"]
+    (wanted,) = all_differences({"good": [0.5, 1.5, 2.5], "bad": [-0.5, -1.5, -2.5]})
+    assert only == wanted
+    row = found.difference_table().iloc[0]
+    assert (row["better"], row["worse"], row["difference"]) == ("good", "bad", 3)
+    assert row["probability_of_improvement"] == pytest.approx(17 / 18, abs=0.06)
+    over_seeds = found.difference("good", "bad")
+    assert over_seeds == paired_difference([0.5, 1.5, 2.5], [-0.5, -1.5, -2.5])
+    over_prompts = found.difference("good", "bad", over="prompts")
+    assert over_prompts == paired_difference([1.0, 2.0], [-2.0, -1.0])
+    with pytest.raises(ValueError, match="There is no candidate 'ugly' in T: use one of good, bad"):
+        found.difference("good", "ugly")
+    with pytest.raises(ValueError, match="over='rows' must be"):
+        found.difference("good", "bad", over="rows")
+    apart = Comparison([*found.entries, Run("T", "late", 9, found.entries[0].evaluation)])
+    with pytest.raises(ValueError, match="'late' and 'bad' have no seed in common"):
+        apart.difference("late", "bad")
+    two = Comparison([*found.entries, Run("U", "good", 0, found.entries[0].evaluation)])
+    with pytest.raises(ValueError, match="task= must be one of T, U"):
+        two.difference("good", "bad")
+
+
+def test_unknown_returns_and_single_seeds_are_no_reason_to_stop(found, tmp_path):
+    entries = [
+        *found.entries,
+        Run("T", "foreign", 0, evaluation([1, 1], [np.nan] * 2)),
+        Run("T", "foreign", 1, evaluation([1, 1], [np.nan] * 2)),
+        Run("T", "single", 0, evaluation([1, 1], [1, 1])),
+    ]
+    more = Comparison(entries)
+    assert len(more.differences["T"]) == 1
+    summary = more.summary().set_index("candidate")
+    assert math.isnan(summary.loc["foreign", "return"]) and summary.loc["foreign", "score"] == 1
+    assert summary.loc["single", "return_high"] == math.inf
+    json.loads((more.save(tmp_path) / "comparison.json").read_text())
+
+
+def test_what_is_written_can_be_read(found, tmp_path):
+    folder = found.save(tmp_path / "new" / "folder")
+    pd.testing.assert_frame_equal(pd.read_csv(folder / "runs.csv"), found.runs)
+    pd.testing.assert_frame_equal(pd.read_parquet(folder / "episodes.parquet"), found.episodes)
+    content = json.loads((folder / "comparison.json").read_text())
+    assert [row["candidate"] for row in content["summary"]] == ["good", "bad"]
+    assert len(content["runs"]) == 6 and len(content["differences"]) == 1
+
+
+def test_classes_their_variants_and_others_learn_and_are_judged_alike(model_folder):
+    task = {
+        "tokenizer": model_folder, "reference": model_folder, "kl_coef": 0.1,
+        "prompts": ["a b", "c"], "reward": "length(3)", "max_new_tokens": 5,
+    }  # fmt: skip
+    said = []
+    found = compare(
+        {
+            "PPO": (PPO, {"n_envs": 8}),
+            "GRPO": (GRPO, {"n_envs": 8, "group_size": 4, "learning_rate": 0.01}),
+            "made": lambda seed: PPO(
+                "CausalLMPolicy", "TextGen-v0", n_envs=8, seed=seed, env_kwargs=task,
+                policy_kwargs={"model": model_folder}, device="cpu",
+            ),
+            "untouched": Untouched(),
+            "best of 3": BestOfN(3),
+        },
+        seeds=[3, 4], total_timesteps=60, n_episodes=16, env_kwargs=task, device="cpu",
+        report=said.append,
+    )  # fmt: skip
+    assert said[0] == "run 1 of 10: PPO on TextGen-v0, seed 3" and len(said) == 10
+    runs = found.runs.set_index(["candidate", "seed"])
+    assert runs.loc["PPO"]["return"].tolist() == runs.loc["made"]["return"].tolist()
+    assert (
+        runs.loc["GRPO"]["timesteps"].min() >= 60 == runs.loc["untouched"]["timesteps"].max() + 60
+    )
+    assert runs.loc["untouched"]["return"].nunique() == 2
+    prompts = found.episodes.groupby(["candidate", "seed"])["prompt"].apply(tuple)
+    assert prompts.nunique() == 1
+
+
+def test_other_environments_are_compared_by_their_returns():
+    found = compare(
+        {
+            "PPO": (PPO, {"n_envs": 2, "n_steps": 32}),
+            "SB3": lambda seed: sb3.PPO("MlpPolicy", "CartPole-v1", n_steps=64, seed=seed),
+            "right": lambda seed: lambda rows: np.ones(len(rows), int),
+        },
+        "CartPole-v1", seeds=2, total_timesteps=128, n_episodes=5, device="cpu",
+        report=lambda _: None,
+    )  # fmt: skip
+    assert set(found.summary()["candidate"]) == {"PPO", "SB3", "right"}
+    assert isinstance(found.entries[0].evaluation, Returns)
+    assert found.runs.set_index("candidate").loc["right"]["return"].max() < 12
+    assert "score" not in found.runs
+
+
+def test_what_is_no_candidate_is_named():
+    for wrong in (3, sb3.PPO, Untouched):
+        with pytest.raises(TypeError, match="cannot be compared"):
+            compare({"wrong": wrong}, "CartPole-v1", report=lambda _: None)
+    for nothing in ({"seeds": 0}, {"env": []}):
+        with pytest.raises(ValueError, match="is empty: there is nothing to compare"):
+            compare({"PPO": PPO}, **{"env": "CartPole-v1", **nothing}, report=lambda _: None)
+
+
+def test_a_live_model_is_a_new_one_in_each_run(make_model, text_kwargs):
+    """And so are schedules of β; a repeated seed counts once."""
+    first = {}
+
+    class Noting(PPO):
+        def update(self, rollout):
+            weights = self.policy.model.state_dict()
+            first.setdefault(id(self), {name: w.clone() for name, w in weights.items()})
+            return super().update(rollout)
+
+    task = text_kwargs(reference=make_model(seed=7), kl_coef={"target": 0.1, "horizon": 9})
+    settings = {"n_envs": 8, "learning_rate": 0.1}
+    found = compare(
+        {"A": (Noting, settings), "B": (Noting, settings)}, seeds=[0, 0, 1], total_timesteps=60,
+        n_episodes=8, env_kwargs=task, policy_kwargs={"model": make_model(seed=3)}, device="cpu",
+        report=lambda _: None,
+    )  # fmt: skip
+    assert len(found.entries) == 4 and len(first) == 4
+    one, *others = first.values()
+    assert all(torch.equal(one[name], other[name]) for other in others for name in one)

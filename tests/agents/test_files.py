@@ -1,0 +1,152 @@
+"""Files and folders are replaced as a whole, or not at all."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from agents import PPO, REINFORCE, files
+from agents.saving import agent_folder, resume
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+@pytest.mark.parametrize("exchange", [True, False])
+def test_a_folder_is_replaced(exchange, tmp_path, monkeypatch):
+    if not exchange:  # a system without this operation
+        monkeypatch.setattr(files, "_exchange", lambda first, second: False)
+    for text in ("one", "two"):
+        with files.replacing(tmp_path / "place") as new:
+            (new / text).write_text(text)
+            (new / "both").write_text(text)
+        assert names(tmp_path) == ["place"]
+    assert names(tmp_path / "place") == ["both", "two"]
+    assert (tmp_path / "place" / "both").read_text() == "two"
+
+
+def test_an_error_leaves_the_old_folder(tmp_path):
+    with files.replacing(tmp_path / "place") as new:
+        (new / "old").write_text("old")
+    with pytest.raises(OSError, match="full"), files.replacing(tmp_path / "place") as new:
+        (new / "half").write_text("ha")
+        raise OSError("full")
+    assert names(tmp_path) == ["place"] and names(tmp_path / "place") == ["old"]
+
+
+def test_what_a_killed_process_left_is_put_back_and_removed(tmp_path):
+    place = tmp_path / "place"
+    (tmp_path / ".place.old").mkdir()
+    (tmp_path / ".place.old" / "old").write_text("old")
+    (tmp_path / ".place.new-999999999-abc").mkdir()  # of a process that cannot be running
+    (tmp_path / f".place.new-{os.getpid()}-abc").mkdir()
+    assert names(files.current(place)) == ["old"]  # a reader moves nothing
+    assert not place.exists()
+    with files.replacing(place) as new:
+        (new / "new").write_text("new")
+    assert names(tmp_path) == [f".place.new-{os.getpid()}-abc", "place"]
+    assert names(place) == ["new"] and files.current(place) == place
+
+
+def test_a_kill_between_two_renames_does_not_block_later_saves(tmp_path, monkeypatch):
+    monkeypatch.setattr(files, "_exchange", lambda first, second: False)
+    for name in ("place", ".place.old"):  # killed before the old one was removed
+        (tmp_path / name).mkdir()
+        (tmp_path / name / name).write_text(name)
+    with files.replacing(tmp_path / "place") as new:
+        (new / "new").write_text("new")
+    assert names(tmp_path) == ["place"] and names(tmp_path / "place") == ["new"]
+
+
+def test_a_file_is_replaced_and_keeps_its_mode(tmp_path):
+    file = tmp_path / "file.json"
+    files.write_json(file, {"a": 1})
+    file.chmod(0o600)
+    files.write_json(file, {"a": 2})
+    assert '"a": 2' in file.read_text() and file.stat().st_mode & 0o777 == 0o600
+    with pytest.raises(UnicodeEncodeError):
+        files.write_text(file, "\ud800")
+    assert '"a": 2' in file.read_text() and names(tmp_path) == ["file.json"]
+
+
+def test_a_link_is_followed(tmp_path):
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to("real")
+    with files.replacing(tmp_path / "link") as new:
+        (new / "new").write_text("new")
+    assert (tmp_path / "link").is_symlink() and names(tmp_path / "real") == ["new"]
+
+
+# Agents in folders
+
+
+def test_saving_over_another_agent_leaves_nothing_of_it(make_agent, on_cartpole, tmp_path):
+    make_agent("PPO").learn(20).save(tmp_path / "agent")
+    (tmp_path / "agent" / "notes.txt").write_text("mine")
+    (tmp_path / "agent" / "plots").mkdir()
+    (tmp_path / "agent" / "plots" / "one.png").write_text("mine, too")
+    on_cartpole(REINFORCE).save(tmp_path / "agent", optimizer=False)
+    assert names(tmp_path / "agent") == [
+        "agent.json", "notes.txt", "plots", "policy.safetensors"
+    ]  # fmt: skip
+    assert (tmp_path / "agent" / "plots" / "one.png").read_text() == "mine, too"
+    assert REINFORCE.load(tmp_path / "agent").num_timesteps == 0
+
+
+def test_an_agent_does_not_take_the_place_of_something_else(on_cartpole, tmp_path, monkeypatch):
+    (tmp_path / "thesis.tex").write_text("years of work")
+    with pytest.raises(FileExistsError, match="not empty and holds no agent"):
+        on_cartpole(REINFORCE).save(tmp_path)
+    on_cartpole(REINFORCE).save(tmp_path / "agent")
+    monkeypatch.chdir(tmp_path / "agent")
+    with pytest.raises(FileExistsError):
+        on_cartpole(REINFORCE).save(".")
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path / "empty")
+    with pytest.raises(FileExistsError, match="is the current one"):
+        on_cartpole(REINFORCE).save(".")
+    with pytest.raises(NotADirectoryError):
+        on_cartpole(REINFORCE).save(tmp_path / "thesis.tex")
+    assert names(tmp_path) == ["agent", "empty", "thesis.tex"]
+
+
+def test_a_folder_that_is_replaced_while_it_is_read(on_cartpole, tmp_path, monkeypatch):
+    on_cartpole(REINFORCE).save(tmp_path / "agent")
+    newer, describe = on_cartpole(REINFORCE), agent_folder.describe
+    newer.num_timesteps = 600
+
+    def replaced_meanwhile(folder):
+        description = describe(folder)
+        monkeypatch.setattr(agent_folder, "describe", describe)
+        newer.save(tmp_path / "agent")
+        return description
+
+    monkeypatch.setattr(agent_folder, "describe", replaced_meanwhile)
+    assert REINFORCE.load(tmp_path / "agent").num_timesteps == newer.num_timesteps
+
+
+def test_a_save_that_fails_leaves_the_old_agent(make_agent, tmp_path, monkeypatch):
+    agent = make_agent("PPO").learn(20)
+    agent.save(tmp_path / "agent")
+    saved = {path.name: path.read_bytes() for path in (tmp_path / "agent").iterdir()}
+    monkeypatch.setattr(resume, "save_file", lambda *_: (_ for _ in ()).throw(OSError("full")))
+    with pytest.raises(OSError, match="full"):
+        agent.learn(20).save(tmp_path / "agent")
+    assert {path.name: path.read_bytes() for path in (tmp_path / "agent").iterdir()} == saved
+
+
+def test_a_damaged_description_is_named(on_cartpole, tmp_path):
+    on_cartpole(REINFORCE).save(tmp_path / "agent")
+    (tmp_path / "agent" / "agent.json").write_text("{")
+    with pytest.raises(ValueError, match=r"agent\.json' is damaged"):
+        REINFORCE.load(tmp_path / "agent")
+
+
+def test_learning_without_a_logger_writes_no_file(make_agent, tmp_path, monkeypatch):
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr("tempfile.tempdir", None)
+    make_agent("PPO").learn(40)
+    PPO("MlpPolicy", "CartPole-v1", n_steps=8, verbose=1).learn(20)
+    assert names(tmp_path) == []

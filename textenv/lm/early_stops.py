@@ -1,0 +1,98 @@
+"""Stop tokens that a row must not choose yet, because its response is shorter than the minimum.
+
+With ``min_new_tokens``, a stop token before this number of tokens does not end an episode. Where a
+response begins is not visible in its tokens, so the observation then says which tokens stop
+(``stop_tokens``), and the first column in which one of them does (``stop_column``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from textenv.rows.token_table import TokenTable, to_tensor
+from textenv.transfers import to_device
+
+KEYS = ("stop_tokens", "stop_column")  # of an observation
+
+
+def early_stops(stop_tokens: Tensor, stop_column: Tensor, column: Tensor) -> Tensor:
+    """The stop tokens that have no effect yet, -1 elsewhere.
+
+    Args:
+        stop_tokens: ids ``[..., K]``.
+        stop_column: ``[..., 1]``, the first column in which one of them ends the episode.
+        column: ``[...]``, where the next token goes.
+
+    Returns:
+        ``[..., K]`` int64.
+    """
+    return torch.where(column[..., None] < stop_column, stop_tokens, -1)
+
+
+def of_observation(observation: Mapping[str, Any], lengths: Tensor) -> Tensor | None:
+    """`early_stops` ``[B, K]`` of the next tokens; None if all stop tokens are legal.
+
+    Args:
+        observation: of a text environment, numpy or torch.
+        lengths: ``[B]``, the number of tokens of each row.
+    """
+    if "stop_column" not in observation:
+        return None
+    tokens, first = (torch.as_tensor(observation[key], device=lengths.device) for key in KEYS)
+    return early_stops(tokens, first, lengths)
+
+
+def of_rows(observations: Mapping[str, Any], num_steps: int) -> Tensor | None:
+    """`early_stops` ``[B, T, K]`` of the steps of whole rows; None if all are legal.
+
+    Args:
+        observations: ``prompt_lengths`` ``[B]``, the column of each row's first step, and the keys
+            of the observation.
+        num_steps: T.
+    """
+    if "stop_column" not in observations:
+        return None
+    begins = observations["prompt_lengths"]
+    column = begins[:, None] + torch.arange(num_steps, device=begins.device)
+    tokens, first = (observations[key][:, None] for key in KEYS)
+    return early_stops(tokens, first, column)
+
+
+def action_masks(table: TokenTable, vocabulary: int, policy: Any = None) -> np.ndarray:
+    """Which tokens make sense next, bool ``[B, vocabulary]``.
+
+    Args:
+        table: the rows.
+        vocabulary: the number of tokens.
+        policy: if its ``sampling`` bans tokens, these are False, too.
+    """
+    masks = np.ones((table.num_rows, vocabulary), np.bool_)
+    masks[:, list(getattr(getattr(policy, "sampling", None), "banned_tokens", ()))] = False
+    early = of_observation(table.stops(), to_tensor(table.lengths))
+    if early is not None:
+        rows, at = (early >= 0).cpu().nonzero(as_tuple=True)
+        masks[rows, early.cpu()[rows, at]] = False
+    return masks
+
+
+def forbid(logits: Tensor, illegal: Tensor | None) -> Tensor:
+    """Logits ``[..., V]`` with −inf at the illegal tokens.
+
+    Args:
+        logits: changed in a copy.
+        illegal: ids ``[..., K]``, of which -1 is none; or bool ``[..., V]``; or None.
+    """
+    if illegal is None:
+        return logits
+    illegal = to_device(illegal, logits.device)
+    if illegal.dtype != torch.bool:
+        vocabulary = logits.shape[-1]
+        chosen = logits.new_zeros((*logits.shape[:-1], vocabulary + 1), dtype=torch.bool)
+        # -1 goes into a last column, which is cut off.
+        illegal = chosen.scatter_(-1, illegal % (vocabulary + 1), True)[..., :vocabulary]
+    return logits.masked_fill(illegal, -torch.inf)

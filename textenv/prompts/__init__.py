@@ -1,0 +1,1 @@
+"""Prompts: what they are made from (`load`), their files (`files`), conversations (`chat`)."""

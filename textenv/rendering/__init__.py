@@ -1,0 +1,1 @@
+"""Coloured text for terminals (`ansi`), and pictures of it (`pictures`)."""

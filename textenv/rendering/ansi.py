@@ -1,0 +1,158 @@
+"""Text for the terminal or as a picture, each token coloured by a number."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from textenv.prompts.load import EncodedPrompt
+from textenv.rendering.pictures import GREY, Colour, Page, Piece
+from textenv.rows.token_table import TokenTable, to_numpy
+from textenv.task import TextTask
+
+MODES = ("ansi", "rgb_array")
+RESET = "\x1b[0m"
+# Background colours of a terminal with 256 colours, from weak to strong.
+REDS = (224, 217, 210, 203, 196)
+GREENS = (194, 157, 120, 83, 46)
+
+
+def checked_mode(render_mode: Any) -> str | None:
+    """The render mode.
+
+    Raises:
+        ValueError: it is unknown.
+    """
+    if render_mode is None or render_mode in MODES:
+        return render_mode
+    names = ", ".join(map(repr, MODES))
+    raise ValueError(
+        f"render_mode={render_mode!r} is unknown: use {names} or None; for a window, wrap an "
+        "environment that renders 'rgb_array' in gymnasium.wrappers.HumanRendering."
+    )
+
+
+class Renderer:
+    """Stores a number for each token, and renders the rows of a token table coloured by them.
+
+    Args:
+        mode: "rgb_array" renders pictures, any other mode text.
+        num_rows: B, the number of rows.
+        task: has the prompts, the tokenizer, and the largest number of tokens in a response.
+    """
+
+    def __init__(self, mode: str | None, num_rows: int, task: TextTask):
+        self.numbers = np.zeros((num_rows, task.max_new_tokens))
+        self.tokenizer, self.task, self.mode = task.tokenizer, task, mode
+
+    @cached_property
+    def _page(self) -> Page:
+        # Made when it is first needed: stable-baselines3 asks every environment for pictures, and
+        # most of them never draw one.
+        return Page((printable(p.text) for p in self.task.prompts), self.task.max_new_tokens)
+
+    def begin(self, rows: np.ndarray) -> None:
+        """Clear the numbers of rows that are reset."""
+        self.numbers[rows] = 0
+
+    def remember(
+        self, table: TokenTable, waiting: np.ndarray | None, rewards: Any, infos: dict[str, Any]
+    ) -> None:
+        """Store a number for each token of a step: its KL, or its reward if there is no KL.
+
+        Args:
+            table: the token table after the step.
+            waiting: ``[B]`` bool, rows that got no token in this step; None if all got one.
+            rewards, infos: those of the step. With batch scoring infos hold all tokens at once.
+        """
+        if "token_rewards" in infos:
+            numbers = to_numpy(infos.get("token_kl", infos["token_rewards"]))
+            self.numbers[:, : numbers.shape[1]] = numbers
+            return
+        rows = np.arange(len(self.numbers)) if waiting is None else np.flatnonzero(~waiting)
+        at = to_numpy(table.response_lengths())[rows] - 1
+        self.numbers[rows, at] = to_numpy(infos.get("kl", rewards))[rows]
+
+    def render(self, table: TokenTable, prompts: Sequence[EncodedPrompt]) -> tuple[Any, ...]:
+        """Each row's text, with a plain prompt and a coloured response.
+
+        Returns:
+            texts, or pictures uint8 ``[height, width, 3]`` of one size.
+        """
+        tokens, lengths = to_numpy(table.tokens), to_numpy(table.lengths)
+        rendered: list[Any] = []
+        for row, prompt in enumerate(prompts):
+            response = tokens[row, len(prompt.ids) : lengths[row]]
+            text = printable(prompt.text)
+            pieces = [printable(self.tokenizer.decode([token])) for token in response]
+            numbers = self.numbers[row, : len(pieces)]
+            if self.mode == "rgb_array":
+                rendered.append(self._page.draw([Piece(text, GREY), *on_colours(pieces, numbers)]))
+            else:
+                rendered.append(text + coloured(pieces, numbers))
+        return tuple(rendered)
+
+
+def printable(text: str) -> str:
+    """The text with its control characters escaped, except line breaks and tabs.
+
+    They could change the terminal's title, colours, or what stands above.
+    """
+    return "".join(
+        character
+        if character in "\n\t" or unicodedata.category(character) != "Cc"
+        else f"\\x{ord(character):02x}"
+        for character in text
+    )
+
+
+def coloured(pieces: Sequence[str], numbers: Sequence[float] | np.ndarray) -> str:
+    """The pieces as one text for a terminal, each on the colour of its number (`colours`)."""
+    return "".join(
+        piece if colour is None else f"\x1b[30;48;5;{colour}m{piece}{RESET}"
+        for piece, colour in zip(pieces, colours(numbers), strict=True)
+    )
+
+
+def on_colours(pieces: Sequence[str], numbers: Sequence[float] | np.ndarray) -> list[Piece]:
+    """The pieces for a picture, each on the colour of its number (`colours`)."""
+    return [
+        Piece(piece) if colour is None else Piece(piece, ground=rgb(colour))
+        for piece, colour in zip(pieces, colours(numbers), strict=True)
+    ]
+
+
+def colours(
+    numbers: Sequence[float] | np.ndarray,
+    positive: Sequence[int] = GREENS,
+    negative: Sequence[int] = REDS,
+    least: float = 0.0,
+) -> list[int | None]:
+    """A terminal's colour for each number, whose strength is relative to the largest number.
+
+    Args:
+        numbers: one for each token.
+        positive, negative: colours of numbers above and below 0, from weak to strong.
+        least: share of the largest number up to which a number has no colour (None).
+    """
+    largest = max((abs(number) for number in numbers), default=0)
+    found: list[int | None] = []
+    for number in numbers:
+        if abs(number) <= least * largest:
+            found.append(None)
+            continue
+        palette = positive if number > 0 else negative
+        strength = int(abs(number) / largest * len(palette))
+        found.append(palette[min(strength, len(palette) - 1)])
+    return found
+
+
+def rgb(colour: int) -> Colour:
+    """Red, green and blue of a colour from 16 to 231 of a terminal with 256, a cube of 6·6·6."""
+    levels = (0, 95, 135, 175, 215, 255)
+    number = colour - 16
+    return levels[number // 36], levels[number // 6 % 6], levels[number % 6]

@@ -1,0 +1,300 @@
+"""The token table: B rows of tokens with their lengths, in numpy or in torch.
+
+Only this module distinguishes numpy from torch. Indexing, arithmetic and comparison are written
+in the same way in both libraries, so the rules of an episode are written once; only creating arrays
+and converting between the two kinds differ.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import gymnasium as gym
+import numpy as np
+import torch
+
+from textenv.transfers import to_device, to_host
+
+Array = Any  # np.ndarray or torch.Tensor: there is no common type of the two
+
+_TORCH_DTYPES = {
+    np.int64: torch.int64,
+    np.int8: torch.int8,
+    np.bool_: torch.bool,
+    np.float64: torch.float32,  # rewards in torch mode: the precision of learning
+}
+_episode_numbers = itertools.count(1)
+# What changes in a table.
+COLUMNS = (
+    "tokens", "mask", "lengths", "prompt_lengths", "running", "stopped", "_columns", "_limits"
+)  # fmt: skip
+
+
+class Arrays:
+    """Makes arrays of one kind.
+
+    Args:
+        kind: "numpy" or "torch".
+        device: the device of tensors; numpy arrays are on the host.
+    """
+
+    def __init__(self, kind: str, device: str | torch.device):
+        if kind not in ("numpy", "torch"):
+            raise ValueError(f"array={kind!r} must be 'numpy' or 'torch'.")
+        self.numpy = kind == "numpy"
+        self.device = torch.device("cpu" if self.numpy else device)
+
+    def zeros(self, shape: int | tuple[int, ...], dtype: type) -> Array:
+        """Zeros of a numpy dtype, or of its counterpart in torch."""
+        if self.numpy:
+            return np.zeros(shape, dtype)
+        shape = (shape,) if isinstance(shape, int) else shape
+        return torch.zeros(shape, dtype=_TORCH_DTYPES[dtype], device=self.device)
+
+    def convert(self, values: Any) -> Array:
+        """A numpy array or a tensor as an array of this kind, on the device."""
+        if self.numpy:
+            return to_numpy(values)
+        values = to_tensor(values)
+        dtype = torch.float32 if values.is_floating_point() else values.dtype
+        return to_device(values.to(dtype), self.device)
+
+    def copy(self, array: Array) -> Array:
+        """The same numbers in new memory."""
+        return array.copy() if self.numpy else array.clone()
+
+
+def to_numpy(values: Any) -> np.ndarray:
+    """Convert to a numpy array; a tensor on the CPU gives a view."""
+    return values.detach().cpu().numpy() if isinstance(values, torch.Tensor) else np.asarray(values)
+
+
+def to_tensor(values: Any) -> torch.Tensor:
+    """Convert to a tensor; a numpy array gives a view, a tensor stays on its device."""
+    return values if isinstance(values, torch.Tensor) else torch.from_numpy(np.asarray(values))
+
+
+class Origin(NamedTuple):
+    """Which episodes an observation belongs to, known on the host without waiting for the device.
+
+    Attributes:
+        episodes: ``[B]`` int64, the number of each row's episode, unique in this process.
+        steps: how many times tokens have been appended to the table.
+    """
+
+    episodes: np.ndarray
+    steps: int
+
+
+class TokenObservation(dict):
+    """An observation in torch mode: a dictionary that also carries its `Origin`.
+
+    So a decoder whose tokens are on an accelerator knows which rows are new without comparing
+    tokens, which would make the host wait.
+
+    Attributes:
+        origin: of the rows.
+        running: ``[B]`` bool, rows whose next action counts; None if all do, and on an accelerator,
+            where to look at it would make the host wait.
+    """
+
+    origin: Origin
+    running: torch.Tensor | None = None
+
+
+class TokenTable:
+    """Prompts and responses as rows, contiguous from column 0.
+
+    Attributes (each ``[B]`` unless said otherwise, of the configured kind):
+        tokens, mask: ``[B, L + 1]``. The last column is never shown: the ignored actions of rows
+            that have ended are written there.
+        lengths: tokens of the row so far, the prompt included.
+        prompt_lengths: tokens of the prompt.
+        running: whether the row's episode is still running.
+        stopped: whether it ended by a stop, and not by its token budget.
+
+    Args:
+        num_rows: B, the number of rows.
+        max_length: L, the largest number of tokens in a row.
+        arrays: the kind of array.
+        copy: whether observations are copies of the table or views of it.
+        first_stops: the stop tokens, and the smallest number of tokens with which they end a
+            response; None if they may come first.
+    """
+
+    def __init__(
+        self,
+        num_rows: int,
+        max_length: int,
+        arrays: Arrays,
+        copy: bool,
+        first_stops: tuple[list[int], int] | None = None,
+    ):
+        self.num_rows, self.max_length = num_rows, max_length
+        self.arrays, self.copy = arrays, copy
+        self.tokens = arrays.zeros((num_rows, max_length + 1), np.int64)
+        self.mask = arrays.zeros((num_rows, max_length + 1), np.int8)
+        self.lengths = arrays.zeros(num_rows, np.int64)
+        self.prompt_lengths = arrays.zeros(num_rows, np.int64)
+        self.running = arrays.zeros(num_rows, np.bool_)
+        self.stopped = arrays.zeros(num_rows, np.bool_)
+        self._rows = arrays.convert(np.arange(num_rows))
+        self._ones = arrays.convert(np.ones(num_rows, np.int8))  # a number would have to be copied
+        self._columns = arrays.zeros(num_rows, np.int64)  # where a row's next token goes
+        self._limits = arrays.zeros(num_rows, np.int64)  # the length at which the budget is used
+        self.origin = Origin(np.zeros(num_rows, np.int64), 0)
+        stop_tokens, self.min_new_tokens = first_stops or ([], 0)
+        self.stop_tokens = arrays.convert(np.tile(np.array(stop_tokens, np.int64), (num_rows, 1)))
+
+    def begin(self, rows: np.ndarray, prompts: Sequence[np.ndarray], max_new_tokens: int) -> None:
+        """Put a prompt into each of ``rows`` (indices) and start their episodes."""
+        tokens, mask = (np.zeros((len(rows), self.max_length + 1), t) for t in (np.int64, np.int8))
+        lengths = np.array([len(ids) for ids in prompts], np.int64)
+        for i, ids in enumerate(prompts):
+            tokens[i, : len(ids)] = ids
+            mask[i, : len(ids)] = 1
+        convert = self.arrays.convert
+        at, converted = convert(rows), convert(lengths)
+        self.tokens[at], self.mask[at] = convert(tokens), convert(mask)
+        self._columns[at] = self.lengths[at] = self.prompt_lengths[at] = converted
+        self._limits[at] = converted + max_new_tokens
+        begins = convert(np.ones(len(rows), np.bool_))
+        self.running[at], self.stopped[at] = begins, ~begins
+        episodes = self.origin.episodes.copy()
+        episodes[rows] = [next(_episode_numbers) for _ in rows]
+        self.origin = Origin(episodes, self.origin.steps)
+
+    def state_dict(self) -> dict[str, Array]:
+        """All rows, as copies."""
+        return {name: self.arrays.copy(getattr(self, name)) for name in COLUMNS}
+
+    def load_state_dict(self, state: dict[str, Array]) -> None:
+        """Set all rows to those of a `state_dict`; their episodes get new numbers.
+
+        Raises:
+            ValueError: it is of a table of another size.
+        """
+        there = tuple(state["tokens"].shape)
+        if there != tuple(self.tokens.shape):
+            raise ValueError(
+                f"This table has the shape {tuple(self.tokens.shape)}; the state is of one with "
+                f"{there}."
+            )
+        for name in COLUMNS:
+            getattr(self, name)[:] = self.arrays.convert(state[name])
+        every = [next(_episode_numbers) for _ in range(self.num_rows)]
+        self.origin = Origin(np.array(every, np.int64), self.origin.steps)
+
+    def checked(self, actions: Any, vocabulary: int) -> Array:
+        """Check actions and convert them to the configured kind of array.
+
+        Raises:
+            ValueError: they are not one token id for each row. Ids out of range are detected only
+                if the table is on the CPU; elsewhere this check would make the host wait.
+        """
+        if self.arrays.numpy:
+            actions = np.asarray(actions)
+            whole = actions.dtype.kind in "iu"
+        else:
+            actions = torch.as_tensor(actions, device=self.arrays.device)
+            whole = not (actions.is_floating_point() or actions.dtype == torch.bool)
+        if actions.shape != (self.num_rows,):
+            raise ValueError(
+                f"actions have the shape {tuple(actions.shape)}, but this environment has "
+                f"{self.num_rows} rows: give one token id for each row."
+            )
+        if not whole:
+            raise ValueError(f"actions have the dtype {actions.dtype}: token ids are integers.")
+        # Smaller integer types cannot index a tensor, and torch uses uint8 as a mask.
+        actions = actions.astype(np.int64) if self.arrays.numpy else actions.long()
+        on_cpu = self.arrays.device.type == "cpu"
+        if on_cpu and (actions.min() < 0 or actions.max() >= vocabulary):
+            wrong = [token for token in actions.tolist() if not 0 <= token < vocabulary]
+            raise ValueError(
+                f"actions contain the token id {wrong[0]}, but the vocabulary has the ids 0 to "
+                f"{vocabulary - 1}."
+            )
+        return actions
+
+    def require_running(self) -> None:
+        """Raise an error if there are rows whose episodes have ended.
+
+        Raises:
+            gymnasium.error.ResetNeeded: there are some.
+        """
+        rows = np.flatnonzero(to_numpy(~self.running)).tolist()
+        if rows:
+            raise gym.error.ResetNeeded(
+                f"The episodes of rows {rows} have ended and nothing has reset them: call reset(), "
+                "or reset(options={'reset_mask': mask}) for these rows alone, before the next step."
+            )
+
+    def append(self, actions: Array) -> None:
+        """Write one token to each running row; the actions of the others are ignored."""
+        self.tokens[self._rows, self._columns] = actions
+        self.mask[self._rows, self._columns] = self._ones
+        self._columns += self.running
+        self.lengths += self.running
+        self.origin = Origin(self.origin.episodes, self.origin.steps + 1)
+
+    def take_back(self) -> None:
+        """Undo an `append` by which no episode has been ended yet."""
+        appended = self.running * self._ones
+        self._columns, self.lengths = self._columns - appended, self.lengths - appended
+        for column, dtype in ((self.tokens, np.int64), (self.mask, np.int8)):
+            column[self._rows, self._columns] = self.arrays.zeros(self.num_rows, dtype)
+        self.origin = Origin(self.origin.episodes, self.origin.steps - 1)
+
+    def budget_spent(self) -> Array:
+        """``[B]`` bool: whether the row has used its token budget."""
+        return self.lengths == self._limits
+
+    def end(self, ended: Array, stops: Array) -> None:
+        """End the episodes of the rows ``ended``; those also in ``stops`` end by a stop."""
+        self.running &= ~ended
+        self.stopped |= ended & stops
+        self._columns[ended] = self.max_length
+
+    def response_lengths(self) -> Array:
+        """The lengths ``[B]`` of the responses in tokens, the stop token included."""
+        return self.lengths - self.prompt_lengths
+
+    def last_tokens(self, count: int) -> list[np.ndarray]:
+        """On the host, in one copy: the last ``count`` tokens of each row ``[B, count]``, its first
+        one repeated if it has fewer; lengths, prompt lengths and running, each ``[B]``."""
+        columns = self.lengths[:, None] - self.arrays.convert(np.arange(count, 0, -1))
+        tokens = self.tokens[self._rows[:, None], columns * (columns > 0)]
+        every = tokens, self.lengths, self.prompt_lengths, self.running
+        return [column.numpy() for column in to_host(*map(to_tensor, every))]
+
+    def responses(self, mask: torch.Tensor) -> torch.Tensor:
+        """The response tokens ``[B, T]`` where ``mask`` ``[B, T]`` is True; arbitrary elsewhere."""
+        steps = torch.arange(mask.shape[1], device=mask.device)
+        columns = to_tensor(self.prompt_lengths)[:, None] + steps
+        return to_tensor(self.tokens).gather(1, columns.clamp(max=self.max_length))
+
+    def stops(self) -> dict[str, Array]:
+        """``stop_tokens`` ``[B, K]`` and ``stop_column`` ``[B, 1]`` (see `textenv.lm.early_stops`).
+
+        Empty if every stop token is legal from the start on.
+        """
+        if not self.min_new_tokens:
+            return {}
+        first = self.prompt_lengths + (self.min_new_tokens - 1)
+        return {"stop_tokens": self.arrays.copy(self.stop_tokens), "stop_column": first[:, None]}
+
+    def observation(self) -> dict[str, Array]:
+        """``input_ids`` and ``attention_mask``, each ``[B, L]``, and `stops`."""
+        tokens, mask = self.tokens[:, : self.max_length], self.mask[:, : self.max_length]
+        if self.copy:
+            tokens, mask = self.arrays.copy(tokens), self.arrays.copy(mask)
+        parts = {"input_ids": tokens, "attention_mask": mask, **self.stops()}
+        if self.arrays.numpy:
+            return parts
+        observation = TokenObservation(parts)
+        observation.origin = self.origin
+        if self.arrays.device.type == "cpu" and not self.running.all():
+            observation.running = self.running.clone()
+        return observation

@@ -1,0 +1,55 @@
+"""Turn rows of tokens into the episodes that a reward function receives."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from textenv.episode import Episode
+from textenv.prompts.load import EncodedPrompt
+from textenv.rows.stops import StopRule
+from textenv.rows.token_table import TokenTable, to_tensor
+from textenv.transfers import to_host
+
+
+def transcribe(
+    table: TokenTable,
+    rows: np.ndarray,
+    prompts: Sequence[EncodedPrompt],
+    tokenizer: Any,
+    stop: StopRule,
+) -> list[Episode]:
+    """The finished episodes of some rows of a token table.
+
+    Args:
+        table: the tokens.
+        rows: indices ``[N]`` of rows that have ended.
+        prompts: the N prompts of these rows.
+        tokenizer: decodes the tokens.
+        stop: finds the stop string of a response, which is removed from its text.
+    """
+    columns = map(to_tensor, (table.tokens, table.lengths, table.stopped))
+    tokens, lengths, stopped = (column.numpy()[rows] for column in to_host(*columns))
+    whole = [row[:length].copy() for row, length in zip(tokens, lengths, strict=True)]
+
+    def decode(sequences: list[np.ndarray]) -> list[str]:
+        return tokenizer.batch_decode(sequences, skip_special_tokens=True)
+
+    # SentencePiece tokenizers drop the space before the first token that they decode,
+    # so a response is decoded together with its prompt.
+    texts, heads = decode(whole), decode([prompt.ids for prompt in prompts])
+    episodes = []
+    for ids, prompt, text, head, by_a_stop in zip(
+        whole, prompts, texts, heads, stopped, strict=True
+    ):
+        split = len(prompt.ids)
+        response = text[len(head) :] if text.startswith(head) else decode([ids[split:]])[0]
+        if by_a_stop and not stop.is_stop_token[ids[-1]]:
+            response = stop.without_stop_string(response)
+        reason = "stop" if by_a_stop else "length"
+        episodes.append(
+            Episode(prompt.text, response, ids[:split], ids[split:], reason, prompt.data)
+        )
+    return episodes
