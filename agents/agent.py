@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Mapping
+from dataclasses import field
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 import gymnasium as gym
 import numpy as np
@@ -15,114 +17,151 @@ from stable_baselines3.common.callbacks import BaseCallback
 from torch import Tensor
 
 from agents import distributed, policies
-from agents.experience import OnStep, Stopped, collect_rollout, environments, make_collector
-from agents.experience.rollout import Batch, Rollout
-from agents.iteration import iteration
-from agents.policies.base import Policy
+from agents.experience import environments
+from agents.experience.collect import make_collector
+from agents.experience.rollout import Batch, Rollout, joined
+from agents.experience.steps import OnStep, Stopped
+from agents.experience.undo import undone_by_errors
+from agents.functional import surrogates
+from agents.policies.base import Evaluation, Policy
 from agents.saving import agent_folder
-from agents.sb3.callbacks import as_callback
-from agents.sb3.interface import SB3Members
+from agents.sb3.callbacks import StepReport, as_callback, needs_steps
+from agents.sb3.interface import SB3Interface
 from agents.training import optimization
-from agents.training.hyperparameters import AUTO, Construction, find_device
-from agents.training.metrics import mean_metrics, record_all
-from agents.training.optimization import Schedule, make_optimizer, set_learning_rate
+from agents.training.device import find_device
+from agents.training.hyperparameters import AUTO, Schedule, fill_in
+from agents.training.metrics import log_entry, mean_metrics, speed
 from agents.training.progress import ProgressBar
-from agents.training.ranges import check_ranges
+from textenv.arguments import Arguments, Range, check_ranges
+
+ONE_STEP = (
+    " It takes one optimiser step on each rollout, because a second one needs importance weights: "
+    "micro_batch_size saves memory, and PPO takes several steps."
+)
 
 
-class Agent(SB3Members, metaclass=Construction):
+class Agent(SB3Interface, Arguments):
     """Base class of all algorithms: collects rollouts and passes them to ``update``.
 
-    An algorithm implements ``update(rollout) -> metrics`` and, for `optimizer_step`,
-    ``loss(batch) -> (loss, metrics)``. It does not depend on text. Arguments that are ``"auto"``
-    are filled in from `agents.training.presets`, for the given policy and model.
+    An algorithm is a class with fields, which are its hyper-parameters; it implements
+    ``update(rollout) -> metrics`` and, for `optimize`, ``loss(batch)``. It does not depend on text.
+    Arguments that are ``"auto"`` are filled in from `agents.training.presets`, for the given policy
+    and model. A field with ``init=False`` is no argument, but state that updates change; it is
+    saved.
 
     A program that ``torchrun`` or ``accelerate launch`` starts several times learns with all its
     processes (`agents.distributed`): each collects in its part of the ``n_envs`` rows, and all take
     the same steps, on ``batch_size`` rows of all. The first one alone logs and saves. Callbacks are
     called in each of them: one that writes files should do so where `distributed.is_main` holds.
-
-    Args:
-        policy: "CausalLMPolicy", "MlpPolicy", or a policy class (see `agents.policies.base`).
-        env: a vector environment, an environment, or an id (made with ``n_envs`` and
-            ``env_kwargs``, a text environment with the policy's tokenizer). A native text
-            environment is switched to its fast mode, which is logged; all others are used as
-            they are.
-        learning_rate: of AdamW, a number or a function of the remaining progress (1 to 0).
-        lr_schedule: "constant", "linear" or "cosine"; the last two end at 0 with `learn`.
-        n_steps: steps of each row in one rollout; not used for whole episodes of text.
-        micro_batch_size: rows per backward pass, to save memory with large models. The gradient is
-            that of the whole batch.
-        max_grad_norm: gradients are clipped to this norm; None does not clip.
-        weight_decay: of AdamW.
-        adam_epsilon: of AdamW; where gradients are smaller than this, steps are small too.
-        group_size: number of consecutive rows that begin with the same prompt.
-        n_envs, env_kwargs: used when ``env`` is an id. Several processes have so many rows
-            together; an environment that is given is one process's own part.
-        policy_kwargs: arguments of the policy, such as ``{"model": "smollm2"}``.
-        tensorboard_log: folder for TensorBoard.
-        verbose: 1 prints a table after each rollout, 0 nothing.
-        seed: of environment, actions, minibatches and new weights. None makes them random; the
-            global random state is never changed.
-        device: "auto", "cpu", "cuda", ...
     """
 
-    persistent_state: ClassVar[tuple[str, ...]] = ()  # attributes that updates change; saved
+    policy: Any = field(kw_only=False)
+    '"CausalLMPolicy", "MlpPolicy", or a policy class (see `agents.policies.base`).'
+    env: Any = field(kw_only=False)
+    """A vector environment, an environment, or an id (made with ``n_envs`` and ``env_kwargs``, a
+    text environment with the policy's tokenizer). A native text environment is switched to its
+    fast mode, which is logged; all others are used as they are."""
+    learning_rate: Annotated[float | Schedule, Range(0)] = AUTO
+    "Of AdamW, a number or a function of the remaining progress (1 to 0)."
+    lr_schedule: Literal["constant", "linear", "cosine"] = AUTO
+    '"constant", "linear" or "cosine"; the last two end at 0 with `learn`.'
+    n_steps: Annotated[int | None, Range(1)] = AUTO
+    "Steps of each row in one rollout; not used for whole episodes of text."
+    gamma: Annotated[float, Range(0, 1)] = AUTO
+    "Discount; 1 for text, where only the end is scored."
+    micro_batch_size: Annotated[int | None, Range(1)] = None
+    """Rows per backward pass, to save memory with large models. The gradient is that of the whole
+    batch."""
+    max_grad_norm: Annotated[float | None, Range(above=0)] = AUTO
+    """The gradient of each group of parameters (the critic's own are one where they have a learning
+    rate of their own) is clipped to this norm; None does not clip."""
+    weight_decay: Annotated[float, Range(0)] = 0.0
+    "Of AdamW."
+    adam_epsilon: Annotated[float, Range(above=0)] = AUTO
+    "Of AdamW; where gradients are smaller than this, steps are small too."
+    group_size: Annotated[int, Range(1)] = 1
+    "Number of consecutive rows that begin with the same prompt."
+    n_envs: Annotated[int, Range(1)] = AUTO
+    """Rows of an environment that is made from an id. Several processes have so many rows together;
+    an environment that is given is one process's own part."""
+    env_kwargs: Mapping[str, Any] | None = None
+    "Arguments of an environment that is made from an id."
+    policy_kwargs: Mapping[str, Any] | None = None
+    'Arguments of the policy, such as ``{"model": "smollm2"}``.'
+    tensorboard_log: str | None = None
+    "Folder for TensorBoard."
+    verbose: Annotated[int, Range(0)] = 0
+    "1 prints a table after each rollout, 0 nothing."
+    seed: Annotated[int | None, Range(0, 2**32 - 1)] = None
+    """Of environment, actions, minibatches and new weights. None makes them random; the global
+    random state is never changed."""
+    device: str | torch.device = "auto"
+    '"auto", "cpu", "cuda", ...'
+
     policy_needs: ClassVar[dict[str, Any]] = {}  # arguments for a language model's policy
     compares_groups: ClassVar[bool] = False  # whether a group_size of 1 makes no sense
 
-    def __init__(
-        self,
-        policy: str | type[Policy],
-        env: str | gym.Env | VectorEnv,
-        *,
-        learning_rate: float | Schedule = AUTO,
-        lr_schedule: str = AUTO,
-        n_steps: int | None = AUTO,
-        micro_batch_size: int | None = None,
-        max_grad_norm: float | None = AUTO,
-        weight_decay: float = 0.0,
-        adam_epsilon: float = AUTO,
-        group_size: int = 1,
-        n_envs: int = AUTO,
-        env_kwargs: Mapping[str, Any] | None = None,
-        policy_kwargs: Mapping[str, Any] | None = None,
-        tensorboard_log: str | None = None,
-        verbose: int = 0,
-        seed: int | None = None,
-        device: str | torch.device = "auto",
-    ):
-        super().__init__()
-        self.device = find_device(device)
-        self.learning_rate, self.lr_schedule = learning_rate, lr_schedule
-        self.anneal, self.n_steps = optimization.lr_schedule(lr_schedule), n_steps
-        self.micro_batch_size, self.group_size, self.verbose = micro_batch_size, group_size, verbose
-        self.max_grad_norm, self.adam_epsilon = max_grad_norm, adam_epsilon
-        self.weight_decay, self.tensorboard_log, self.seed = weight_decay, tensorboard_log, seed
-        self.policy_class = policies.find(policy)
-        self.policy_kwargs = dict(policy_kwargs or {})
-        rows = (
-            distributed.local_rows("n_envs", n_envs, group_size) if isinstance(env, str) else n_envs
-        )
+    def __post_init__(self) -> None:
+        SB3Interface.__init__(self)
+        self.policy_class = policies.find(self.policy)
+        self.policy_kwargs = dict(self.policy_kwargs or {})
+        fill_in(self)
+        self.check()
+        self.anneal = optimization.lr_schedule(self.lr_schedule)
+        self.device = find_device(self.device)
+        if isinstance(self.env, str):
+            self.n_envs = distributed.local_rows("n_envs", self.n_envs, self.group_size)
         self.env = environments.for_agent(
-            env, self.policy_class, self.policy_kwargs, rows, env_kwargs, group_size, self.device
-        )
-        self.policy: Any = policies.make(
-            self.policy_class, self.env, self.policy_needs, self.policy_kwargs, seed, self.device,
-            environments.reference(self.env),
+            self.env, self.policy_class, self.policy_kwargs, self.n_envs, self.env_kwargs,
+            self.group_size, self.device,
+        )  # fmt: skip
+        self.n_envs = self.env.num_envs
+        self.policy = policies.make(
+            self.policy_class, self.env, self.policy_needs, self.policy_kwargs, self.seed,
+            self.device, environments.reference(self.env),
         )  # fmt: skip
         environments.bind(self.env, self.policy)
-        learning = self.trained_parameters()
-        self.optimizer = make_optimizer(learning, learning_rate, weight_decay, adam_epsilon)
+        self.optimizer = optimization.make_optimizer(
+            self.trained_parameters(), self.learning_rate, self.weight_decay, self.adam_epsilon
+        )
         self.generator = torch.Generator()  # for minibatches
         place = () if distributed.is_main() else (distributed.rank(),)
-        fresh = np.random.SeedSequence(seed, spawn_key=place).generate_state(3)
+        fresh = np.random.SeedSequence(self.seed, spawn_key=place).generate_state(3)
         self.policy.seed(int(fresh[0]))
         self.generator.manual_seed(int(fresh[1]))
-        env_seed = int(fresh[2] % 2**31) if seed is None else seed
-        self.collector = make_collector(self.env, env_seed + distributed.rank() * self.env.num_envs)
+        env_seed = int(fresh[2] % 2**31) if self.seed is None else self.seed
+        self.collector = make_collector(self.env, env_seed + distributed.rank() * self.n_envs)
         self.num_timesteps, self.num_rollouts, self.learning_seconds = 0, 0, 0.0
         self.progress_remaining, self.between_rollouts = 1.0, True
+
+    def check(self) -> None:
+        """Raise an error for hyper-parameters out of their range, or that do not fit together.
+
+        Raises:
+            ValueError: the message names the argument, its value and what is allowed.
+        """
+        check_ranges(type(self), vars(self))
+        if self.compares_groups and self.group_size < 2:
+            raise ValueError(
+                f"group_size={self.group_size} must be at least 2: {type(self).__name__} compares "
+                "the answers to a prompt."
+            )
+
+    @classmethod
+    def unknown(cls, name: str, known: list[str]) -> str:
+        """The sentence about an argument that the class does not have."""
+        if name in ("batch_size", "n_epochs"):
+            return super().unknown(name, []) + ONE_STEP
+        return super().unknown(name, known)
+
+    def __repr__(self) -> str:
+        policy, env = type(self.policy).__name__, getattr(self.env, "spec", None)
+        where = getattr(env, "id", None) or type(self.env.unwrapped).__name__
+        return (
+            f"{type(self).__name__}({policy}, {where}, n_envs={self.n_envs}, seed={self.seed}, "
+            f"device={str(self.device)!r}): {self.num_timesteps} timesteps in "
+            f"{self.num_rollouts} rollouts"
+        )
 
     # --- what an algorithm implements -------------------------------------------------------
 
@@ -130,73 +169,127 @@ class Agent(SB3Members, metaclass=Construction):
         """Learn from a rollout; returns metrics for the log."""
         raise NotImplementedError
 
-    def loss(self, batch: Batch) -> tuple[Tensor, Mapping[str, Tensor | float]]:
-        """The loss of a batch, a scalar to minimise, and metrics.
-
-        All of them are divided by ``batch.counts``, so that they add up over its micro-batches.
-        """
+    def loss(self, batch: Batch) -> Tensor:
+        """The loss of a batch, a scalar to minimise, made of terms of `Batch.mean`."""
         raise NotImplementedError
 
-    @property
-    def takes_one_step(self) -> bool:
-        """Whether an update is a single step on the whole rollout, before which π is π_old.
-
-        Its losses then take log π_old from `Batch.old`.
-        """
-        return False
-
-    @property
-    def rows_at_once(self) -> int:
-        """The rows of a backward pass in this process; of plain memory, where it takes more."""
-        of_all = getattr(self, "batch_size", None)
-        own = (
-            self.env.num_envs if of_all is None else math.ceil(of_all / distributed.process_count())
-        )
-        return self.micro_batch_size or min(own, self.env.num_envs)
-
-    # --- what an algorithm uses -------------------------------------------------------------
-
-    def trained_parameters(self) -> Any:
+    def trained_parameters(self) -> list[Any]:
         """The parameters that the optimiser changes, as `torch.optim.AdamW` takes them."""
         return [p for p in self.policy.parameters() if p.requires_grad]
 
-    def optimizer_step(self, batch: Batch) -> dict[str, float]:
-        """One optimiser step on ``self.loss``, in micro-batches if their size is set."""
-        return optimization.optimizer_step(
-            self.loss, batch, self.optimizer, self.micro_batch_size, self.max_grad_norm
-        )
+    # --- what an algorithm uses -------------------------------------------------------------
+
+    def evaluate(self, batch: Batch, entropy: bool = False) -> Evaluation:
+        """What the policy says now of the steps of a batch, with gradient (`Policy.evaluate`).
+
+        How far π is from the policy that acted is noted for the log. In the only step on a rollout
+        π_old is what π is evaluated as, and not as it acted in a reduced precision.
+        """
+        now = self.policy.evaluate(batch, entropy=entropy)
+        with torch.no_grad():
+            if batch.is_only_step:
+                batch.mean("log_prob_mismatch", (now.log_probs - batch.old_log_probs).abs())
+                batch.old_log_probs = now.log_probs.detach()
+            batch.mean("approx_kl", surrogates.kl_old_new(now.log_probs, batch.old_log_probs))
+            clip_range = getattr(self, "clip_range", None)
+            if clip_range is not None:
+                batch.means["clip_fraction"] = surrogates.clip_fraction(
+                    now.log_probs, batch.old_log_probs, batch.mask, self.scheduled(clip_range),
+                    getattr(self, "clip_range_high", None), counts=batch.counts,
+                )  # fmt: skip
+        return now
 
     def optimize(
         self,
         rollout: Rollout,
-        columns: Mapping[str, Tensor],
         n_epochs: int = 1,
         batch_size: int | None = None,
+        stop: Callable[[dict[str, float]], bool] | None = None,
+        **columns: Tensor,
     ) -> dict[str, float]:
-        """`optimizer_step` on minibatches of ``batch_size`` rows. Returns mean metrics."""
-        return mean_metrics(
-            [
-                self.optimizer_step(batch)
-                for _ in range(n_epochs)
-                for batch in rollout.batches(batch_size, self.generator, self.group_size, **columns)
-            ]
+        """Minimise ``self.loss`` by optimiser steps on minibatches of a rollout.
+
+        Args:
+            rollout: the experience.
+            n_epochs: passes over it.
+            batch_size: rows of a step; None takes all.
+            stop: is told the metrics before each step; True takes no more.
+            columns: further columns ``[B, T]`` of the batches, such as ``advantages``.
+
+        Returns:
+            Mean metrics of the steps.
+        """
+        only_step = n_epochs == 1 and rollout.is_one_batch(batch_size)
+        self.use_right_log_probs(rollout, only_step)
+        steps: list[dict[str, float]] = []
+        for batch in (
+            batch
+            for _ in range(n_epochs)
+            for batch in rollout.batches(batch_size, self.generator, self.group_size, **columns)
+        ):
+            batch.is_only_step = only_step and self.policy.reduced_precision
+            metrics, goes_on = self.optimizer_step(batch, stop)
+            steps.append(metrics)
+            if not goes_on:
+                break
+        means = mean_metrics(steps)
+        if "returns" in columns:
+            means["explained_variance"] = rollout.explained_variance(columns["returns"])
+        return means
+
+    def optimizer_step(
+        self, batch: Batch, stop: Callable[[dict[str, float]], bool] | None = None
+    ) -> tuple[dict[str, float], bool]:
+        """`optimization.optimizer_step` on ``self.loss``."""
+        return optimization.optimizer_step(
+            self.loss, batch, self.optimizer, self.micro_batch_size, self.max_grad_norm, stop
         )
+
+    def parts(self, rollout: Rollout, **columns: Tensor) -> list[Batch]:
+        """A rollout in parts that fit into memory, for sums (`agents.training.optimization`)."""
+        self.use_right_log_probs(rollout, only_step=False)
+        return optimization.in_parts(rollout.batch(**columns), self.micro_batch_size)
+
+    def random_parts(self, rollout: Rollout, rows: int | None) -> list[Batch]:
+        """`parts` of so many rows of all processes, chosen at random; None takes all."""
+        batch = rollout.batch()
+        share = None if rows is None else math.ceil(rows / distributed.process_count())
+        chosen = torch.randperm(len(batch), generator=self.generator)[:share]
+        return optimization.in_parts(
+            batch.take(chosen.to(batch.mask.device)), self.micro_batch_size
+        )
+
+    def use_right_log_probs(self, rollout: Rollout, only_step: bool) -> None:
+        """See to it that the first ratio is 1 in a reduced precision: before several steps log
+        π_old has to come from `Policy.evaluate`. A single step finds it itself (`evaluate`)."""
+        known = rollout.log_prob_mismatch is not None
+        if self.policy.reduced_precision and not only_step and not known:
+            at_once = self.micro_batch_size or getattr(self, "batch_size", None)
+            with distributed.raise_in_all_processes():
+                rollout.use_evaluated_log_probs(self.policy, at_once)
+
+    def kl_to_old_policy(self, rollout: Rollout) -> float:
+        """KL(π_old‖π), nats per step, with the current weights."""
+
+        def kl(part: Batch) -> list[Tensor]:
+            self.evaluate(part)
+            return [part.means["approx_kl"]]
+
+        at_once = self.micro_batch_size or getattr(self, "batch_size", None)
+        with torch.no_grad():
+            return optimization.total(kl, optimization.in_parts(rollout.batch(), at_once))[0]
 
     def scheduled(self, value: float | Schedule) -> float:
         """The value of a hyper-parameter at the current progress."""
         return optimization.at_progress(value, self.progress_remaining)
 
-    def _set_learning_rate(self) -> None:
-        rate = self.scheduled(self.learning_rate) * self.scheduled(self.anneal)
-        set_learning_rate(self.optimizer, rate)
-
     # --- learning ---------------------------------------------------------------------------
 
     def learn(
         self,
-        total_timesteps: int,
+        total_timesteps: Annotated[float, Range(0)],
         callback: Callable | BaseCallback | list[BaseCallback] | None = None,
-        log_interval: int | None = 1,
+        log_interval: Annotated[int | None, Range(1)] = 1,
         tb_log_name: str | None = None,
         reset_num_timesteps: bool = True,
         progress_bar: bool | ProgressBar = False,
@@ -213,7 +306,8 @@ class Agent(SB3Members, metaclass=Construction):
             reset_num_timesteps: False continues the count, as after `load`.
             progress_bar: show a bar with return, score, KL and speed; or a bar to use.
         """
-        check_ranges({"total_timesteps": total_timesteps, "log_interval": log_interval})
+        given = {"total_timesteps": total_timesteps, "log_interval": log_interval}
+        check_ranges(Agent.learn, given)
         if reset_num_timesteps:
             self.num_timesteps, self.num_rollouts, self.learning_seconds = 0, 0, 0.0
         total_timesteps += self.num_timesteps  # schedules run up to it, as in SB3
@@ -227,12 +321,12 @@ class Agent(SB3Members, metaclass=Construction):
             with bar.over(total_timesteps, self.num_timesteps):
                 while self.num_timesteps < total_timesteps:
                     self.progress_remaining = 1 - self.num_timesteps / total_timesteps
-                    self._set_learning_rate()
-                    record = iteration(self, callback)
-                    record_all(logger, record)
+                    entry = self.iterate(callback)
+                    for name, value in entry.items():
+                        logger.record(name, value)
                     if log_interval is not None and self.num_rollouts % log_interval == 0:
                         logger.dump(self.num_timesteps)
-                    bar.show(self.num_timesteps, record)
+                    bar.show(self.num_timesteps, entry)
         except Stopped:
             pass
         except BaseException as error:
@@ -245,17 +339,52 @@ class Agent(SB3Members, metaclass=Construction):
         callback.on_training_end()
         return self
 
+    def iterate(self, callback: BaseCallback) -> dict[str, float]:
+        """A rollout and the update on it; returns their entry in the log."""
+        with distributed.raise_in_all_processes():
+            callback.on_rollout_start()
+        optimization.set_learning_rate(
+            self.optimizer, self.scheduled(self.learning_rate), self.scheduled(self.anneal)
+        )
+        timesteps, began = self.num_timesteps, time.perf_counter()
+        rollout = self.collect(StepReport(self, callback) if needs_steps(callback) else None)
+        collecting = time.perf_counter() - began
+        callback.update_locals({"self": self, "rollout": rollout})
+        callback.on_rollout_end()
+        self.between_rollouts = False
+        metrics = self.update(rollout)
+        optimization.check_finite(self.policy.parameters(), self.num_rollouts + 1)
+        self.between_rollouts = True
+        self.num_rollouts += 1
+        self.learning_seconds += time.perf_counter() - began
+        metrics["learning_rate"] = self.optimizer.param_groups[0]["lr"]
+        times = speed(self, timesteps, collecting)
+        return log_entry(rollout, self.group_size, train=metrics, time=times)
+
     def collect(self, on_step: OnStep | None = None) -> Rollout:
         """One rollout with the current policy. Counts its steps, and updates the schedule of β.
 
-        After an error the agent is as before, and can be saved or learn on. In reduced precision
-        its log-probabilities come from `evaluate`, so that the first ratio is 1 there, too; if one
-        step is all, from that step.
+        After an error the agent is as before, and can be saved or learn on.
 
         Of several processes each returns its own rows, with the episodes of all of them, and
         counts the steps of all. An error in one of them, or a callback that stops, ends it in all.
         """
-        return collect_rollout(self, on_step)
+        timesteps, several = self.num_timesteps, distributed.process_count() > 1
+        with undone_by_errors(self):
+            with distributed.raise_in_all_processes():
+                rollout = self.collector.collect(self.policy, self.n_steps, on_step)
+            parts = distributed.all_gather((rollout.num_steps, rollout.episodes))
+        rollout.all_reduce = distributed.all_reduce if several else None
+        none: dict[str, list] = {"return": [], "length": []}
+        rollout.episodes = joined([none, *(episodes for _, episodes in parts)])
+        environments.move_schedules(self.env, rollout.episodes.get("kl", []))
+        self.num_timesteps = timesteps + sum(num_steps for num_steps, _ in parts)
+        # Those that are here have been added already, if steps are reported.
+        del parts[distributed.rank()]
+        others = joined([none, *(episodes for _, episodes in parts)])
+        new = rollout.episodes if on_step is None else others
+        self.add_episodes(new["return"], new["length"])
+        return rollout
 
     # --- saving ------------------------------------------------------------------------------
 

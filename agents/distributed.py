@@ -322,15 +322,3 @@ def _sendable(error: BaseException) -> BaseException:
         return error
     except Exception:
         return RuntimeError(f"process {rank()}: {type(error).__name__}: {error}")
-
-
-def gather(values: Tensor) -> Tensor:
-    """The entries ``[n]`` of all processes, by rank; n may differ. Raises as `all_gather`."""
-    if process_count() == 1:
-        return values
-    return torch.cat(all_gather(values.detach().cpu())).to(values.device)
-
-
-def mean(values: Tensor) -> float:
-    """The mean over the entries ``[n]`` of all processes; raises as `all_gather`."""
-    return float(gather(values).mean())

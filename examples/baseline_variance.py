@@ -54,7 +54,7 @@ def main(critic_rollouts: int = 30, rollouts: int = 8, rows: int = 128) -> None:
         optimizer.param_groups[0]["lr"] = 1e-3 * (1 - i / critic_rollouts)
         scores = rollout.rewards.sum(dim=1, keepdim=True).expand_as(rollout.rewards)
         for batch in rollout.batches(32, agent.generator, returns=scores):
-            values = critic.evaluate(batch.observations, batch.actions, batch.mask).values
+            values = critic.evaluate(batch).values
             loss = token_mean(critic_losses.squared_error(values, batch.returns), batch.mask)
             optimizer.zero_grad()
             loss.backward()
@@ -66,7 +66,7 @@ def main(critic_rollouts: int = 30, rollouts: int = 8, rows: int = 128) -> None:
         rollout = agent.collect()
         batch, scores = rollout.batch(), rollout.rewards.sum(dim=1)
         with torch.no_grad():
-            values = critic.evaluate(batch.observations, batch.actions, batch.mask).values
+            values = critic.evaluate(batch).values
         advantages = {
             "none": scores[:, None],
             "moving average": scores[:, None] - average,
@@ -77,7 +77,7 @@ def main(critic_rollouts: int = 30, rollouts: int = 8, rows: int = 128) -> None:
         average = moving_average_baseline(average, scores.mean().item(), momentum=0.9)
         for group in torch.arange(rows).split(GROUP):
             part = batch.take(group)
-            now = agent.policy.evaluate(part.observations, part.actions, part.mask)
+            now = agent.policy.evaluate(part)
             for name, every in advantages.items():
                 each = every[group].expand_as(part.mask)
                 loss = sequence_sum(surrogates.score_function(now.log_probs, each), part.mask)

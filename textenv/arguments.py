@@ -159,8 +159,13 @@ class Arguments:
         known = [each.name for each in fields(cls)]  # type: ignore[arg-type]
         for name in named:
             if name not in known:
-                raise TypeError(unknown_argument(cls.__name__, name, known))
+                raise TypeError(cls.unknown(name, known))
         return super().__new__(cls)
+
+    @classmethod
+    def unknown(cls, name: str, known: list[str]) -> str:
+        """The sentence about an argument that the class does not have."""
+        return unknown_argument(cls.__name__, name, known)
 
 
 @cache

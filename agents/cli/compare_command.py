@@ -37,8 +37,7 @@ from agents.runs import RunFolder, Signals
 from agents.runs.recorder import SAVE_EVERY
 from agents.training import presets
 from agents.training.progress import console
-from agents.training.ranges import check_ranges
-from textenv.arguments import Range
+from textenv.arguments import Range, check_ranges
 
 # Arguments of stable-baselines3 that the run itself gives.
 OF_SB3_RUN = {*NOT_OFFERED, "policy", "env", "_init_setup_model"} - {"n_steps", "policy_kwargs"}
@@ -264,7 +263,8 @@ def _check(options: Compare, candidates: list[Candidate]) -> None:
     for candidate in candidates:
         if folders.count(candidate.folder) > 1:
             raise ValueError(f"--agents names {candidate.label!r} twice.")
-        check_ranges(candidate.arguments)
+        if isinstance(candidate.what, type) and issubclass(candidate.what, Agent):
+            check_ranges(candidate.what, candidate.arguments)
 
 
 def _job(task: Compare, candidate: Candidate, seed: int, output: Path) -> Job:

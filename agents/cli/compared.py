@@ -23,7 +23,7 @@ from agents.evaluation import TextEvaluation, evaluate_text
 from agents.evaluation.candidates import UNTRAINED
 from agents.evaluation.comparison import Run
 from agents.runs import RunFolder, Signals
-from agents.training.hyperparameters import find_device
+from agents.training.device import find_device
 from agents.training.optimization import lr_schedule
 from agents.training.progress import console
 from textenv.lm.loading import hide_progress_bars

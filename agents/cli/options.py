@@ -10,7 +10,6 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
-import docstring_parser
 import torch
 import tyro
 
@@ -19,11 +18,13 @@ from agents.cli.names import find_agent
 from agents.cli.tasks import defaults_of
 from agents.runs.recorder import SAVE_EVERY, parse_interval
 from agents.training import presets
-from agents.training.hyperparameters import AUTO, find_device
-from textenv.arguments import Range, ranges_of
+from agents.training.device import find_device
+from agents.training.hyperparameters import AUTO
+from textenv.arguments import Range, hints_of, ranges_of, sentences_of
 
 NOT_OFFERED = {
-    "n_envs", "env_kwargs", "policy_kwargs", "tensorboard_log", "verbose", "seed", "device",
+    "policy", "env", "n_envs", "env_kwargs", "policy_kwargs", "tensorboard_log", "verbose", "seed",
+    "device",
     "n_steps", "advantage_fn", "reduction",
 }  # fmt: skip
 
@@ -218,31 +219,24 @@ def choose_dtype(name: str, device: str, model: str, needed: str | None = None) 
 
 
 def _hyperparameter_fields(cls: type[Agent], preset: dict[str, Any]) -> list[tuple]:
-    """The keyword arguments of an algorithm as fields of a dataclass, with their help."""
-    help_of: dict[str, str] = {}
-    hints: dict[str, Any] = {}
-    for base in (Agent, cls):
-        for param in docstring_parser.parse(inspect.getdoc(base) or "").params:
-            help_of[param.arg_name] = " ".join((param.description or "").split())
-        hints |= get_type_hints(base.__init__)
-    fields = []
-    for name, parameter in inspect.signature(cls).parameters.items():
-        if parameter.kind is not parameter.KEYWORD_ONLY or name in NOT_OFFERED:
+    """The hyper-parameters of an algorithm as fields of a dataclass, with their sentences."""
+    found, sentences = [], sentences_of(cls)
+    for each in dataclasses.fields(cls):  # type: ignore[arg-type]
+        name = each.name
+        if not each.init or name in NOT_OFFERED or (name == "group_size" and each.default == 1):
             continue
-        if name == "group_size" and not cls.compares_groups:
-            continue
-        default = preset[name] if parameter.default is AUTO else preset.get(name, parameter.default)
-        help_text = tyro.conf.arg(help=_capitalised(help_of.get(name, "")))
-        fields.append((name, Annotated[_plain(hints[name]), help_text], field(default=default)))
-    return fields
-
-
-def _capitalised(text: str) -> str:
-    return text[0].upper() + text[1:] if text[:1].isascii() else text  # not ε, not λ
+        default = preset[name] if each.default is AUTO else preset.get(name, each.default)
+        help_text = tyro.conf.arg(help=sentences.get(name, ""))
+        found.append(
+            (name, Annotated[_plain(hints_of(cls)[name]), help_text], field(default=default))
+        )
+    return found
 
 
 def _plain(hint: Any) -> Any:
     """A type that fits a command line: schedules, which are functions, are left out."""
+    if get_origin(hint) is Annotated:
+        hint = get_args(hint)[0]
     if get_origin(hint) in (types.UnionType, Union):
         kept = [part for part in get_args(hint) if part in (int, float, bool, str, type(None))]
         hint = kept[0]

@@ -14,7 +14,7 @@ from agents.experience import environments
 from agents.runs import RunFolder
 from agents.runs.folder import read_json
 from agents.saving import agent_folder
-from agents.training.hyperparameters import find_device
+from agents.training.device import find_device
 
 ROWS = 8  # of the environment that an agent brings along; samples are drawn in one of their own
 

@@ -24,7 +24,7 @@ from agents.evaluation.optimum import WithinReach
 from agents.reports.plots import learning_curve, read_progress
 from agents.runs import Interrupted, RunFolder, RunRecorder, Signals
 from agents.saving import resume
-from agents.training.hyperparameters import find_device
+from agents.training.device import find_device
 from agents.training.memory_plan import free_memory, memory_plan
 from agents.training.progress import ProgressBar, console
 from textenv.lm.loading import hide_progress_bars

@@ -28,7 +28,7 @@ from agents.evaluation.candidates import UNTRAINED, as_predictor, env_of
 from agents.evaluation.comparison import EVALUATION_SEED, Comparison, Run
 from agents.experience import environments
 from agents.saving import agent_folder, env_state
-from agents.training.hyperparameters import find_device
+from agents.training.device import find_device
 
 ROWS = 8  # of an environment that is made here
 

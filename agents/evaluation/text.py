@@ -12,7 +12,8 @@ from gymnasium.vector import AutoresetMode
 
 from agents.evaluation.candidates import BestOfN, Untouched, env_of, text_policy
 from agents.evaluation.results import TextEvaluation
-from agents.experience import collect_episodes, environments
+from agents.experience import environments
+from agents.experience.episodes import collect_episodes
 from agents.experience.rollout import Rollout
 from agents.policies.acting import ForeignPolicy
 from agents.training import presets

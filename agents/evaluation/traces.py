@@ -10,7 +10,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from agents.algorithms.terms import estimated_advantages, group_advantages
 from agents.evaluation import own_environment
 from agents.experience import environments
 from agents.experience.episodes import collect_episodes
@@ -157,15 +156,11 @@ def advantages(agent: Any, rollout: Rollout) -> Tensor:
     t on minus the baseline.
     """
     if has_critic(agent):
-        columns = estimated_advantages(rollout, agent.gamma, agent.gae_lambda, normalize=False)
-        return columns["advantages"]
+        return rollout.generalized_advantages(agent.gamma, agent.gae_lambda)
     if agent.compares_groups:
         compare = getattr(agent, "advantage_fn", psi.leave_one_out)
-        return group_advantages(rollout, compare, len(rollout.mask))["advantages"]
-    returns = psi.discounted_returns(
-        rollout.rewards, rollout.episode_end, getattr(agent, "gamma", 1.0), mask=rollout.mask
-    )
-    return returns - (getattr(agent, "baseline", None) or 0.0)
+        return rollout.group_advantages(compare, agent.gamma, len(rollout.mask))
+    return rollout.returns_to_go(agent.gamma) - (getattr(agent, "baseline", None) or 0.0)
 
 
 def has_critic(agent: Any) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
 from itertools import pairwise
 from typing import Any, NamedTuple
@@ -10,8 +10,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from agents import distributed
-from agents.functional.reductions import Counts
+from agents.functional import advantages as psi
+from agents.functional import critic_losses
+from agents.functional.reductions import Counts, token_mean
 from textenv.transfers import to_device, to_host
 
 Tree = Any  # a tensor, or a dictionary of tensors
@@ -77,11 +78,11 @@ class Rollout:
             of the environment's rows, as comparison within groups requires.
         reference_log_probs: log π_ref(a_t|s_t) where the environment has a reference.
         log_prob_mismatch: |log π of acting − log π of evaluating|, if a reduced precision makes
-            them differ.
-        one_step: whether the policy takes a single step on it, and π_old is what it is evaluated as
-            in that step. Then `log_probs` are as it acted, in a reduced precision.
+            them differ (`use_evaluated_log_probs`).
         episodes: lists with one entry per ended episode: ``return``, ``length``, and for text
             ``score``, ``kl`` (nats per episode), ``response``.
+        all_reduce: adds numbers to those of the rollouts of other processes, which are parts of
+            the same experience; None if this is all of it. Statistics are those of all parts.
     """
 
     observations: Tree
@@ -96,8 +97,8 @@ class Rollout:
     whole_episodes: bool = False
     reference_log_probs: Tensor | None = None
     log_prob_mismatch: Tensor | None = None
-    one_step: bool = False
     episodes: dict[str, list] = field(default_factory=dict)
+    all_reduce: Callable[[Iterable[float]], list[float]] | None = None
 
     @property
     def num_steps(self) -> int:
@@ -111,24 +112,115 @@ class Rollout:
         follows[:, 1:] = self.mask[:, :-1] & ~self.episode_end[:, :-1]
         return Counts(*torch.stack([self.mask.sum(), (self.mask & ~follows).sum()]).tolist())
 
-    @property
-    def completed(self) -> Tensor:
-        """``[B, T]`` bool: steps of episodes whose end is in the rollout."""
-        return self.episode_end.flip(1).cumsum(1).flip(1) > 0
+    # --- returns and advantages -------------------------------------------------------------
 
-    def share_episodes(self) -> tuple[int, dict[str, list]]:
-        """Make `episodes` those of the rollouts of all processes (`agents.distributed`), by rank.
+    def generalized_advantages(self, gamma: float, gae_lambda: float) -> Tensor:
+        """GAE(γ, λ) with the critic that acted ``[B, T]``."""
+        return psi.generalized_advantages(
+            self.rewards, self.values, self.next_values, self.episode_end, gamma, gae_lambda,
+            self.mask,
+        )  # fmt: skip
 
-        Returns:
-            The number of counted steps in all processes, and the episodes of the other ones.
+    def returns_to_go(self, gamma: float) -> Tensor:
+        """G_t, the discounted rewards from step t on ``[B, T]``."""
+        return psi.discounted_returns(self.rewards, self.episode_end, gamma, mask=self.mask)
+
+    def whole_returns(self, gamma: float) -> Tensor:
+        """R(τ) = Σ_t γ^t r_t of each row's episode, at every step of it ``[B, T]``.
+
+        Raises:
+            ValueError: a row is not one whole episode, so its sum of rewards is not a return.
         """
-        parts = distributed.all_gather((self.num_steps, self.episodes))
-        none: dict[str, list] = {"return": [], "length": []}
-        others = [
-            episodes for rank, (_, episodes) in enumerate(parts) if rank != distributed.rank()
-        ]
-        self.episodes = joined([none, *(episodes for _, episodes in parts)])
-        return sum(num_steps for num_steps, _ in parts), joined([none, *others])
+        if not self.whole_episodes:
+            raise ValueError(
+                "This needs one whole episode in each row of a rollout: give the agent a text "
+                "environment by its id or unwrapped, or episodes of one step with n_steps=1."
+            )
+        return psi.trajectory_return(self.rewards, gamma, self.mask)
+
+    def group_advantages(
+        self, advantage_fn: Callable[[Tensor, int], Tensor], gamma: float, group_size: int
+    ) -> Tensor:
+        """Each row's return compared within its group, at every step ``[B, T]``.
+
+        Args:
+            advantage_fn: advantages from N returns and G (`agents.functional.advantages`).
+            gamma: discount of the returns.
+            group_size: G, the number of consecutive rows with the same prompt.
+        """
+        returns = self.whole_returns(gamma)[:, 0]
+        return advantage_fn(returns, group_size)[:, None].expand_as(self.rewards)
+
+    def completed(self) -> Rollout:
+        """Only the steps of episodes whose end is in the rollout.
+
+        Without a critic there is nothing to bootstrap from: the others have no return yet.
+
+        Raises:
+            ValueError: there are none.
+        """
+        ends_later = self.episode_end.flip(1).cumsum(1).flip(1) > 0
+        completed = replace(self, mask=self.mask & ends_later)
+        if not completed._total(completed.num_steps):
+            raise ValueError(
+                f"No episode ended within the {self.mask.shape[1]} steps of a rollout, so there "
+                "is no return to learn from: raise n_steps."
+            )
+        return completed
+
+    # --- statistics -------------------------------------------------------------------------
+
+    def mean(self, values: Tensor) -> float:
+        """The mean of ``values`` ``[B, T]`` over the counted steps."""
+        if self.all_reduce is None:
+            return float(values[self.mask].mean())
+        return self._of_all(values)[0]
+
+    def normalized(self, values: Tensor) -> Tensor:
+        """`psi.normalize` over the counted steps."""
+        moments = None if self.all_reduce is None else self._of_all(values)
+        return psi.normalize(values, self.mask, moments=moments)
+
+    def scaled(self, values: Tensor) -> Tensor:
+        """`psi.scaled` over the counted steps."""
+        moments = None if self.all_reduce is None else self._of_all(values)
+        return psi.scaled(values, self.mask, moments=moments)
+
+    def explained_variance(self, returns: Tensor) -> float:
+        """How well the critic that acted has foretold ``returns`` ``[B, T]``."""
+        if self.all_reduce is None:
+            return float(critic_losses.explained_variance(self.values, returns, self.mask))
+        deviation, error = (self._of_all(x)[1] for x in (returns, returns - self.values))
+        return 1 - (error / deviation) ** 2 if deviation else 0.0
+
+    def _total(self, number: float) -> float:
+        return number if self.all_reduce is None else self.all_reduce([number])[0]
+
+    def _of_all(self, values: Tensor) -> tuple[float, float]:
+        """Mean and standard deviation of the counted values in all parts of the experience."""
+        assert self.all_reduce is not None
+        counted = values[self.mask].double()
+        count, total = self.all_reduce([counted.numel(), float(counted.sum())])
+        mean = total / count
+        (squares,) = self.all_reduce([float((counted - mean).square().sum())])
+        return mean, (squares / max(count - 1, 1)) ** 0.5
+
+    # --- batches ----------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def use_evaluated_log_probs(self, policy: Any, rows_at_once: int | None) -> None:
+        """Take log π_old from ``policy.evaluate``, so that the ratio is 1 before the first step.
+
+        Args:
+            policy: has the weights that acted, in a reduced precision.
+            rows_at_once: rows per forward pass; None takes all.
+        """
+        parts = self.batch().micro_batches(rows_at_once)
+        evaluated = torch.cat([policy.evaluate(part).log_probs for part in parts])
+        if not self.sequential:  # a row for each counted step
+            evaluated = self.log_probs.masked_scatter(self.mask, evaluated)
+        self.log_prob_mismatch = (evaluated - self.log_probs).abs()
+        self.log_probs = evaluated
 
     def batch(self, **columns: Tensor) -> Batch:
         """The whole rollout as one batch, with further columns ``[B, T]`` such as advantages.
@@ -143,11 +235,15 @@ class Rollout:
             old_values=self.values,
             counts=self.counts,
             sequential=self.sequential,
-            reference_log_probs=self.reference_log_probs,
-            one_step=self.one_step,
+            reference=self.reference_log_probs,
             **columns,
         )
         return batch if self.sequential else batch.flat()
+
+    def is_one_batch(self, batch_size: int | None) -> bool:
+        """Whether `batches` of this size are only one."""
+        rows = len(self.mask) if self.sequential else self.num_steps
+        return batch_size is None or batch_size >= self._total(rows)
 
     def batches(
         self,
@@ -163,20 +259,22 @@ class Rollout:
         share may be empty.
 
         Groups of ``group_size`` consecutive rows stay together: they have one prompt, which is then
-        read once (`textenv.lm.shared_prompts`).
+        read once (`textenv.lm.shared_prompts`). A minibatch has as many whole groups as
+        ``batch_size`` has room for, and at least one.
         """
         whole = self.batch(**columns)
-        (steps,) = to_host(whole.mask.sum(dim=1))  # of each row
-        of_all = sum(distributed.all_gather(len(whole)))
-        if batch_size is None or batch_size >= of_all:
+        if self.is_one_batch(batch_size):
             yield whole
             return
+        (steps,) = to_host(whole.mask.sum(dim=1))  # of each row
         group_size = group_size if len(whole) % group_size == 0 else 1
-        groups = torch.randperm(len(whole) // group_size, generator=generator)
+        here = len(whole) // group_size
+        everywhere = int(self._total(here))
+        groups = torch.randperm(here, generator=generator)
         order = (groups[:, None] * group_size + torch.arange(group_size)).flatten()
-        # Where a minibatch ends among all rows, and the same share of the rows that are here.
-        ends = [*range(0, of_all, batch_size), of_all]
-        for start, end in pairwise(end * len(whole) // of_all for end in ends):
+        # Where a minibatch ends among all groups, and the same share of the groups that are here.
+        ends = [*range(0, everywhere, max(1, batch_size // group_size)), everywhere]  # type: ignore[operator]
+        for start, end in pairwise(end * here // everywhere * group_size for end in ends):
             rows = order[start:end]
             yield whole.take(to_device(rows, whole.mask.device), whole.counts_of(steps[rows]))
 
@@ -188,8 +286,11 @@ class Batch:
     Attributes:
         advantages, returns: ``[B, T]``, where the algorithm adds them.
         counts: those of the **whole** optimiser step, also in its micro-batches and in its shares
-            of several processes (`of_all`), so that their losses add up to the loss of the whole
-            and not to a mean of means.
+            of several processes, so that their losses add up to the loss of the whole and not to a
+            mean of means.
+        old_distribution: π_old over all actions, where the algorithm keeps it.
+        is_only_step: whether this is the only step on its rollout, so that π_old is π.
+        means: what a loss has computed, for the log, by its name; divided by the counts as well.
     """
 
     observations: Tree
@@ -201,24 +302,50 @@ class Batch:
     sequential: bool
     advantages: Tensor = ABSENT
     returns: Tensor = ABSENT
-    reference_log_probs: Tensor | None = None
-    one_step: bool = False
+    reference: Tensor | None = None
+    is_only_step: bool = False
+    old_distribution: Any = None
+    means: dict[str, Tensor] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.mask)
 
-    def old(self, log_probs: Tensor) -> Tensor:
-        """log π_old of these steps, where ``log_probs`` are those of π."""
-        return log_probs.detach() if self.one_step else self.old_log_probs
+    @property
+    def reference_log_probs(self) -> Tensor:
+        """log π_ref(a_t|s_t) ``[B, T]``, nats.
+
+        Raises:
+            ValueError: the environment has no reference.
+        """
+        if self.reference is None:
+            raise ValueError(
+                "kl_loss_coef > 0 needs a reference: make the environment with reference=, the "
+                "model to stay close to, or set kl_loss_coef=0."
+            )
+        return self.reference
+
+    def mean(
+        self, name: str, losses: Tensor, reduction: Callable[..., Tensor] = token_mean
+    ) -> Tensor:
+        """One number from ``losses`` ``[B, T]`` of the counted steps, the log's ``name``.
+
+        Args:
+            name: in the log.
+            losses: per step.
+            reduction: of `agents.functional.reductions`, by default the mean over the steps.
+        """
+        value = reduction(losses, self.mask, self.counts)
+        self.means[name] = value.detach()
+        return value
 
     def take(self, rows: Any, counts: Counts | None = None) -> Batch:
         """A batch of the chosen rows; its counts are computed from them unless they are given."""
         chosen = {
             column.name: take(getattr(self, column.name), rows)
             for column in fields(self)
-            if isinstance(getattr(self, column.name), Tensor | dict)
+            if column.name != "means" and isinstance(getattr(self, column.name), Tensor | dict)
         }
-        batch = replace(self, **chosen)
+        batch = replace(self, **chosen, means={})
         batch.counts = self.counts_of(*to_host(batch.mask.sum(dim=1))) if counts is None else counts
         return batch
 
@@ -233,10 +360,6 @@ class Batch:
         if self.sequential:
             return Counts(total, int((steps > 0).sum()))
         return Counts(total, self.counts.episodes * total / max(self.counts.steps, 1))
-
-    def of_all(self) -> Batch:
-        """The same rows, with the counts of the rows of all processes (`agents.distributed`)."""
-        return replace(self, counts=Counts(*distributed.all_reduce(self.counts)))
 
     def flat(self) -> Batch:
         """Each counted step as a separate row, ``[N, 1]``."""

@@ -166,7 +166,10 @@ def leave_one_out(scores: Tensor, group_size: int) -> Tensor:
 
 
 def normalize(
-    advantages: Tensor, mask: Tensor, epsilon: float = 1e-8, population: Tensor | None = None
+    advantages: Tensor,
+    mask: Tensor,
+    epsilon: float = 1e-8,
+    moments: tuple[float, float] | None = None,
 ) -> Tensor:
     """(A - mean) / (std + ε) over the counted steps (Andrychowicz et al. 2021, choice C67).
 
@@ -174,8 +177,8 @@ def normalize(
         advantages: [B, T].
         mask: [B, T] bool.
         epsilon: avoids 0 / 0 for equal advantages; they give exactly 0.
-        population: [N], whose mean and std are used, of which these advantages may be a part; None
-            takes the counted ones.
+        moments: mean and std of the population of which these advantages are a part; None takes
+            those of the counted ones.
 
     Returns:
         [B, T]; std is with Bessel's correction; a single counted step and all masked ones give 0.
@@ -183,14 +186,18 @@ def normalize(
     check_rows(advantages=advantages, mask=mask)
     check_bool(mask=mask)
     counted = advantages[mask]
-    population = counted if population is None else population
-    deviations = _deviations(counted[None], population[None])[0]
-    normalized = deviations / (_standard_deviation(population) + epsilon)
+    if moments is None:
+        normalized = _deviations(counted[None])[0] / (_standard_deviation(counted) + epsilon)
+    else:
+        normalized = (counted - moments[0]) / (moments[1] + epsilon)
     return torch.zeros_like(advantages).masked_scatter(mask, normalized)
 
 
 def scaled(
-    advantages: Tensor, mask: Tensor, epsilon: float = 1e-8, population: Tensor | None = None
+    advantages: Tensor,
+    mask: Tensor,
+    epsilon: float = 1e-8,
+    moments: tuple[float, float] | None = None,
 ) -> Tensor:
     """A / (std + ε) over the counted steps: `normalize` without subtracting the mean, so that
     a baseline that was subtracted before keeps its effect.
@@ -199,7 +206,7 @@ def scaled(
     """
     check_rows(advantages=advantages, mask=mask)
     check_bool(mask=mask)
-    deviation = _standard_deviation(advantages[mask] if population is None else population)
+    deviation = _standard_deviation(advantages[mask]) if moments is None else moments[1]
     return torch.where(mask, advantages / (deviation + epsilon), 0.0)
 
 
@@ -245,10 +252,8 @@ def _groups(scores: Tensor, group_size: int) -> Tensor:
     return scores.reshape(-1, group_size)
 
 
-def _deviations(rows: Tensor, population: Tensor | None = None) -> Tensor:
-    """x - mean of its row, or of that of `population`. The first entry is subtracted first, so that
-    equal ones give exactly 0: otherwise the division by their std would amplify the rounding of
-    their mean."""
-    population = rows if population is None else population
-    first = population[:, :1]
-    return (rows - first) - (population - first).mean(dim=1, keepdim=True)
+def _deviations(rows: Tensor) -> Tensor:
+    """x - mean of its row. The first entry is subtracted first, so that equal ones give exactly 0:
+    otherwise the division by their std would amplify the rounding of their mean."""
+    shifted = rows - rows[:, :1]
+    return shifted - shifted.mean(dim=1, keepdim=True)

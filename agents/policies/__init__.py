@@ -61,6 +61,7 @@ def make(
         TypeError: it has no such argument, or does not implement the contract of
             `agents.policies.base.Policy`.
     """
+    check_policy(cls)
     takes = inspect.signature(cls).parameters
     if not any(each.kind is each.VAR_KEYWORD for each in takes.values()):
         known = [name for name in takes if name not in OF_THE_AGENT]

@@ -11,6 +11,7 @@ an error when an agent is made.
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +32,20 @@ class ActionDistribution(Protocol):
 
     def detach(self) -> Any:
         """A copy without gradient, which later changes of the policy do not affect."""
+
+
+class Steps(Protocol):
+    """The steps to evaluate: a batch, or a whole rollout.
+
+    Attributes:
+        observations: ``[B, T, ...]``, or what `Policy.rollout_observations` made.
+        actions: ``[B, T, ...]``.
+        mask: ``[B, T]`` bool, the steps that count.
+    """
+
+    observations: Any
+    actions: Tensor
+    mask: Tensor
 
 
 @dataclass
@@ -84,6 +99,7 @@ class Policy(Protocol):
 
     # --- acting and learning ----------------------------------------------------------------
 
+    @abstractmethod
     def act(
         self,
         observation: Any,
@@ -103,27 +119,28 @@ class Policy(Protocol):
             actions ``[B, ...]``, log_probs ``[B]`` (nats), values ``[B]``, state.
         """
 
-    def evaluate(
-        self, observations: Any, actions: Tensor, mask: Tensor, entropy: bool = False
-    ) -> Evaluation:
-        """Evaluate the steps in ``mask`` ``[B, T]``, with gradient. The results match `act`.
+    @abstractmethod
+    def evaluate(self, batch: Steps, entropy: bool = False) -> Evaluation:
+        """Evaluate the counted steps of a batch, with gradient. The results match `act`.
 
         Args:
-            observations: ``[B, T, ...]``, or what `rollout_observations` made.
-            actions: ``[B, T, ...]``.
-            mask: ``[B, T]`` bool.
+            batch: the steps.
             entropy: whether to compute the entropy.
         """
 
-    def evaluate_values(self, observations: Any, mask: Tensor) -> Tensor:
+    @abstractmethod
+    def evaluate_values(self, batch: Steps) -> Tensor:
         """V ``[B, T]`` of the counted steps, with gradients to `critic_parameters` at least."""
 
+    @abstractmethod
     def predict_values(self, observation: Any) -> Tensor:
         """V(s) ``[B]`` without gradient, and without changing any state."""
 
+    @abstractmethod
     def actor_parameters(self) -> list[nn.Parameter]:
         """The parameters that π depends on and that learn."""
 
+    @abstractmethod
     def critic_parameters(self) -> list[nn.Parameter]:
         """The parameters that only V depends on."""
 
@@ -131,6 +148,7 @@ class Policy(Protocol):
         """Seed the drawing of actions."""
         self.generator.manual_seed(seed)
 
+    @abstractmethod
     def is_batched(self, observation: Any) -> bool:
         """Whether an observation has many rows and is not a single one."""
 
@@ -162,29 +180,25 @@ class Policy(Protocol):
         return {}
 
 
-TO_WRITE = (
-    "act", "evaluate", "evaluate_values", "predict_values", "actor_parameters", "critic_parameters",
-    "is_batched",
-)  # fmt: skip
-TO_HAVE = (
-    "generator", "device", "sequential", "reduced_precision", "action_record", "parameters",
-    "state_dict", "seed", "save", "load", "kwargs_for", "env_kwargs",
-)  # fmt: skip
-
-
 def check_policy(policy: Any) -> None:
     """Raise an error with the names of missing members if a policy breaks the contract.
+
+    Args:
+        policy: a class or, with its attributes, an object of it.
 
     Raises:
         TypeError: a member is missing, or one without a default is not implemented.
     """
-    cls = type(policy)
-    unwritten = [
-        name for name in TO_WRITE if getattr(cls, name, None) in (None, vars(Policy)[name])
-    ]
-    lacking = unwritten + [name for name in TO_HAVE if not hasattr(policy, name)]
+    cls = policy if isinstance(policy, type) else type(policy)
+    without_default: frozenset[str] = Policy.__abstractmethods__  # type: ignore[attr-defined]
+    lacking = {
+        name for name in without_default if getattr(cls, name, None) in (None, vars(Policy)[name])
+    }
+    if cls is not policy:
+        members = {*Policy.__annotations__, *(name for name in vars(Policy) if name[0] != "_")}
+        lacking |= {name for name in members if not hasattr(policy, name)}
     if lacking:
         raise TypeError(
-            f"{cls.__name__} is no policy: it lacks {', '.join(lacking)}. "
+            f"{cls.__name__} is no policy: it lacks {', '.join(sorted(lacking))}. "
             "agents.policies.base.Policy says what each of these does."
         )

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from agents.policies.base import Evaluation, Policy
+from agents.policies.base import Evaluation, Policy, Steps
 from agents.policies.checks import check_live, check_space, checked_tokens
 from agents.policies.decoding import Caches, Decoders, next_logits, next_tokens
 from agents.policies.distributions import TokenDistribution
@@ -226,29 +226,25 @@ class CausalLMPolicy(LMFiles, nn.Module, Policy):
         with self.autocast(captured=state.critic.captured is not None):
             return next_logits(state.critic, observation)[0][:, 0]
 
-    def evaluate(
-        self, observations: dict[str, Tensor], actions: Tensor, mask: Tensor, entropy: bool = False
-    ) -> Evaluation:
+    def evaluate(self, batch: Steps, entropy: bool = False) -> Evaluation:
         """All counted steps of whole responses in one teacher-forced forward pass.
 
         Args:
-            observations: ``input_ids`` ``[B, L]`` (the last observation of each row, of which every
-                earlier one is a prefix) and ``prompt_lengths`` ``[B]``.
-            actions: ``[B, T]``.
-            mask: ``[B, T]`` bool.
+            batch: its observations are ``input_ids`` ``[B, L]`` (the last observation of each row,
+                of which every earlier one is a prefix) and ``prompt_lengths`` ``[B]``.
             entropy: whether to compute the entropy as well, which needs another ``[N, V]``.
 
         Returns:
             `Evaluation` with gradients, each entry ``[B, T]``, 0 outside the mask.
         """
         # The last action is scored but is not an input, so the columns after it may be missing.
-        responses = Responses.of(observations, mask)
+        responses = Responses.of(batch.observations, batch.mask)
         hidden = self.hidden_states(self.body, responses)
-        early = responses.early_stops(observations)
+        early = responses.early_stops(batch.observations)
         distribution = TokenDistribution(
             self.head, hidden, responses, self.sampling, self.autocast, early
         )
-        log_probs, entropies = distribution.log_probs(actions, entropy)
+        log_probs, entropies = distribution.log_probs(batch.actions, entropy)
         if self.critic_body is not None:
             hidden = self.hidden_states(self.critic_body, responses)
         values = responses.in_rows(self.value_head(hidden.float())[:, 0])
@@ -267,11 +263,11 @@ class CausalLMPolicy(LMFiles, nn.Module, Policy):
             with checkpointed(body):
                 return response_states(body, responses, share_prompts=False)
 
-    def evaluate_values(self, observations: dict[str, Tensor], mask: Tensor) -> Tensor:
+    def evaluate_values(self, batch: Steps) -> Tensor:
         """V ``[B, T]`` of the counted steps. Gradients flow to the critic, not to the policy."""
         body = self.body if self.critic_body is None else self.critic_body
         gradient = torch.is_grad_enabled() and self.critic_body is not None
-        responses = Responses.of(observations, mask)
+        responses = Responses.of(batch.observations, batch.mask)
         with torch.set_grad_enabled(gradient):
             hidden = self.hidden_states(body, responses)
         return responses.in_rows(self.value_head(hidden.float())[:, 0])

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Categorical, Distribution, Independent, Normal
 
-from agents.policies.base import Evaluation, Policy
+from agents.policies.base import Evaluation, Policy, Steps
 from agents.policies.distributions import TorchDistribution, draw
 from textenv.arguments import Range
 
@@ -122,20 +122,22 @@ class MlpPolicy(nn.Module, Policy):
         """V(s) ``[B]``."""
         return self.critic(self.features(observation))[:, 0]
 
-    def evaluate_values(self, observations: Tensor, mask: Tensor) -> Tensor:
+    def evaluate_values(self, batch: Steps) -> Tensor:
         """V ``[B, T]``, with gradients to the critic."""
-        features = self.features(observations.flatten(end_dim=1)).unflatten(0, mask.shape)
-        return self.critic(features)[..., 0]
+        return self.critic(self.features_of_steps(batch))[..., 0]
 
-    def evaluate(
-        self, observations: Tensor, actions: Tensor, mask: Tensor, entropy: bool = False
-    ) -> Evaluation:
-        """Steps ``observations`` ``[B, T, ...]`` with gradients; see `CausalLMPolicy.evaluate`."""
-        # Steps that do not count are computed as well: with such small networks this is faster than
-        # selecting the others, and the reductions ignore them.
-        features = self.features(observations.flatten(end_dim=1)).unflatten(0, mask.shape)
+    def features_of_steps(self, batch: Steps) -> Tensor:
+        """The features ``[B, T, F]`` of all steps. Those that do not count are computed as well:
+        with such small networks this is faster than selecting the others, and the reductions ignore
+        them."""
+        return self.features(batch.observations.flatten(end_dim=1)).unflatten(0, batch.mask.shape)
+
+    def evaluate(self, batch: Steps, entropy: bool = False) -> Evaluation:
+        """The steps of a batch with gradients; see `CausalLMPolicy.evaluate`."""
+        features = self.features_of_steps(batch)
         distribution = TorchDistribution(self.distribution(features))
-        flat = actions if self.discrete else actions.reshape(*mask.shape, -1)
+        actions = batch.actions
+        flat = actions if self.discrete else actions.reshape(*batch.mask.shape, -1)
         log_probs, entropies = distribution.log_probs(flat, entropy)
         return Evaluation(log_probs, self.critic(features)[..., 0], entropies, distribution)
 

@@ -22,7 +22,7 @@ from agents.evaluation.statistics import Interval
 from agents.preferences.calibration import Calibration, agreement, calibration
 from agents.preferences.pairs import Preference, ceiling, split
 from agents.training import presets
-from agents.training.hyperparameters import find_device
+from agents.training.device import find_device
 from agents.training.optimization import check_finite, set_learning_rate
 from agents.training.progress import console
 from textenv.arguments import Range, check_ranges

@@ -24,7 +24,7 @@ from safetensors import SafetensorError
 from agents import distributed, files, policies
 from agents.experience import environments
 from agents.saving import resume
-from agents.training.hyperparameters import hyperparameter_names
+from agents.training.hyperparameters import hyperparameter_names, state_names
 from textenv.arguments import first_line
 from textenv.sharing import is_data, plain
 
@@ -80,7 +80,7 @@ def describe_agent(agent: Any) -> dict[str, Any]:
             if name not in {**_data(agent.policy_kwargs), **agent.policy.kwargs_for(Path())}
         ],
         **{name: getattr(agent, name) for name in COUNTS},
-        "persistent_state": {name: getattr(agent, name) for name in agent.persistent_state},
+        "persistent_state": {name: getattr(agent, name) for name in state_names(type(agent))},
         "kl_coef": schedules[0].value if schedules else None,
         "n_envs": agent.env.num_envs * distributed.process_count(),
         "task": environments.describe(agent.env),
@@ -202,7 +202,7 @@ def _load(cls: type, folder: Path, env: Any, policy: type | None, changes: dict[
     for name in COUNTS:
         setattr(agent, name, description.get(name, 0))
     with _reading(folder / DESCRIPTION):
-        for name in agent.persistent_state:
+        for name in state_names(type(agent)):
             setattr(agent, name, description["persistent_state"][name])
     environments.set_schedules(agent.env, description["kl_coef"])
     with _reading(folder):

@@ -13,7 +13,8 @@ from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.utils import safe_mean
 
 from agents import distributed, policies
-from agents.experience import environments, make_collector
+from agents.experience import environments
+from agents.experience.collect import make_collector
 from agents.saving import resume
 from agents.sb3.vec_env import SB3VecEnv
 from agents.training.metrics import make_logger
@@ -21,7 +22,7 @@ from agents.training.metrics import make_logger
 EPISODES = 100  # in `ep_info_buffer`, as in stable-baselines3
 
 
-class SB3Members:
+class SB3Interface:
     """The members of stable-baselines3's `BaseAlgorithm` that an agent has beside its own.
 
     Attributes:
@@ -35,6 +36,7 @@ class SB3Members:
     policy: Any
     collector: Any
     num_timesteps: int
+    n_envs: int
 
     def __init__(self) -> None:
         self.ep_info_buffer: deque[dict[str, float]] = deque(maxlen=EPISODES)
@@ -52,11 +54,6 @@ class SB3Members:
     def action_space(self) -> gym.Space:
         """The space of one row."""
         return self.env.single_action_space
-
-    @property
-    def n_envs(self) -> int:
-        """The number of rows, of several processes those of this one."""
-        return self.env.num_envs
 
     def predict(
         self,
@@ -108,7 +105,7 @@ class SB3Members:
                     "agent with env= instead."
                 )
         environments.bind(env, self.policy)
-        self.env = env
+        self.env, self.n_envs = env, env.num_envs
         self.collector = make_collector(env, resume.new_seed(self))
 
     def add_episodes(self, returns: Any, lengths: Any) -> list[dict[str, float]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import gymnasium as gym
 import torch
@@ -174,7 +174,7 @@ class CausalLMMembers(BasePolicy):
         self, obs: Any, actions: Tensor, action_masks: Any = None
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Values ``[N, 1]``, log π and the entropy ``[N]`` of N single steps, with gradient."""
-        now = self._evaluate(obs, actions, entropy=action_masks is None)
+        now = self.lm.evaluate(_steps(obs, actions), entropy=action_masks is None)
         if now.entropy is not None:
             return now.values, now.log_probs[:, 0], now.entropy[:, 0]
         masked = self._distribution(now, action_masks)
@@ -182,16 +182,11 @@ class CausalLMMembers(BasePolicy):
 
     def predict_values(self, obs: Any) -> Tensor:
         """V(s) ``[N, 1]``, with gradient to the critic: the value head, and a body of its own."""
-        return self.lm.evaluate_values(*_steps(obs))
+        return self.lm.evaluate_values(_steps(obs))
 
     def get_distribution(self, obs: Any, action_masks: Any = None) -> Any:
         """π(·|s) of N states as a distribution of SB3, with gradient."""
-        any_actions = torch.zeros(len(obs["input_ids"]), device=self.lm.device)
-        return self._distribution(self._evaluate(obs, any_actions), action_masks)
-
-    def _evaluate(self, obs: Any, actions: Tensor, entropy: bool = False) -> Evaluation:
-        steps, mask = _steps(obs)
-        return self.lm.evaluate(steps, actions.long()[:, None], mask, entropy)
+        return self._distribution(self.lm.evaluate(_steps(obs)), action_masks)
 
     def _distribution(self, evaluation: Evaluation, action_masks: Any) -> Any:
         tokens: Any = evaluation.distribution
@@ -202,14 +197,26 @@ class CausalLMMembers(BasePolicy):
         return action_dist.proba_distribution(action_logits=logits.clamp(min=LEAST))
 
 
-def _steps(obs: Any) -> tuple[dict[str, Tensor], Tensor]:
-    """The input of `CausalLMPolicy.evaluate` for N single steps, whose mask is ``[N, 1]``.
+class _Steps(NamedTuple):
+    """N single steps; actions and mask are ``[N, 1]``."""
 
-    SB3's buffer keeps observations as floats.
+    observations: dict[str, Tensor]
+    actions: Tensor
+    mask: Tensor
+
+
+def _steps(obs: Any, actions: Tensor | None = None) -> _Steps:
+    """The input of `CausalLMPolicy.evaluate`. SB3's buffer keeps observations as floats.
+
+    Args:
+        obs: of N single steps.
+        actions: ``[N]``; None for any, where they do not matter.
     """
     steps = {key: obs[key].long() for key in ("input_ids", *KEYS) if key in obs}
     steps["prompt_lengths"] = lengths = obs["attention_mask"].sum(dim=1).long()
-    return steps, torch.ones((len(lengths), 1), dtype=torch.bool, device=lengths.device)
+    chosen = torch.zeros_like(lengths) if actions is None else actions.long()
+    mask = torch.ones((len(lengths), 1), dtype=torch.bool, device=lengths.device)
+    return _Steps(steps, chosen[:, None], mask)
 
 
 class SB3CausalLMPolicy(CausalLMMembers, ActorCriticPolicy):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import astuple, dataclass
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from agents import distributed
 from agents.experience import environments
 from textenv.lm import log_probs
 from textenv.lm.decoder import Decoder
@@ -17,6 +19,7 @@ from textenv.lm.responses import Responses
 
 GIGABYTE, MEGABYTE = 1e9, 1e6
 MOMENTS = 2  # of AdamW
+SECOND_DERIVATIVES = 3  # times the memory of first ones
 LOGITS_AT_ONCE = 3  # the logits of a chunk, their softmax and its gradient, each in float32
 
 
@@ -77,7 +80,7 @@ def memory_plan(agent: Any) -> MemoryPlan:
     learning = [p for p in policy.parameters() if p.requires_grad]
     optimized = [p for group in agent.optimizer.param_groups for p in group["params"]]
     bodies = [policy.body] if policy.critic_body is None else [policy.body, policy.critic_body]
-    rows, part = agent.env.num_envs, agent.rows_at_once
+    rows, part = agent.env.num_envs, rows_at_once(agent)
     vocabulary = len(policy.head.embeddings.weight)
     logits = vocabulary * min(part * budget, log_probs.CHUNK_ELEMENTS // vocabulary)
     activations = 0
@@ -94,6 +97,18 @@ def memory_plan(agent: Any) -> MemoryPlan:
         cache=rows * sum(_cached(model, length) for model in acting),
         activations=activations + logits * LOGITS_AT_ONCE * torch.float32.itemsize,
     )
+
+
+def rows_at_once(agent: Any) -> int:
+    """The rows of a backward pass in this process; of plain memory, where it takes more."""
+    every = agent.env.num_envs
+    batch_size = getattr(agent, "batch_size", None)
+    own = every if batch_size is None else math.ceil(batch_size / distributed.process_count())
+    first = agent.micro_batch_size or min(own, every)
+    if not hasattr(agent, "fisher_rows"):
+        return first
+    first = agent.micro_batch_size or every
+    return max(first, SECOND_DERIVATIVES * min(first, agent.fisher_rows or every))
 
 
 def free_memory(device: torch.device) -> float | None:

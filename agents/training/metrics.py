@@ -62,11 +62,9 @@ def rollout_metrics(rollout: Rollout, group_size: int = 1) -> dict[str, float]:
         means["rollout/finished"] = float(np.mean(stopped))
     parts = [key for key in episodes if key.startswith("score/") and episodes[key]]
     means |= {f"rollout/{key}": float(np.mean(episodes[key])) for key in parts}
-    means["rollout/entropy"] = -distributed.mean(rollout.log_probs[rollout.mask])
+    means["rollout/entropy"] = -rollout.mean(rollout.log_probs)
     if rollout.log_prob_mismatch is not None:
-        means["rollout/log_prob_mismatch"] = distributed.mean(
-            rollout.log_prob_mismatch[rollout.mask]
-        )
+        means["rollout/log_prob_mismatch"] = rollout.mean(rollout.log_prob_mismatch)
     return means
 
 
@@ -119,9 +117,3 @@ def log_entry(
     for section, metrics in sections.items():
         entry |= {f"{section}/{name}": value for name, value in metrics.items()}
     return entry
-
-
-def record_all(logger: Logger, entry: Mapping[str, float]) -> None:
-    """Pass an entry of the log to a logger of stable-baselines3."""
-    for name, value in entry.items():
-        logger.record(name, value)

@@ -1,9 +1,11 @@
-"""One optimiser step on a batch, in micro-batches if the whole batch does not fit in memory."""
+"""Optimiser steps: learning rates, and one step on a batch that may not fit into memory at once."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from functools import partial
 from itertools import islice
 from typing import Any
 
@@ -12,16 +14,20 @@ from torch import Tensor, nn
 
 from agents import distributed
 from agents.experience.rollout import Batch
+from agents.functional import natural_gradient
+from agents.functional.reductions import Counts
+from agents.training.hyperparameters import Schedule
 from textenv.transfers import to_host
 
-Loss = Callable[[Batch], tuple[Tensor, Mapping[str, Tensor | float]]]
-Schedule = Callable[[float], float]  # of the remaining progress, from 1 to 0
+Loss = Callable[[Batch], Tensor]
 
 
 def at_progress(value: float | Schedule, progress_remaining: float) -> float:
     """The value of a hyper-parameter, a number or a schedule, at a remaining progress."""
     return float(value(progress_remaining) if callable(value) else value)
 
+
+PROGRESS_POINTS = 1001  # at which a schedule's largest value is looked for
 
 # Factors of the learning rate, by the remaining progress from 1 to 0. "linear" ends at 0, so that
 # the noise of the last steps does not stay in the weights (Robbins and Monro 1951 demand it of any
@@ -44,47 +50,39 @@ def lr_schedule(name: str) -> Schedule:
     return LR_SCHEDULES[name]
 
 
-def actor_and_critic(policy: Any, vf_learning_rate: float | None) -> list[Any]:
-    """The parameters of a policy that learn: those of the critic alone in a group of their own.
-
-    Args:
-        policy: see `agents.policies.base.Policy`.
-        vf_learning_rate: of the critic's own parameters, whose epsilon is then 1e-5; None puts all
-            parameters in one group.
-    """
-    every = [p for p in policy.parameters() if p.requires_grad]
-    if vf_learning_rate is None:
-        return every
-    critic = policy.critic_parameters()
-    own = {id(p) for p in critic}
-    others = [p for p in every if id(p) not in own]
-    return [{"params": others}, {"params": critic, "lr": vf_learning_rate, "eps": 1e-5}]
-
-
 def make_optimizer(
     parameters: Any, learning_rate: float | Schedule, weight_decay: float, epsilon: float
 ) -> torch.optim.AdamW:
-    """AdamW over ``parameters``, which may be in groups, at the beginning of a schedule.
+    """AdamW over ``parameters``, which may be in groups, as `torch.optim.AdamW` takes them.
 
-    A group with an ``lr`` of its own keeps its ratio to ``learning_rate`` along the schedule.
+    A group with an ``lr`` of its own has it where ``learning_rate``, a number or a schedule, is at
+    its largest; along the schedule the two keep their ratio.
     """
-    start = at_progress(learning_rate, 1.0)
+    progress = torch.linspace(1, 0, PROGRESS_POINTS, dtype=torch.float64).tolist()
+    peak = max(at_progress(learning_rate, at) for at in progress)
+    # Fused: one kernel instead of many per parameter.
     optimizer = torch.optim.AdamW(
-        parameters,
-        lr=start,
-        eps=epsilon,
-        fused=True,  # one kernel instead of many per parameter
-        weight_decay=weight_decay,
+        parameters, lr=peak, eps=epsilon, fused=True, weight_decay=weight_decay
     )
     for group in optimizer.param_groups:
-        group["lr_scale"] = group["lr"] / start if start > 0 else 1.0
+        group["own_rate"], group["ratio"] = group["lr"], group["lr"] / peak if peak > 0 else None
     return optimizer
 
 
-def set_learning_rate(optimizer: torch.optim.Optimizer, learning_rate: float) -> None:
-    """Set the rate of every parameter group, in the ratio that `make_optimizer` noted."""
+def set_learning_rate(
+    optimizer: torch.optim.Optimizer, learning_rate: float, factor: float = 1.0
+) -> None:
+    """Set the rate of every parameter group, in the ratio that `make_optimizer` noted.
+
+    Args:
+        optimizer: its groups are changed.
+        learning_rate: before it is multiplied by ``factor``.
+        factor: of all rates, also of a group with its own rate where the common one is always 0.
+    """
+    rate = learning_rate * factor
     for group in optimizer.param_groups:
-        group["lr"] = learning_rate * group.get("lr_scale", 1.0)
+        ratio = group.get("ratio", 1.0)
+        group["lr"] = group["own_rate"] * factor if ratio is None else rate * ratio
 
 
 def optimizer_step(
@@ -93,52 +91,99 @@ def optimizer_step(
     optimizer: torch.optim.Optimizer,
     micro_batch_size: int | None = None,
     max_grad_norm: float | None = None,
-) -> dict[str, float]:
+    stop: Callable[[dict[str, float]], bool] | None = None,
+) -> tuple[dict[str, float], bool]:
     """Minimise ``loss`` by one step on all parameters of ``optimizer``.
 
     Args:
-        loss: gives a scalar and metrics of a batch, all divided by ``batch.counts``, so that they
-            add up over micro-batches.
+        loss: a scalar of a batch, and what it notes in `Batch.means`, all divided by
+            ``batch.counts``, so that they add up over micro-batches.
         batch: the rows of this step; where several processes learn together, this one's share of
             them, which may be empty.
         optimizer: may have several parameter groups.
         micro_batch_size: rows per backward pass; None takes all at once.
         max_grad_norm: the gradient of each parameter group is clipped to this norm, so that a
             large error of the critic does not shorten the policy's step; None does not clip.
+        stop: is told the metrics before the step; if it returns True, no step is taken.
 
     Returns:
-        The metrics, and ``grad_norm`` of all groups before clipping, the same in all processes.
+        The metrics, with ``grad_norm`` of all groups before clipping, the same in all processes;
+        and whether the step was taken.
 
     Raises:
         FloatingPointError: the gradient is not finite; no parameter was changed.
         ProcessLost: another process has ended; no parameter was changed.
     """
-    counted, batch = batch.counts.steps > 0, batch.of_all()
+    counted = batch.counts.steps > 0
+    batch = replace(batch, counts=Counts(*distributed.all_reduce(batch.counts)))
     optimizer.zero_grad(set_to_none=True)
     groups = [group["params"] for group in optimizer.param_groups]
     parameters = [p for group in groups for p in group]
-    parts: dict[str, list[Tensor | float]] = {}
+    parts: dict[str, list[Tensor]] = {}
     for part in batch.micro_batches(micro_batch_size) if counted else ():
-        value, metrics = loss(part)
-        value.backward(inputs=parameters)
-        for name, metric in metrics.items():
-            part_of_it = metric.detach() if isinstance(metric, Tensor) else metric
-            parts.setdefault(name, []).append(part_of_it)
+        loss(part).backward(inputs=parameters)
+        for name, mean in part.means.items():
+            parts.setdefault(name, []).append(mean)
     distributed.all_reduce_gradients(parameters)
     limit = math.inf if max_grad_norm is None else max_grad_norm
     norms = [nn.utils.clip_grad_norm_(group, limit) for group in groups]
     # A device is waited for here alone: its work has been queued up to the step itself.
     found = iter(numbers([*(part for each in parts.values() for part in each), *norms]))
-    sums = distributed.all_reduce_named(
-        {name: sum(islice(found, len(each))) for name, each in parts.items()}
-    )
-    sums["grad_norm"] = math.hypot(*found)
-    if not math.isfinite(sums["grad_norm"]):
+    here = {name: sum(islice(found, len(each))) for name, each in parts.items()}
+    metrics = distributed.all_reduce_named(here)
+    metrics["grad_norm"] = math.hypot(*found)
+    if not math.isfinite(metrics["grad_norm"]):
         raise FloatingPointError(
             "The gradient is not finite: lower learning_rate, or look for infinite rewards."
         )
-    optimizer.step()
-    return sums
+    goes_on = stop is None or not stop(metrics)
+    if goes_on:
+        optimizer.step()
+    return metrics, goes_on
+
+
+# --- sums over parts, for steps that are not those of an optimiser ------------------------------
+
+
+def in_parts(batch: Batch, micro_batch_size: int | None) -> list[Batch]:
+    """A batch in parts that fit into memory, with the counts of all processes."""
+    whole = replace(batch, counts=Counts(*distributed.all_reduce(batch.counts)))
+    return list(whole.micro_batches(micro_batch_size))
+
+
+def total(
+    function: Callable[[Batch], Sequence[Tensor]], parts: Sequence[Batch], count: int = 1
+) -> list[float]:
+    """What a function gives of each part, ``count`` scalars, summed over parts and processes."""
+    sums: list[Any] = [0.0] * count
+    for part in parts:
+        found = function(part)
+        sums = [before + value.detach().double() for before, value in zip(sums, found, strict=True)]
+    return distributed.all_reduce(numbers(sums))
+
+
+def value_and_gradient(
+    loss: Loss, parts: Sequence[Batch], parameters: Sequence[Tensor]
+) -> tuple[float, Tensor]:
+    """A loss, and its gradient as one vector, summed over parts and processes."""
+    gradient = natural_gradient.flatten(map(torch.zeros_like, parameters))
+
+    def step(part: Batch) -> list[Tensor]:
+        value = loss(part)
+        grads = torch.autograd.grad(value, parameters, materialize_grads=True)
+        gradient.add_(natural_gradient.flatten(grads))
+        return [value]
+
+    (value,) = total(step, parts)
+    return value, distributed.all_reduce_tensor(gradient)
+
+
+def hessian_operator(
+    loss: Loss, parts: Sequence[Batch], parameters: Sequence[Tensor]
+) -> Callable[[Tensor], Tensor]:
+    """v → H v, with H the Hessian of a loss, summed over parts and processes."""
+    here = natural_gradient.summed_operator([partial(loss, part) for part in parts], parameters)
+    return lambda vector: distributed.all_reduce_tensor(here(vector))
 
 
 def numbers(metrics: Iterable[Tensor | float]) -> list[float]:

@@ -16,7 +16,9 @@ from textenv.lm.adapters import has_adapters
 SMALL_MODEL = 20e6  # parameters; the bundled model has 1.9 million, SmolLM2 has 135
 BYTES_PER_PARAMETER = 2  # of the files of small models; the bundled one is float16
 
-COMMON: dict[str, Any] = {"lr_schedule": "constant", "adam_epsilon": 1e-5, "vf_learning_rate": None}
+COMMON: dict[str, Any] = {
+    "lr_schedule": "constant", "adam_epsilon": 1e-5, "vf_learning_rate": None, "gamma": 1.0,
+}  # fmt: skip
 CRITIC_LAYERS = 2
 
 # Small networks. PPO and TRPO have the defaults of stable-baselines3 and sb3-contrib 2.9, whose

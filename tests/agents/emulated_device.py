@@ -160,9 +160,9 @@ def of_learning(algorithm: str, **keywords: Any) -> list[int]:
     agent.learn(1)
     step, counts = agent.optimizer_step, []
 
-    def counted(batch):
+    def counted(*given):
         waits.clear()
-        metrics = step(batch)
+        metrics = step(*given)
         counts.append(waits.total())
         return metrics
 

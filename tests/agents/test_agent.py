@@ -13,9 +13,9 @@ def test_a_learning_rate_schedule_falls_with_progress(make_agent, monkeypatch):
     assert agent.optimizer.param_groups[0]["lr"] == 1e-3
     rates, step = [], agent.optimizer_step
 
-    def noting(batch):
+    def noting(*given):
         rates.append(agent.optimizer.param_groups[0]["lr"])
-        return step(batch)
+        return step(*given)
 
     monkeypatch.setattr(agent, "optimizer_step", noting)
     agent.learn(200)

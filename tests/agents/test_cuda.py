@@ -14,7 +14,7 @@ from torch.testing import assert_close
 import agents
 from agents import PPO
 from agents.evaluation import evaluate_text, recomputed_kl
-from agents.experience import collect_episodes
+from agents.experience.episodes import collect_episodes
 from agents.policies.decoding import Decoders
 from agents.sb3 import SB3CausalLMPolicy, text_vec_env
 
@@ -62,7 +62,7 @@ class Waits:
 
 
 def assert_act_equals_evaluate(policy, rollout):
-    now = policy.evaluate(rollout.observations, rollout.actions, rollout.mask)
+    now = policy.evaluate(rollout)
     assert_close(now.log_probs.detach(), rollout.log_probs, **CLOSE)
     assert_close(now.values.detach() * rollout.mask, rollout.values, **CLOSE)
 
@@ -257,9 +257,9 @@ def test_how_often_an_optimiser_step_waits_for_the_device(make_agent, algorithm,
     agent.learn(16 * 12)  # everything has run once
     step, counts = agent.optimizer_step, []
 
-    def counted(batch):
+    def counted(*given):
         with Waits() as waits:
-            metrics = step(batch)
+            metrics = step(*given)
         counts.append(waits.count)
         return metrics
 

@@ -23,7 +23,7 @@ import gymnasium as gym
 import torch
 import tyro
 
-from agents.experience import collect_episodes
+from agents.experience.episodes import collect_episodes
 from agents.policies import CausalLMPolicy
 from agents.policies.decoding import Decoders
 from textenv.lm import load_model, load_tokenizer

@@ -19,7 +19,7 @@ import torch
 import tyro
 from decoding import measure
 
-from agents.experience import collect_episodes
+from agents.experience.episodes import collect_episodes
 from agents.policies import CausalLMPolicy
 from textenv.lm.loading import hide_progress_bars
 

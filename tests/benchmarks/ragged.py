@@ -20,7 +20,7 @@ import torch
 import tyro
 from decoding import measure
 
-from agents.experience import collect_episodes
+from agents.experience.episodes import collect_episodes
 from agents.policies import CausalLMPolicy
 from agents.policies.decoding import Decoders
 from textenv.lm import load_tokenizer

@@ -239,7 +239,7 @@ class Options:
 
 def main(options: Options) -> None:
     """Run what is not finished, and print a table in Markdown."""
-    from agents.training.hyperparameters import find_device
+    from agents.training.device import find_device
 
     device = str(find_device(options.device))
     variants = TABLES[options.name]

@@ -7,6 +7,7 @@ only at the columns that are needed, and a value head can share the body.
 from __future__ import annotations
 
 import copy
+import weakref
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -44,8 +45,19 @@ class Head:
         return torch.tanh(logits / self.soft_cap) * self.soft_cap if self.soft_cap else logits
 
     def frozen(self) -> Head:
-        """A copy with the current weights, without gradient."""
-        return replace(self, embeddings=copy.deepcopy(self.embeddings).requires_grad_(False))
+        """A copy with the current weights, without gradient; the same one as long as somebody has
+        it and they do not change, since it is as large as the vocabulary."""
+        weights = [(weight.data_ptr(), weight._version) for weight in self.embeddings.parameters()]
+        known_weights, known = _frozen.get(self.embeddings, (None, lambda: None))
+        found = known()
+        if found is None or known_weights != weights:
+            found = replace(self, embeddings=copy.deepcopy(self.embeddings).requires_grad_(False))
+            _frozen[self.embeddings] = weights, weakref.ref(found)
+        return found
+
+
+# For the embeddings of each model their weights at the time of the last copy, and the copy.
+_frozen: weakref.WeakKeyDictionary[nn.Module, Any] = weakref.WeakKeyDictionary()
 
 
 def split(model: Any) -> tuple[nn.Module, Head]:

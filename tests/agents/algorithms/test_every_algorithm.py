@@ -30,7 +30,7 @@ def largest_change(agent, parameters, before: dict[str, torch.Tensor]) -> float:
 def test_before_the_first_step_the_policy_is_the_one_that_acted(name, make_agent):
     agent = make_agent(name, policy_kwargs={"temperature": 0.7, "banned_tokens": (3,)})
     rollout = agent.collect()
-    now = agent.policy.evaluate(rollout.observations, rollout.actions, rollout.mask)
+    now = agent.policy.evaluate(rollout)
     assert_close(now.log_probs.detach(), rollout.log_probs, rtol=0, atol=2e-5)
     metrics = agent.update(rollout)
     assert -1e-8 < metrics["first_approx_kl"] < 1e-8
@@ -42,7 +42,7 @@ def test_a_policy_that_is_not_the_one_that_acted_shows_in_the_first_kl(name, mak
     agent = make_agent(name)
     rollout = agent.collect()
     agent.policy.sampling = agent.policy.sampling.__class__(0.7, (), 8)
-    now = agent.policy.evaluate(rollout.observations, rollout.actions, rollout.mask)
+    now = agent.policy.evaluate(rollout)
     log_ratios = (now.log_probs.detach() - rollout.log_probs)[rollout.mask]
     by_hand = (log_ratios.exp() - 1 - log_ratios).mean().item()
     first = agent.update(rollout)["first_approx_kl"]
@@ -55,7 +55,7 @@ def test_an_update_moves_the_policy_towards_what_paid(name, make_agent, weights)
     before = weights(agent)
     agent.update(rollout)
     assert largest_change(agent, agent.policy.actor_parameters(), before) > 1e-4
-    now = agent.policy.evaluate(rollout.observations, rollout.actions, rollout.mask)
+    now = agent.policy.evaluate(rollout)
     totals = rollout.rewards.sum(dim=1)
     gains = ((now.log_probs.detach() - rollout.log_probs) * rollout.mask).sum(dim=1)
     gap = gains[totals > totals.mean()].mean() - gains[totals <= totals.mean()].mean()
@@ -71,10 +71,9 @@ def rows_at_once(agent, monkeypatch) -> list[int]:
     for method in ("evaluate", "evaluate_values"):
         whole = getattr(agent.policy, method)
 
-        def noting(observations, *arguments, whole=whole, **keywords):
-            mask = arguments[-1]
-            rows.append(len(mask))
-            return whole(observations, *arguments, **keywords)
+        def noting(batch, whole=whole, **keywords):
+            rows.append(len(batch.mask))
+            return whole(batch, **keywords)
 
         monkeypatch.setattr(agent.policy, method, noting)
     return rows

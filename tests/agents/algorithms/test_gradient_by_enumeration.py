@@ -130,7 +130,12 @@ def exact_gradient(agent, episodes, kl_coef: float) -> tuple[float, Tensor]:
 def captured_batch(agent, rollout: Rollout) -> Batch:
     """The batch that an update would descend on."""
     captured = []
-    agent.optimizer_step = lambda batch: captured.append(batch) or {"approx_kl": 0.0}
+
+    def noting(batch, stop):
+        captured.append(batch)
+        return {"approx_kl": 0.0}, True
+
+    agent.optimizer_step = noting
     agent.update(rollout)
     (batch,) = captured
     return batch
@@ -145,7 +150,7 @@ def expected_gradient(agent, rollout: Rollout) -> Tensor:
     for row, weight in enumerate(weights):
         # Counts of 1 leave the sum over steps as it is, whichever reduction the page uses.
         episode = batch.take(torch.tensor([row]), Counts(steps=1, episodes=1))
-        total = total + weight * gradient(agent.loss(episode)[0], agent.policy.model)
+        total = total + weight * gradient(agent.loss(episode), agent.policy.model)
     return total
 
 
@@ -204,7 +209,7 @@ def test_the_expected_gradient_of_pairs_of_answers(kind, kwargs, factor, kl_coef
     # The loss is linear in the advantages, so that the weights may go there; rows: a pair's two.
     batch.advantages = batch.advantages * weights.repeat_interleave(2)[:, None]
     batch.counts = Counts(batch.counts.steps, 2)
-    expected = gradient(agent.loss(batch)[0], agent.policy.model)
+    expected = gradient(agent.loss(batch), agent.policy.model)
     every = list(itertools.product(range(len(PROMPTS)), responses()))
     _, exact = exact_gradient(agent, every, kl_coef)
     assert (expected - factor * exact).norm() / exact.norm() < 1e-5

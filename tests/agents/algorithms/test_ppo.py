@@ -23,7 +23,7 @@ def batch_at(agent, log_ratios: list[float], advantages: list[float]) -> Batch:
     rollout = agent.collect()
     columns = {name: torch.zeros_like(rollout.rewards) for name in ("advantages", "returns")}
     batch = rollout.batch(**columns).take(torch.arange(len(log_ratios)))
-    now = agent.policy.evaluate(batch.observations, batch.actions, batch.mask).log_probs.detach()
+    now = agent.policy.evaluate(batch).log_probs.detach()
     batch.old_log_probs = now - torch.tensor(log_ratios)[:, None]
     batch.advantages = torch.tensor(advantages)[:, None]
     return batch
@@ -35,7 +35,7 @@ def policy_gradient(agent, loss: torch.Tensor) -> torch.Tensor:
 
 
 def log_prob_gradient(agent, batch: Batch, row: int) -> torch.Tensor:
-    now = agent.policy.evaluate(batch.observations, batch.actions, batch.mask)
+    now = agent.policy.evaluate(batch)
     return policy_gradient(agent, now.log_probs[row, 0])
 
 
@@ -61,7 +61,7 @@ def test_the_loss_and_its_gradient_at_a_ratio(kwargs, ratio, advantage, loss, sl
     """The gradient is ``slope`` · ∇log π."""
     agent = ppo(**kwargs)
     batch = batch_at(agent, [torch.tensor(ratio).log().item()], [advantage])
-    found, metrics = agent.loss(batch)
+    found, metrics = agent.loss(batch), batch.means
     assert found.item() == pytest.approx(loss, rel=1e-4)
     assert metrics["policy_loss"].item() == pytest.approx(loss, rel=1e-4)
     wanted = slope * log_prob_gradient(agent, batch, 0)
@@ -71,8 +71,13 @@ def test_the_loss_and_its_gradient_at_a_ratio(kwargs, ratio, advantage, loss, sl
 def test_the_share_of_clipped_steps_is_of_the_whole_batch_in_micro_batches(ppo):
     agent = ppo()
     batch = batch_at(agent, [0.0, 1.0, -1.0, 0.1, 0.1], [1.0] * 5)
-    assert agent.loss(batch)[1]["clip_fraction"].item() == pytest.approx(2 / 5)
-    parts = [agent.loss(part)[1]["clip_fraction"].item() for part in batch.micro_batches(2)]
+
+    def clip_fraction(part):
+        agent.loss(part)
+        return part.means["clip_fraction"].item()
+
+    assert clip_fraction(batch) == pytest.approx(2 / 5)
+    parts = [clip_fraction(part) for part in batch.micro_batches(2)]
     assert parts == pytest.approx([1 / 5, 1 / 5, 0])
 
 
@@ -87,7 +92,7 @@ def test_the_kl_penalty_and_its_gradient(reverse_kl, ppo):
     batch = batch_at(agent, ratios.log().tolist(), [0.0, 0.0])
     penalties = ratios * ratios.log() - (ratios - 1) if reverse_kl else ratios - 1 - ratios.log()
     slopes = ratios * ratios.log() if reverse_kl else ratios - 1
-    loss, metrics = agent.loss(batch)
+    loss, metrics = agent.loss(batch), batch.means
     assert loss.item() == pytest.approx(10 * penalties.mean().item(), rel=1e-4)
     wanted = sum(10 * slopes[row] / 2 * log_prob_gradient(agent, batch, row) for row in range(2))
     assert_close(policy_gradient(agent, loss), wanted, rtol=1e-3, atol=1e-5)
@@ -116,24 +121,38 @@ def test_the_adaptive_penalty_sees_the_kl_of_the_last_step(ppo):
 # The early stop
 
 
-@pytest.mark.parametrize(("target_kl", "epochs"), [(None, 6), (1e6, 6), (1e-9, 2)])
-def test_target_kl_stops_the_epochs_of_a_rollout(target_kl, epochs, ppo, monkeypatch):
-    """The first epoch sees π_old itself, whose KL is 0: the second is the first to exceed it."""
+@pytest.fixture
+def count_steps(monkeypatch):
+    """``count_steps(agent)``: a list that grows by each step of the agent's optimiser."""
+
+    def count(agent) -> list:
+        steps, step = [], agent.optimizer.step
+        monkeypatch.setattr(agent.optimizer, "step", lambda *given: steps.append(1) or step(*given))
+        return steps
+
+    return count
+
+
+@pytest.mark.parametrize(("target_kl", "wanted"), [(None, 6), (1e6, 6), (1e-9, 1)])
+def test_target_kl_stops_the_steps_on_a_rollout(target_kl, wanted, ppo, count_steps):
+    """The first step sees π_old itself, whose KL is 0; before the second one it exceeds the target,
+    so that the second is not taken."""
     agent = ppo(target_kl=target_kl, n_epochs=6, batch_size=None, learning_rate=0.01)
-    steps = []
-    step = agent.optimizer_step
-    monkeypatch.setattr(agent, "optimizer_step", lambda batch: steps.append(1) or step(batch))
+    steps = count_steps(agent)
     agent.update(agent.collect())
-    assert len(steps) == epochs
+    assert len(steps) == wanted
 
 
-@pytest.mark.parametrize(("kl", "epochs"), [(0.149, 5), (0.151, 1)])
-def test_the_epochs_stop_above_one_and_a_half_times_the_target(kl, epochs, ppo, monkeypatch):
-    agent = ppo(target_kl=0.1, n_epochs=5, batch_size=None)
-    steps = []
-    monkeypatch.setattr(agent, "optimizer_step", lambda batch: steps.append(1) or {"approx_kl": kl})
-    agent.update(agent.collect())
-    assert len(steps) == epochs
+def test_the_steps_stop_within_an_epoch(ppo, count_steps):
+    agent = ppo(target_kl=1e-9, n_epochs=1, batch_size=8, n_steps=32, learning_rate=0.01)
+    steps = count_steps(agent)
+    metrics = agent.update(agent.collect())
+    assert len(steps) == 1 and metrics["approx_kl"] > 0
+
+
+@pytest.mark.parametrize(("kl", "goes_on"), [(0.149, True), (0.151, False)])
+def test_they_stop_above_one_and_a_half_times_the_target(kl, goes_on, ppo):
+    assert ppo(target_kl=0.1).too_far({"approx_kl": kl}) != goes_on
 
 
 # The entropy bonus
@@ -149,7 +168,7 @@ def test_the_entropy_bonus_is_subtracted_from_the_loss(kind, on_cartpole):
     features = agent.policy.features(batch.observations[:, 0])
     log_probs = agent.policy.actor(features).log_softmax(-1)
     entropy = -(log_probs.exp() * log_probs).sum(-1).mean()
-    loss, metrics = agent.loss(batch)
+    loss, metrics = agent.loss(batch), batch.means
     assert 0.1 < entropy < 0.69
     assert metrics["entropy"].item() == pytest.approx(entropy.item(), rel=1e-5)
     assert loss.item() == pytest.approx(-0.7 * entropy.item(), rel=1e-4)
@@ -162,8 +181,8 @@ def test_the_entropy_bonus_of_text_is_that_of_the_whole_vocabulary(make_agent):
     rollout = agent.collect()
     zeros = {name: torch.zeros_like(rollout.rewards) for name in ("advantages", "returns")}
     batch = rollout.batch(**zeros)
-    loss, metrics = agent.loss(batch)
-    now = agent.policy.evaluate(rollout.observations, rollout.actions, rollout.mask, entropy=True)
+    loss, metrics = agent.loss(batch), batch.means
+    now = agent.policy.evaluate(rollout, entropy=True)
     mean = now.entropy[rollout.mask].mean().item()
     assert 0 < mean < torch.tensor(7.0).log()
     assert metrics["entropy"].item() == pytest.approx(mean, rel=1e-5)
@@ -180,7 +199,8 @@ def test_values_are_clipped_near_those_of_the_critic_that_acted(on_cartpole):
     batch = rollout.batch(advantages=rollout.rewards, returns=rollout.values + 10)
     with torch.no_grad():
         agent.policy.critic[-1].bias += 1  # towards the returns, far outside the range
-    _, metrics = agent.loss(batch)
-    assert metrics["value_loss"].item() == pytest.approx(100, rel=1e-4)
+    agent.loss(batch)
+    assert batch.means["value_loss"].item() == pytest.approx(100, rel=1e-4)
     agent.clip_range_vf = None
-    assert agent.loss(batch)[1]["value_loss"].item() == pytest.approx(81, rel=1e-4)
+    agent.loss(batch)
+    assert batch.means["value_loss"].item() == pytest.approx(81, rel=1e-4)

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from functools import partial
-
 import gymnasium as gym
 import pytest
 import torch
 from torch.testing import assert_close
 
 from agents import TRPO
-from agents.algorithms.terms import estimated_advantages
 from agents.functional import natural_gradient as natural
-from textenv.lm.parts import unwrapped
+from agents.training.optimization import hessian_operator, value_and_gradient
+from textenv.lm.parts import Head, unwrapped
 
 
 @pytest.fixture
@@ -44,14 +42,14 @@ def test_the_step_has_the_length_of_the_undamped_fisher_matrix(trpo):
     """½ xᵀHx = δ, with H by second derivatives of the KL over all actions, row by row."""
     agent = trpo(12, cg_damping=5.0, target_kl=1e-3, fisher_rows=None)
     rollout = agent.collect()
-    batch = rollout.batch(**estimated_advantages(rollout, 1.0, 0.95, True))
-    parameters = agent.policy.actor_parameters()
-    _, gradient, *_ = agent.loss_and_gradient([batch], parameters)
-    fisher = natural.summed_operator([partial(agent.kl_to_itself, batch)], parameters)
+    advantages, _ = agent.estimated_advantages(rollout)
+    parameters, parts = agent.policy.actor_parameters(), agent.parts(rollout, advantages=advantages)
+    _, gradient = value_and_gradient(agent.surrogate_loss, parts, parameters)
+    fisher = hessian_operator(agent.kl_to_itself, parts, parameters)
     step = natural.natural_step(fisher, gradient, 1e-3, 5.0, agent.cg_max_steps)
     assert (0.5 * step @ fisher(step)).item() == pytest.approx(1e-3, rel=1e-4)
     before = flat(agent)
-    metrics = agent.trust_region_step(batch)
+    metrics = agent.trust_region_step(rollout, advantages)
     moved = flat(agent) - before
     assert_close(moved, metrics["step_fraction"] * step, rtol=1e-3, atol=1e-6)
 
@@ -66,9 +64,9 @@ def test_micro_batches_make_the_same_step_without_ever_holding_the_whole(
     rows = []
     evaluate = parts.policy.evaluate
 
-    def noting(observations, actions, mask, entropy=False):
-        rows.append(len(mask))
-        return evaluate(observations, actions, mask, entropy)
+    def noting(batch, entropy=False):
+        rows.append(len(batch.mask))
+        return evaluate(batch, entropy)
 
     monkeypatch.setattr(parts.policy, "evaluate", noting)
     before = flat(whole)
@@ -143,12 +141,12 @@ def test_the_critic_is_fitted_without_the_head_of_the_language_model(trpo):
     calls = []
     head = unwrapped(agent.policy.model).get_output_embeddings()
     head.register_forward_hook(lambda *_: calls.append(1))
-    columns = estimated_advantages(rollout, 1.0, 0.95, True)
-    agent.trust_region_step(rollout.batch(**columns))
+    advantages, returns = agent.estimated_advantages(rollout)
+    agent.trust_region_step(rollout, advantages)
     assert calls
     calls.clear()
     before = agent.policy.value_head.weight.detach().clone()
-    agent.optimize(rollout, columns, agent.n_critic_updates, agent.batch_size)
+    agent.optimize(rollout, agent.n_critic_updates, agent.batch_size, returns=returns)
     assert not calls
     assert not torch.equal(agent.policy.value_head.weight, before)
 
@@ -157,7 +155,7 @@ def test_fitting_the_critic_does_not_move_the_policy(trpo):
     agent = trpo(16)
     rollout = agent.collect()
     before = flat(agent)
-    agent.optimize(rollout, estimated_advantages(rollout, 1.0, 0.95, True), 5)
+    agent.optimize(rollout, 5, returns=agent.estimated_advantages(rollout)[1])
     assert torch.equal(flat(agent), before)
 
 
@@ -169,11 +167,28 @@ def test_the_critic_is_fitted_to_the_returns(text, trpo, on_cartpole):
         else on_cartpole(TRPO, n_critic_updates=60, learning_rate=1e-2)
     )
     rollout = agent.collect()
-    returns = estimated_advantages(rollout, agent.gamma, agent.gae_lambda, True)["returns"]
+    _, returns = agent.estimated_advantages(rollout)
     variance = (returns - rollout.values)[rollout.mask].square().mean()
     agent.update(rollout)
-    values = agent.policy.evaluate_values(rollout.observations, rollout.mask)
+    values = agent.policy.evaluate_values(rollout)
     assert (returns - values)[rollout.mask].square().mean() < 0.8 * variance
+
+
+# Memory
+
+
+def test_the_head_of_the_old_policy_is_copied_once_for_all_parts(trpo, monkeypatch):
+    agent = trpo(24, micro_batch_size=3, n_critic_updates=1, cg_max_steps=3)
+    copies, frozen = [], Head.frozen
+
+    def noting(head):
+        found = frozen(head)
+        copies.append(found)
+        return found
+
+    monkeypatch.setattr(Head, "frozen", noting)
+    agent.update(agent.collect())
+    assert len(copies) > 8 and len({id(copy) for copy in copies}) == 1
 
 
 # Making it

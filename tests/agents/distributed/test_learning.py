@@ -141,16 +141,12 @@ def test_an_error_reaches_all_only_in_a_block_of_all(in_processes):
 
 
 def test_the_functions_of_one_process_return_what_they_are_given():
-    values = torch.arange(3.0)
-    assert distributed.raises_in_all_processes() and distributed.all_reduce_named({"a": 1.0}) == {
-        "a": 1.0
-    }
-    assert (
-        distributed.process_count() == 1
-        and distributed.is_main()
-        and distributed.local_rows("n_envs", 7) == 7
-    )
-    assert distributed.all_reduce_tensor(values) is values and distributed.gather(values) is values
+    values, named = torch.arange(3.0), {"a": 1.0}
+    assert distributed.process_count() == 1 and distributed.is_main()
+    assert distributed.local_rows("n_envs", 7) == 7
+    assert distributed.raises_in_all_processes()
+    assert distributed.all_reduce_named(named) == named
+    assert distributed.all_reduce_tensor(values) is values
     assert distributed.all_gather("a") == ["a"] and distributed.all_reduce([1, 2.5]) == [1, 2.5]
     with pytest.raises(ZeroDivisionError), distributed.raise_in_all_processes():
         raise ZeroDivisionError

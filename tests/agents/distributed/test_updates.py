@@ -13,7 +13,9 @@ from torch import Tensor
 from torch.testing import assert_close
 
 import agents.algorithms
+from agents import distributed
 from agents.experience.rollout import Rollout, take
+from agents.training.hyperparameters import state_names
 
 accelerate = pytest.importorskip("accelerate")
 
@@ -23,14 +25,15 @@ CALM = {"learning_rate": 1e-3, "adam_epsilon": 1e-3}
 
 
 def rows_of(rollout: Rollout, rows: slice) -> Rollout:
-    """Some of the rows of a rollout."""
+    """Some of the rows of a rollout, of which other processes have the others."""
     columns = {column.name: getattr(rollout, column.name) for column in fields(rollout)}
     chosen = {
         name: take(column, rows)
         for name, column in columns.items()
         if isinstance(column, Tensor) or name == "observations"
     }
-    return replace(rollout, **chosen)
+    several = distributed.process_count() > 1
+    return replace(rollout, **chosen, all_reduce=distributed.all_reduce if several else None)
 
 
 def assert_same_update(agent: Any, cuts: Sequence[slice], weights: Any, in_processes: Any) -> None:
@@ -42,7 +45,7 @@ def assert_same_update(agent: Any, cuts: Sequence[slice], weights: Any, in_proce
 
     def learn(part: Rollout) -> tuple[dict[str, float], dict[str, Tensor], Any]:
         metrics = agent.update(part)
-        state = {name: getattr(agent, name) for name in agent.persistent_state}
+        state = {name: getattr(agent, name) for name in state_names(type(agent))}
         return metrics, weights(agent), state
 
     before = weights(agent)
@@ -127,9 +130,10 @@ def test_all_processes_take_the_same_number_of_minibatches(rows, cut, make_agent
         counts = []
         step = agent.optimizer_step
 
-        def noting(batch):
-            counts.append((batch.counts.episodes, batch.of_all().counts.episodes))
-            return step(batch)
+        def noting(batch, stop):
+            (everywhere,) = distributed.all_reduce([batch.counts.episodes])
+            counts.append((batch.counts.episodes, everywhere))
+            return step(batch, stop)
 
         agent.optimizer_step = noting
         agent.update(rows_of(rollout, part))

@@ -14,7 +14,9 @@ from torch.testing import assert_close
 
 import agents
 from agents import GRPO, PPO, REINFORCE, RLOO
-from agents.experience import EpisodeCollector, StepCollector, environments
+from agents.experience import environments
+from agents.experience.episodes import EpisodeCollector
+from agents.experience.steps import StepCollector
 from textenv import TextGenEnv
 
 CLOSE = dict(rtol=0, atol=1e-4)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from agents.experience import collect_episodes
+from agents.experience.episodes import collect_episodes
 from textenv import ActionRecord
 from textenv.kl.estimators import k1
 

@@ -10,8 +10,8 @@ import torch
 from stable_baselines3.common.logger import configure
 from torch.testing import assert_close
 
-from agents import RLOO
-from agents.experience import collect_episodes
+from agents import PPO, MlpPolicy
+from agents.experience.episodes import collect_episodes
 
 
 @pytest.fixture
@@ -20,7 +20,7 @@ def in_bfloat16(make_agent):
 
     def make(envs=None):
         return make_agent(
-            "PPO", envs=envs, learning_rate=1e-3, n_epochs=1, n_steps=9,
+            "PPO", envs=envs, learning_rate=1e-3, n_epochs=1, n_steps=9, batch_size=8,
             policy_kwargs={"dtype": "bfloat16"},
         )  # fmt: skip
 
@@ -31,7 +31,8 @@ def in_bfloat16(make_agent):
 def test_in_bfloat16_the_old_log_probs_are_those_of_evaluate(stepwise, wrapped, in_bfloat16):
     agent = in_bfloat16(wrapped(16) if stepwise else None)
     rollout = agent.collect()
-    now = agent.policy.evaluate(rollout.observations, rollout.actions, rollout.mask)
+    now = agent.policy.evaluate(rollout)
+    agent.use_right_log_probs(rollout, only_step=False)
     at = rollout.mask
     assert_close(rollout.log_probs[at], now.log_probs[at].detach(), rtol=0, atol=0)
     assert now.log_probs.dtype == torch.float32
@@ -41,7 +42,7 @@ def test_in_bfloat16_the_old_log_probs_are_those_of_evaluate(stepwise, wrapped, 
 def test_in_bfloat16_a_rounded_copy_acts_and_float32_learns(in_bfloat16):
     agent = in_bfloat16()
     collected = collect_episodes(agent.env, agent.policy)
-    now = agent.policy.evaluate(collected.observations, collected.actions, collected.mask)
+    now = agent.policy.evaluate(collected)
     gap = (collected.log_probs - now.log_probs.detach()).abs().max()
     assert 1e-5 < gap < 0.3
     agent.update(collected)
@@ -56,7 +57,7 @@ def test_the_mismatch_of_acting_and_evaluating_is_logged_as_a_mean_over_tokens(
 
     def noting(*arguments):
         rollout = collect(*arguments)
-        now = agent.policy.evaluate(rollout.observations, rollout.actions, rollout.mask)
+        now = agent.policy.evaluate(rollout)
         gap = (now.log_probs.detach() - rollout.log_probs)[rollout.mask].abs()
         by_hand.append(gap.mean().item())
         return rollout
@@ -106,38 +107,40 @@ def test_of_one_step_the_old_log_probs_are_those_of_the_step(
     metrics = agent.update(agent.collect())
     assert len(evaluated) == 1
     assert metrics["first_approx_kl"] == 0 and 1e-5 < metrics["log_prob_mismatch"] < 0.3
-    monkeypatch.setattr(type(other), "takes_one_step", property(lambda _: False))
     rollout = other.collect()
+    other.use_right_log_probs(rollout, only_step=False)
     assert rollout.log_prob_mismatch is not None
     other.update(rollout)
     for one, two in zip(agent.policy.parameters(), other.policy.parameters(), strict=True):
         assert_close(one, two, rtol=0, atol=1e-7)
 
 
-def test_of_several_steps_they_are_evaluated_before(make_agent, make_text_envs):
-    for given in ({"batch_size": 8}, {"n_epochs": 2, "batch_size": None}):
-        envs = make_text_envs(16, group_size=4)
-        agent = make_agent(
-            "GRPO", envs=envs, group_size=4, policy_kwargs={"dtype": "bfloat16"}, **given
-        )
-        assert agent.collect().log_prob_mismatch is not None
+@pytest.mark.parametrize("given", [{"batch_size": 8}, {"n_epochs": 2, "batch_size": None}])
+def test_of_several_steps_they_are_evaluated_before(given, make_agent, make_text_envs):
+    agent = make_agent(
+        "GRPO", envs=make_text_envs(16, group_size=4), group_size=4, kl_loss_coef=0.0,
+        policy_kwargs={"dtype": "bfloat16"}, **given,
+    )  # fmt: skip
+    rollout = agent.collect()
+    metrics = agent.update(rollout)
+    assert rollout.log_prob_mismatch is not None
+    assert metrics["first_approx_kl"] == pytest.approx(0, abs=1e-7)
 
 
-def test_a_class_with_an_update_of_its_own_is_not_believed_to_take_one_step(
-    make_text_envs, make_model
-):
-    class Twice(RLOO):
-        def update(self, rollout):
-            columns = {"advantages": rollout.rewards}
-            self.optimize(rollout, columns)
-            return self.optimize(rollout, columns)
+class Rounded(MlpPolicy):
+    """A policy of single steps that acts in a reduced precision."""
 
-    class Once(Twice):
-        takes_one_step = True
+    reduced_precision = True
 
-    for cls, one in ((RLOO, True), (Twice, False), (Once, True)):
-        agent = cls(
-            "CausalLMPolicy", make_text_envs(16, group_size=4), group_size=4, device="cpu",
-            policy_kwargs={"model": make_model(), "dtype": "bfloat16"},
-        )  # fmt: skip
-        assert agent.collect().one_step == one
+    def act(self, *given):
+        actions, log_probs, values, state = super().act(*given)
+        return actions, log_probs + 0.01, values, state
+
+
+def test_single_steps_may_be_rounded_as_well(on_cartpole):
+    agent = on_cartpole(PPO, policy=Rounded, n_steps=32, batch_size=16, n_epochs=2)
+    rollout = agent.collect()
+    metrics = agent.update(rollout)
+    now = rollout.log_prob_mismatch[rollout.mask]
+    assert_close(now, torch.full_like(now, 0.01), rtol=0, atol=1e-6)
+    assert metrics["first_approx_kl"] == pytest.approx(0, abs=1e-7)

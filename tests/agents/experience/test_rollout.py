@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from torch import Tensor
 from torch.testing import assert_close
@@ -27,7 +28,8 @@ def test_steps_become_rows_of_their_own():
     assert batch.actions[:, 0].tolist() == [0, 1, 3, 4, 7]
     assert batch.observations[:, 0, 0].tolist() == [0, 1, 3, 4, 7]
     assert batch.advantages[:, 0].tolist() == [0, 10, 30, 40, 70]
-    assert batch.reference_log_probs is None
+    with pytest.raises(ValueError, match="needs a reference"):
+        _ = batch.reference_log_probs
 
 
 def test_the_episodes_of_single_steps_are_counted_before_the_steps_are_torn_apart():
@@ -51,7 +53,7 @@ def test_a_minibatch_of_single_steps_counts_its_share_of_the_episodes():
 def test_steps_count_as_completed_up_to_the_last_end_of_their_row():
     rollout = rollout_of([[1, 1, 1, 1], [1, 1, 1, 1]], sequential=False)
     rollout.episode_end[0, 2] = True
-    assert rollout.completed.tolist() == [[True, True, True, False], [False] * 4]
+    assert rollout.completed().mask.tolist() == [[True, True, True, False], [False] * 4]
 
 
 def test_sequences_stay_whole():
@@ -74,6 +76,16 @@ def test_minibatches_hold_each_row_once_and_count_for_themselves():
     assert [part.actions[:, 0].tolist() for part in again] == [
         part.actions[:, 0].tolist() for part in parts
     ]
+
+
+@pytest.mark.parametrize(("batch_size", "sizes"), [(8, [8, 4]), (6, [4, 4, 4]), (3, [4, 4, 4])])
+def test_groups_stay_together_whatever_the_size_of_a_minibatch(batch_size, sizes):
+    rollout = rollout_of([[1]] * 12, sequential=True)
+    parts = list(rollout.batches(batch_size, torch.Generator().manual_seed(0), group_size=4))
+    assert [len(part) for part in parts] == sizes
+    for part in parts:
+        groups = (part.actions[:, 0] // 4).reshape(-1, 4)
+        assert (groups == groups[:, :1]).all()
 
 
 def test_micro_batches_know_the_counts_of_the_whole():

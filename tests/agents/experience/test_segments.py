@@ -10,8 +10,9 @@ from torch import nn
 from torch.testing import assert_close
 
 from agents import PPO
-from agents.experience import EpisodeCollector, StepCollector
+from agents.experience.episodes import EpisodeCollector
 from agents.experience.rollout import Rollout
+from agents.experience.steps import StepCollector
 
 CLOSE = dict(rtol=0, atol=1e-4)
 
@@ -25,7 +26,7 @@ def agent_for(env, model, kind=PPO, **kwargs):
 
 
 def assert_evaluates_to_what_acted(agent, rollout: Rollout) -> None:
-    now = agent.policy.evaluate(rollout.observations, rollout.actions, rollout.mask)
+    now = agent.policy.evaluate(rollout)
     where = rollout.mask
     assert_close(now.log_probs[where].detach(), rollout.log_probs[where], **CLOSE)
     assert_close(now.values[where].detach(), rollout.values[where], **CLOSE)

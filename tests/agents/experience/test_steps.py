@@ -10,8 +10,8 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from torch.testing import assert_close
 
 from agents import MlpPolicy
-from agents.experience import StepCollector
 from agents.experience.rollout import Rollout
+from agents.experience.steps import StepCollector
 
 
 @pytest.fixture

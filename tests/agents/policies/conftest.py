@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from agents.experience import collect_episodes
+from agents.experience.episodes import collect_episodes
 
 CLOSE = dict(rtol=0, atol=1e-4)
 
@@ -45,8 +45,8 @@ def assert_three_ways_agree():
     def check(envs, policy, temperature=1.0, banned=()):
         rollout = collect_episodes(envs, policy)
         own_log_probs, own_entropy, own_values = own_forward(policy, rollout, temperature, banned)
-        now = policy.evaluate(rollout.observations, rollout.actions, rollout.mask, entropy=True)
-        values = policy.evaluate_values(rollout.observations, rollout.mask)
+        now = policy.evaluate(rollout, entropy=True)
+        values = policy.evaluate_values(rollout)
         assert_close(rollout.log_probs, own_log_probs, **CLOSE)
         assert_close(rollout.values, own_values, **CLOSE)
         assert_close(now.log_probs.detach(), own_log_probs, **CLOSE)

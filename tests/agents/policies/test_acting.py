@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from agents.experience import collect_episodes
+from agents.experience.episodes import collect_episodes
 from textenv.rows.token_table import TokenObservation
 
 

@@ -223,7 +223,7 @@ def test_adapters_share_the_weights_of_the_reference(make_sharing_agent, next_lo
     before = [p.clone() for p in reference.parameters()]
 
     def log_probs(rollout):
-        now = agent.policy.evaluate(rollout.observations, rollout.actions, rollout.mask)
+        now = agent.policy.evaluate(rollout)
         return now.log_probs.detach()
 
     rollout = agent.collect()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import gymnasium as gym
 import numpy as np
 import pytest
@@ -74,7 +76,9 @@ def test_the_critic_alone_leaves_the_body_without_gradient(policy_for, in_batche
     observation, _ = envs.reset(seed=0)
     lengths = observation["attention_mask"].sum(dim=1)
     observations = {"input_ids": observation["input_ids"], "prompt_lengths": lengths}
-    policy.evaluate_values(observations, torch.ones(6, 1, dtype=torch.bool)).sum().backward()
+    mask = torch.ones(6, 1, dtype=torch.bool)
+    batch = SimpleNamespace(observations=observations, mask=mask)
+    policy.evaluate_values(batch).sum().backward()
     assert all(p.grad is None for p in policy.actor_parameters())
     assert all(p.grad.abs().sum() > 0 for p in policy.critic_parameters())
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import field
+
 import numpy as np
 import pytest
 import torch
@@ -14,10 +16,14 @@ import agents.algorithms
 from agents import REINFORCE, Policy
 from agents.agent import Agent
 from agents.evaluation import evaluate_returns
-from agents.functional import advantages, surrogates
-from agents.functional.reductions import token_mean
-from agents.policies.base import TO_WRITE, Evaluation
+from agents.functional import surrogates
+from agents.policies.base import Evaluation
 from agents.policies.distributions import TorchDistribution, draw
+
+WITHOUT_DEFAULT = (
+    "act", "evaluate", "evaluate_values", "predict_values", "actor_parameters", "critic_parameters",
+    "is_batched",
+)  # fmt: skip
 
 
 class Linear(nn.Module, Policy):
@@ -40,14 +46,14 @@ class Linear(nn.Module, Policy):
         actions = log_probs.argmax(-1) if deterministic else draw(log_probs, self.generator)
         return actions, log_probs.gather(1, actions[:, None])[:, 0], values, None
 
-    def evaluate(self, observations, actions, mask, entropy=False):
-        distribution = TorchDistribution(Categorical(logits=self.actor(self.scale * observations)))
-        log_probs, entropies = distribution.log_probs(actions, entropy)
-        values = self.evaluate_values(observations, mask)
-        return Evaluation(log_probs, values, entropies, distribution)
+    def evaluate(self, batch, entropy=False):
+        logits = self.actor(self.scale * batch.observations)
+        distribution = TorchDistribution(Categorical(logits=logits))
+        log_probs, entropies = distribution.log_probs(batch.actions, entropy)
+        return Evaluation(log_probs, self.evaluate_values(batch), entropies, distribution)
 
-    def evaluate_values(self, observations, mask):
-        return self.critic(observations)[..., 0]
+    def evaluate_values(self, batch):
+        return self.critic(batch.observations)[..., 0]
 
     @torch.no_grad()
     def predict_values(self, observation):
@@ -66,23 +72,19 @@ class Linear(nn.Module, Policy):
 class CentredReturns(Agent):
     """REINFORCE with the highest return so far as its baseline, times a hyper-parameter."""
 
-    persistent_state = ("highest",)
-
-    def __init__(self, policy, env, *, optimism: float = 0.5, gamma: float = 0.9, **common):
-        super().__init__(policy, env, **common)
-        self.optimism, self.gamma, self.highest = optimism, gamma, 0.0
+    optimism: float = 0.5
+    "The factor."
+    gamma = 0.9
+    highest: float = field(default=0.0, init=False)
 
     def update(self, rollout):
-        returns = advantages.discounted_returns(
-            rollout.rewards, rollout.episode_end, self.gamma, mask=rollout.mask
-        )
+        returns = rollout.returns_to_go(self.gamma)
         self.highest = max(self.highest, returns.max().item())
-        return self.optimize(rollout, {"advantages": returns - self.optimism * self.highest})
+        return self.optimize(rollout, advantages=returns - self.optimism * self.highest)
 
     def loss(self, batch):
-        now = self.policy.evaluate(batch.observations, batch.actions, batch.mask)
-        losses = surrogates.score_function(now.log_probs, batch.advantages)
-        return token_mean(losses, batch.mask, batch.counts), {}
+        losses = surrogates.score_function(self.evaluate(batch).log_probs, batch.advantages)
+        return batch.mean("policy_loss", losses)
 
 
 def same_update(one, other, weights) -> None:
@@ -118,7 +120,7 @@ def test_a_policy_of_ones_own_learns_is_saved_and_goes_on(
     again.learn(100)
 
 
-@pytest.mark.parametrize("member", TO_WRITE)
+@pytest.mark.parametrize("member", WITHOUT_DEFAULT)
 def test_a_policy_that_lacks_a_member_is_refused_by_its_name(member, on_cartpole):
     lacking = type("Lacking", (Linear,), {member: getattr(Policy, member)})
     with pytest.raises(TypeError, match=rf"Lacking is no policy: it lacks {member}\. "):
@@ -132,10 +134,20 @@ def test_all_that_a_policy_lacks_is_named_at_once(on_cartpole):
         def __init__(self, observation_space, action_space, *, device="cpu"):
             super().__init__()
 
-    with pytest.raises(TypeError, match="Nothing is no policy: it lacks act, evaluate,") as refusal:
+    with pytest.raises(TypeError, match=r"Nothing is no policy: it lacks act, actor_") as refusal:
         on_cartpole(REINFORCE, policy=Nothing)
-    for member in (*TO_WRITE, "generator", "device", "save", "load", "reduced_precision"):
+    for member in WITHOUT_DEFAULT:
         assert member in str(refusal.value)
+
+
+def test_attributes_that_an_object_lacks_are_named(on_cartpole):
+    class WithoutGenerator(Linear):
+        def __init__(self, *spaces, device="cpu"):
+            super().__init__(*spaces, device=device)
+            del self.generator
+
+    with pytest.raises(TypeError, match=r"WithoutGenerator is no policy: it lacks generator\. "):
+        on_cartpole(REINFORCE, policy=WithoutGenerator)
 
 
 # An algorithm of one's own

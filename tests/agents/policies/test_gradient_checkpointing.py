@@ -31,7 +31,7 @@ def test_gradients_are_the_same(make, kind, critic_layers):
     rollout = plain.collect()
     assert torch.equal(again.collect().actions, rollout.actions)
     for agent in (plain, again):
-        now = agent.policy.evaluate(rollout.observations, rollout.actions, rollout.mask)
+        now = agent.policy.evaluate(rollout)
         (now.log_probs.sum() + now.values.sum()).backward()
     for one, other in zip(plain.policy.parameters(), again.policy.parameters(), strict=True):
         assert (one.grad is None) == (other.grad is None)
@@ -50,4 +50,5 @@ def test_agents_learn_with_it(make, cls):
 
 def test_adapters_and_bfloat16(make):
     agent = make(gradient_checkpointing=True, lora=2, dtype="bfloat16").learn(40)
-    assert_close(agent.collect().log_prob_mismatch.max(), torch.tensor(0.0), rtol=0, atol=0.3)
+    rollout = agent.collect()
+    assert 0 <= agent.update(rollout)["log_prob_mismatch"] < 0.3

@@ -8,7 +8,7 @@ import torch
 from torch.testing import assert_close
 
 from agents.evaluation import evaluate_text
-from agents.experience import collect_episodes
+from agents.experience.episodes import collect_episodes
 
 LEAST = {"stop": [5], "min_new_tokens": 4}
 
@@ -30,7 +30,7 @@ def test_act_and_evaluate_agree(driving, make_agent, wrapped):
     agent = make_agent("PPO", 8, env=LEAST, **envs)
     rollout = agent.collect()
     batch = rollout.batch()
-    now = agent.policy.evaluate(batch.observations, batch.actions, batch.mask, entropy=True)
+    now = agent.policy.evaluate(batch, entropy=True)
     assert_close(now.log_probs[batch.mask], batch.old_log_probs[batch.mask], rtol=0, atol=1e-4)
     assert now.entropy is not None and now.entropy.isfinite().all()
     kl = now.distribution.kl(now.distribution.detach())
@@ -46,7 +46,7 @@ def test_a_rollout_that_begins_inside_an_episode_knows_where_the_response_began(
     for _ in range(6):
         rollout = agent.collect()
         batch = rollout.batch()
-        now = agent.policy.evaluate(batch.observations, batch.actions, batch.mask)
+        now = agent.policy.evaluate(batch)
         assert_close(now.log_probs[batch.mask], batch.old_log_probs[batch.mask], rtol=0, atol=1e-4)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from torch.testing import assert_close
@@ -55,10 +57,10 @@ def test_act_predict_and_evaluate_agree(kind, layers, in_batches, make_model, po
         observation = envs.step(actions)[0]
     rows = policy.rollout_observations(first, observation)
     mask = torch.stack(mask, dim=1)
-    batch = rows, torch.stack(actions_taken, dim=1), mask
+    batch = SimpleNamespace(observations=rows, actions=torch.stack(actions_taken, dim=1), mask=mask)
     values = torch.stack(values_taken, dim=1) * mask
-    assert_close(policy.evaluate(*batch).values, values, **CLOSE)
-    assert_close(policy.evaluate_values(rows, mask), values, **CLOSE)
+    assert_close(policy.evaluate(batch).values, values, **CLOSE)
+    assert_close(policy.evaluate_values(batch), values, **CLOSE)
     assert values[mask].std() > 0.05
 
 
@@ -71,7 +73,8 @@ def test_its_loss_moves_no_weight_of_the_policy(in_batches, make_model, policy_f
     rows = {name: value[lengths > 1] for name, value in rows.items()}  # the others lack a prompt
     mask = torch.ones(len(rows["prompt_lengths"]), 1, dtype=torch.bool)
     actions = torch.ones(len(mask), 1, dtype=torch.int64)
-    policy.evaluate(rows, actions, mask).values.sum().backward()
+    batch = SimpleNamespace(observations=rows, actions=actions, mask=mask)
+    policy.evaluate(batch).values.sum().backward()
     assert all(p.grad is None for p in policy.actor_parameters())
     assert all(p.grad is not None for p in policy.critic_body.layers.parameters())
     own = {id(p) for p in policy.actor_parameters()}

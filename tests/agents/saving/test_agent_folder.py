@@ -13,7 +13,7 @@ from torch.testing import assert_close
 
 import agents.algorithms
 from agents import GRPO, PPO, REINFORCE
-from agents.training.hyperparameters import hyperparameter_names
+from agents.training.hyperparameters import hyperparameter_names, state_names
 from agents.training.optimization import set_learning_rate
 
 POLICY = {"attn_implementation": "eager", "temperature": 0.8, "banned_tokens": [3]}
@@ -42,7 +42,7 @@ def test_learning_goes_on_after_load_as_without_the_break(
     agent.save(tmp_path)
     again = again_in(kind, tmp_path)
     assert again.num_timesteps == agent.num_timesteps >= 60
-    for attribute in (*hyperparameter_names(kind), *kind.persistent_state):
+    for attribute in (*hyperparameter_names(kind), *state_names(kind)):
         assert getattr(again, attribute) == getattr(agent, attribute), attribute
     assert_close(weights(again), weights(agent), rtol=0, atol=0)
     states = [run.optimizer.state_dict()["state"] for run in (agent, again)]

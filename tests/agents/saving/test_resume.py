@@ -13,7 +13,8 @@ from torch.testing import assert_close
 
 import agents.algorithms
 from agents import PPO, REINFORCE
-from agents.experience import Stopped
+from agents.experience.steps import Stopped
+from agents.training.hyperparameters import state_names
 from textenv import TextGenEnv
 from textenv.rewards import RewardError
 
@@ -57,7 +58,7 @@ def assert_goes_on(agent, load, folder, total=TOTAL, rollout=2):
     assert (again.num_timesteps, again.num_rollouts) == (agent.num_timesteps, agent.num_rollouts)
     assert again.num_rollouts > rollout + 1
     assert_close(everything(again), everything(agent), rtol=0, atol=0)
-    for name in agent.persistent_state:
+    for name in state_names(type(agent)):
         assert getattr(again, name) == getattr(agent, name)
     follows, wanted = again.collect(), agent.collect()
     assert torch.equal(follows.actions, wanted.actions)

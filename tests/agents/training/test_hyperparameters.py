@@ -1,15 +1,18 @@
-"""What happens between a caller's arguments and an algorithm's constructor."""
+"""The arguments of an algorithm: fields, which are shown, checked and filled in."""
 
 from __future__ import annotations
 
 import inspect
 import pydoc
+from dataclasses import field
+from typing import Annotated
 
 import pytest
 
 import agents.algorithms
 from agents import PPO, REINFORCE, RLOO, ActorCritic
-from agents.training.hyperparameters import AUTO, hyperparameter_names
+from agents.training.hyperparameters import AUTO, hyperparameter_names, state_names
+from textenv.arguments import Range
 
 
 def test_the_signature_shows_the_arguments_that_all_have_in_common(name):
@@ -65,37 +68,44 @@ def test_what_is_auto_is_filled_in_and_what_is_given_stays(on_cartpole):
 class Bonus(REINFORCE):
     """REINFORCE with an argument more."""
 
-    def __init__(self, policy, env, *, bonus: float = 0.5, **common):
-        super().__init__(policy, env, **common)
-        self.bonus = bonus
+    bonus: Annotated[float, Range(0)] = 0.5
+    "What is added, in units of the return."
+    total: float = field(default=0.0, init=False)
 
 
-class Forgetful(REINFORCE):
-    def __init__(self, policy, env, *, bonus: float = 0.5, **common):
-        super().__init__(policy, env, **common)
-
-
-class Renamed(PPO):
-    def __init__(self, policy, env, *, gamma: float = 0.3, **common):
-        super().__init__(policy, env, gamma=gamma, **common)
+class Changed(PPO):
+    gamma = 0.3
 
 
 def test_an_argument_of_ones_own_joins_the_others(on_cartpole):
     parameters = inspect.signature(Bonus).parameters
     assert {"bonus", "return_to_go", "n_envs", "seed"} < set(parameters)
+    assert "total" not in parameters and state_names(Bonus) == ["baseline", "total"]
     assert parameters["bonus"].default == 0.5
     assert {"bonus", "return_to_go", "gamma"} < set(hyperparameter_names(Bonus))
+    assert "bonus: What is added, in units of the return." in pydoc.render_doc(Bonus)
     agent = on_cartpole(Bonus, bonus=2.0)
     assert (agent.bonus, agent.gamma) == (2.0, 0.99)
     with pytest.raises(TypeError, match=r"Bonus has no argument 'bonsu'\. Did you mean 'bonus'"):
         on_cartpole(Bonus, bonsu=1.0)
+    with pytest.raises(ValueError, match=r"bonus=-1 must be a number of at least 0"):
+        on_cartpole(Bonus, bonus=-1)
 
 
-def test_an_argument_that_is_not_stored_is_refused_at_once(on_cartpole):
-    with pytest.raises(TypeError, match=r"Forgetful takes the argument 'bonus' and does not store"):
-        on_cartpole(Forgetful)
+def test_a_constructor_of_ones_own_is_refused_at_once():
+    with pytest.raises(TypeError, match="WithConstructor has a constructor: write each of its"):
+
+        class WithConstructor(REINFORCE):
+            def __init__(self, policy, env, *, bonus=0.5, **common):
+                super().__init__(policy, env, **common)
 
 
 def test_a_default_of_ones_own_comes_before_the_presets(on_cartpole):
-    assert on_cartpole(Renamed).gamma == 0.3
-    assert on_cartpole(Renamed, gamma=0.7).gamma == 0.7
+    assert on_cartpole(Changed).gamma == 0.3
+    assert on_cartpole(Changed, gamma=0.7).gamma == 0.7
+
+
+def test_an_agent_is_shown_in_a_line(on_cartpole):
+    agent = on_cartpole(PPO)
+    assert repr(agent).startswith("PPO(MlpPolicy, CartPole-v1, n_envs=2, seed=")
+    assert repr(agent).endswith("0 timesteps in 0 rollouts")

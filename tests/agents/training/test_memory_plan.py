@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from agents import GRPO, PPO, TRPO
-from agents.training.memory_plan import GIGABYTE, MemoryPlan, free_memory, memory_plan
+from agents.training.memory_plan import GIGABYTE, MemoryPlan, free_memory, memory_plan, rows_at_once
 
 
 @pytest.fixture
@@ -88,7 +88,7 @@ def test_what_is_kept_for_the_backward_pass_is_foreseen(make):
 
     held: list[torch.Tensor] = []
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        agent.policy.evaluate(rollout.observations, rollout.actions, rollout.mask)
+        agent.policy.evaluate(rollout)
     for parameter in agent.policy.parameters():
         kept.pop(parameter.untyped_storage().data_ptr(), None)
     assert memory_plan(agent).activations == pytest.approx(sum(kept.values()), rel=0.5)
@@ -100,7 +100,7 @@ def test_the_plan_changes_nothing_and_serves_every_algorithm(make):
     memory_plan(agent)
     assert torch.equal(torch.get_rng_state(), state)
     agent.learn(1), other.learn(1)
-    assert agent.rows_at_once == 4 * 3  # second derivatives of all rows
+    assert rows_at_once(agent) == 4 * 3  # second derivatives of all rows
     for one, two in zip(agent.policy.parameters(), other.policy.parameters(), strict=True):
         assert torch.equal(one, two)
 

@@ -84,7 +84,7 @@ def test_the_metrics_and_gradients_of_micro_batches_add_up(make_agent):
         columns = {"advantages": rollout.rewards + 1, "returns": rollout.rewards}
         batch = rollout.batch(**columns)
         optimizer = torch.optim.SGD(agent.policy.parameters(), lr=0.0)
-        metrics = optimizer_step(agent.loss, batch, optimizer, size)
+        metrics, _ = optimizer_step(agent.loss, batch, optimizer, size)
         losses.append((metrics, [p.grad for p in agent.policy.parameters()]))
     assert losses[1][0] == pytest.approx(losses[0][0], rel=1e-3, abs=1e-6)
     for one, other in zip(losses[1][1], losses[0][1], strict=True):
@@ -98,3 +98,22 @@ def test_a_group_keeps_its_own_learning_rate_along_a_schedule():
     assert [group["lr"] for group in optimizer.param_groups] == [1e-2, 5e-3]
     set_learning_rate(optimizer, 2e-3)
     assert [group["lr"] for group in optimizer.param_groups] == [2e-3, 1e-3]
+
+
+@pytest.mark.parametrize("rate", [lambda remaining: 1e-2 * (1 - remaining), 0.0])
+def test_a_group_keeps_its_own_learning_rate_where_the_common_one_begins_at_0(rate):
+    """A warm-up, and a policy that does not learn at all."""
+    one, other = nn.Parameter(torch.ones(1)), nn.Parameter(torch.ones(1))
+    groups = [{"params": [one]}, {"params": [other], "lr": 5e-3}]
+    optimizer = make_optimizer(groups, rate, 0.0, 1e-5)
+    top = 1e-2 if rate else 0.0
+    set_learning_rate(optimizer, top, 0.5)
+    assert [group["lr"] for group in optimizer.param_groups] == [top / 2, 2.5e-3]
+
+
+@pytest.mark.parametrize("rate", [lambda remaining: 1e-2 * (1 - remaining), 0.0])
+def test_the_critic_s_own_rate_is_not_lost(rate, on_cartpole):
+    agent = on_cartpole(PPO, learning_rate=rate, vf_learning_rate=5e-3, lr_schedule="constant")
+    agent.progress_remaining = 0.0
+    set_learning_rate(agent.optimizer, agent.scheduled(agent.learning_rate))
+    assert agent.optimizer.param_groups[1]["lr"] == 5e-3

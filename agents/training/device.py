@@ -1,0 +1,26 @@
+"""The device of an agent."""
+
+from __future__ import annotations
+
+import torch
+
+from agents import distributed
+from textenv.arguments import checked_device
+
+
+def find_device(device: str | torch.device) -> torch.device:
+    """The device; "auto" is an accelerator if there is one.
+
+    Of several processes, which meet here, each has an accelerator of its own
+    (`agents.distributed`).
+
+    Raises:
+        ModuleNotFoundError: there are several processes, and accelerate is not installed.
+        ValueError: PyTorch does not know it, or cannot use it here.
+    """
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    found = checked_device(device)
+    if distributed.process_count() == 1:
+        return found
+    return torch.device(distributed.join(str(found)))
