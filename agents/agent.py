@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import field
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Self
 
 import gymnasium as gym
 import numpy as np
@@ -63,7 +63,7 @@ class Agent(SB3Interface, Arguments):
     fast mode, which is logged; all others are used as they are."""
     learning_rate: Annotated[float | Schedule, Range(0)] = AUTO
     "Of AdamW, a number or a function of the remaining progress (1 to 0)."
-    lr_schedule: Literal["constant", "linear", "cosine"] = AUTO
+    lr_schedule: str = AUTO
     '"constant", "linear" or "cosine"; the last two end at 0 with `learn`.'
     n_steps: Annotated[int | None, Range(1)] = AUTO
     "Steps of each row in one rollout; not used for whole episodes of text."
