@@ -23,6 +23,7 @@ from textenv.arguments import (
     checked_options,
     require,
 )
+from textenv.arrays import Arrays, to_numpy
 from textenv.kl.shaping import KLShaping
 from textenv.lm.early_stops import action_masks
 from textenv.lm.vocabulary import check_same_tokenizer
@@ -30,7 +31,7 @@ from textenv.rendering.ansi import MODES, Renderer, checked_mode
 from textenv.rows import infos as columns
 from textenv.rows.scoring import make_scoring
 from textenv.rows.starts import Starts
-from textenv.rows.token_table import Arrays, TokenTable, to_numpy
+from textenv.rows.token_table import TokenTable
 from textenv.sharing import SpecOfLiveObjects
 from textenv.task import TextTask
 

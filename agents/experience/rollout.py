@@ -12,7 +12,7 @@ from torch import Tensor
 
 from agents import distributed
 from agents.functional.reductions import Counts
-from textenv.transfers import to_device, to_host
+from textenv.arrays import to_device, to_host
 
 Tree = Any  # a tensor, or a dictionary of tensors
 ABSENT: Any = None  # a column that the algorithm has not added

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from agents import distributed
 from agents.experience.rollout import Batch
-from textenv.transfers import to_host
+from textenv.arrays import to_host
 
 Loss = Callable[[Batch], tuple[Tensor, Mapping[str, Tensor | float]]]
 Schedule = Callable[[float], float]  # of the remaining progress, from 1 to 0

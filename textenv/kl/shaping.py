@@ -18,13 +18,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from textenv.arrays import Origin, to_device, to_host, to_tensor
 from textenv.kl.estimators import k1
 from textenv.kl.schedules import Schedule, resolve_schedule
 from textenv.lm.parts import split, unwrapped
 from textenv.lm.support import check_supported
-from textenv.rows.token_table import Origin, to_tensor
 from textenv.task import TextTask
-from textenv.transfers import to_device, to_host
 
 if TYPE_CHECKING:
     from textenv.lm.log_probs import Sampling

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from transformers.cache_utils import Cache, CacheLayerMixin
 
-from textenv.transfers import to_device
+from textenv.arrays import to_device
 
 
 class CachedBody:

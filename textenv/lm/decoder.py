@@ -13,11 +13,10 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from textenv.arrays import Origin, to_device, to_host
 from textenv.lm.cache import CachedBody, RowCache
 from textenv.lm.captured import CapturedStep
 from textenv.lm.parts import body_of, split, unwrapped
-from textenv.rows.token_table import Origin
-from textenv.transfers import to_device, to_host
 
 ALIGNED = 8  # attention is slow over a number of columns that is no multiple of it
 

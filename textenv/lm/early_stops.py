@@ -14,8 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from textenv.rows.token_table import TokenTable, to_tensor
-from textenv.transfers import to_device
+from textenv.arrays import to_device, to_tensor
+from textenv.rows.token_table import TokenTable
 
 KEYS = ("stop_tokens", "stop_column")  # of an observation
 

@@ -15,11 +15,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from textenv.arrays import to_device
 from textenv.lm.cache import read_whole
 from textenv.lm.early_stops import forbid
 from textenv.lm.responses import Responses
 from textenv.lm.shared_prompts import Pass, after_prompts, by_length, repeated_prompts
-from textenv.transfers import to_device
 
 CHUNK_ELEMENTS = 2**27  # logits in one chunk: 512 MB in float32
 # Where there is no backward pass, in which chunks are computed again, small ones cost no time.

@@ -8,8 +8,8 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
+from textenv.arrays import to_device, to_host
 from textenv.lm.early_stops import of_rows
-from textenv.transfers import to_device, to_host
 
 
 class Responses:

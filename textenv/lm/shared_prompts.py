@@ -14,9 +14,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from textenv.arrays import to_device
 from textenv.lm.cache import CachedBody, PromptCache
 from textenv.lm.responses import Responses
-from textenv.transfers import to_device
 
 MIN_PASS = 256  # tokens of a forward pass, padding included, unless there are fewer
 # Of all tokens at least this share, and a pass of the least size, must be saved by reading prompts

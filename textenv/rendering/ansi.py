@@ -9,9 +9,10 @@ from typing import Any
 
 import numpy as np
 
+from textenv.arrays import to_numpy
 from textenv.prompts.load import EncodedPrompt
 from textenv.rendering.pictures import GREY, Colour, Page, Piece
-from textenv.rows.token_table import TokenTable, to_numpy
+from textenv.rows.token_table import TokenTable
 from textenv.task import TextTask
 
 MODES = ("ansi", "rgb_array")

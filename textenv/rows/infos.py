@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
+from textenv.arrays import Array, to_numpy
 from textenv.episode import Episode
 from textenv.rewards import part_names
-from textenv.rows.token_table import Array, to_numpy
 from textenv.task import TextTask
 
 OF_SAME_STEP = ("final_obs", "_final_obs", "final_info", "_final_info")

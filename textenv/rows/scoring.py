@@ -13,16 +13,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from textenv.arrays import Array, to_host, to_numpy, to_tensor
 from textenv.kl.estimators import k1
 from textenv.kl.shaping import KLShaping, shaped_reward
 from textenv.lm.early_stops import of_observation
 from textenv.rewards import score_within_limits
 from textenv.rows import infos as columns
 from textenv.rows.starts import Starts
-from textenv.rows.token_table import Array, TokenTable, to_numpy, to_tensor
+from textenv.rows.token_table import TokenTable
 from textenv.rows.transcripts import transcribe
 from textenv.task import TextTask
-from textenv.transfers import to_host
 
 # To check on an accelerator whether every row has ended makes the host wait, so check rarely.
 STEPS_BETWEEN_QUESTIONS = 8

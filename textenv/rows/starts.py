@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from gymnasium.utils import seeding
 
+from textenv.arrays import to_numpy
 from textenv.prompts.load import EncodedPrompt
-from textenv.rows.token_table import to_numpy
 
 
 class Starts:

@@ -7,9 +7,10 @@ from typing import Any
 
 import numpy as np
 
+from textenv.arrays import Array, Arrays
 from textenv.lm.loading import end_tokens
 from textenv.lm.vocabulary import vocabulary_size
-from textenv.rows.token_table import Array, Arrays, TokenTable
+from textenv.rows.token_table import TokenTable
 
 
 class StopRule:

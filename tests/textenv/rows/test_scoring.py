@@ -11,9 +11,9 @@ import torch
 from gymnasium.vector import AutoresetMode
 
 from textenv import RewardError
+from textenv.arrays import to_numpy
 from textenv.rows import scoring
 from textenv.rows.scoring import BatchScoring, at_the_last_token
-from textenv.rows.token_table import to_numpy
 
 
 def test_batch_scoring_by_hand(make_envs, batch):
