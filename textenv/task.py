@@ -10,12 +10,11 @@ import numpy as np
 import torch
 
 from textenv.arguments import Range, check_ranges, checked_device
-from textenv.kl.schedules import AdaptiveKL
 from textenv.lm.loading import load_model, load_tokenizer
+from textenv.lm.stop_rule import StopRule
 from textenv.lm.vocabulary import check_same_tokenizer, vocabulary_size
 from textenv.prompts.load import encode_prompts, load_prompts
 from textenv.rewards import resolve_reward
-from textenv.rows.stops import StopRule
 from textenv.sharing import is_data, plain, unwrap_shared
 
 
@@ -128,9 +127,7 @@ class TextTask:
         """The arguments that JSON can hold, and the names of those that are live objects."""
         data, live = {}, []
         for name, value in self.arguments.items():
-            if type(value) is AdaptiveKL:  # a subclass may do something else
-                value = value.as_data()
-            value = plain(value)
+            value = plain(value.as_data() if hasattr(value, "as_data") else value)
             if is_data(value):
                 data[name] = value
             else:

@@ -25,12 +25,12 @@ from textenv.arguments import (
 )
 from textenv.arrays import Arrays, to_numpy
 from textenv.kl.shaping import KLShaping
-from textenv.lm.early_stops import action_masks
 from textenv.lm.vocabulary import check_same_tokenizer
 from textenv.rendering.ansi import MODES, Renderer, checked_mode
 from textenv.rows import infos as columns
 from textenv.rows.scoring import make_scoring
 from textenv.rows.starts import Starts
+from textenv.rows.stops import Stops, action_masks
 from textenv.rows.token_table import TokenTable
 from textenv.sharing import SpecOfLiveObjects
 from textenv.task import TextTask
@@ -137,6 +137,7 @@ class TextGenVectorEnv(SpecOfLiveObjects, VectorEnv):
         if self.shaping is not None and array == "torch":
             self.shaping.to(self.device)
         self._table = table = TokenTable(rows, self.max_length, arrays, copy, first_stops)
+        self._stops = Stops(self.task.stop, table)
         self._starts = Starts(self.prompts, rows, self.group_size)
         self._renderer = Renderer(self.render_mode, rows, self.task)
         self._scoring = make_scoring(scoring, self.task, self.shaping, table, self._starts)
@@ -224,15 +225,15 @@ class TextGenVectorEnv(SpecOfLiveObjects, VectorEnv):
         table, scoring = self._table, self._scoring
         actions = table.checked(actions, self.single_action_space.n)
         waiting = to_numpy(~table.running) if self._some_ended else None
-        scoring.ask(actions)
+        scoring.record_actions(actions)
         table.append(actions)
-        stops = self.task.stop.stops(actions, table)
+        stops = self._stops.after(actions)
         ended = table.running & (stops | table.budget_spent())
-        self._some_ended = finished = scoring.end(ended, stops)
-        rewards, terminated, infos = scoring.pay(ended, finished)
+        self._some_ended = finished = scoring.finish_rows(ended, stops)
+        rewards, terminated, infos = scoring.rewards(ended, finished)
         infos = self._shown(infos)
         if self.render_mode is not None:
-            self._renderer.remember(table, waiting, rewards, infos)
+            self._renderer.remember(table.response_lengths(), waiting, rewards, infos)
 
         if finished and self.autoreset_mode == AutoresetMode.SAME_STEP:
             mask = to_numpy(ended)
@@ -248,7 +249,7 @@ class TextGenVectorEnv(SpecOfLiveObjects, VectorEnv):
     def _begin(self, mask: np.ndarray, infos: dict[str, Any]) -> dict[str, Any]:
         """Put the drawn prompts into the rows of ``mask``; the infos, with those of the reset."""
         rows = np.flatnonzero(mask)
-        prompts = self._starts.of_rows(rows)
+        prompts = self._starts.current_prompts(rows)
         self._table.begin(rows, [prompt.ids for prompt in prompts], self.task.max_new_tokens)
         self._scoring.begin(mask)
         self._renderer.begin(rows)
@@ -268,7 +269,8 @@ class TextGenVectorEnv(SpecOfLiveObjects, VectorEnv):
         """Each row's text, as ``"ansi"`` or a picture, coloured by the KL, or else the reward."""
         if self.render_mode is None:
             return None
-        return self._renderer.render(self._table, self._starts.of_rows(np.arange(self.num_envs)))
+        prompts = self._starts.current_prompts(np.arange(self.num_envs))
+        return self._renderer.render(self._table.tokens, self._table.lengths, prompts)
 
     def state_dict(self) -> dict[str, Any]:
         """The state between two steps, as data: random generators, and the rows that are running.

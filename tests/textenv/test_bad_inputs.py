@@ -12,8 +12,8 @@ import pytest
 import textenv
 from textenv import TextGenEnv
 from textenv.episode import Episode
+from textenv.lm.stop_rule import StopRule
 from textenv.rendering.ansi import printable
-from textenv.rows.stops import StopRule
 
 NAN, INF = float("nan"), float("inf")
 ARGUMENTS = [

@@ -22,7 +22,10 @@ from typing import Any
 from textenv.episode import Episode
 from textenv.rewards.check import NamedReward, Reward, RewardError, excerpt
 
-OF_TRL = {"completions", "completion_ids"}  # a parameter of such a name makes it a reward of TRL
+TRL_PARAMETERS = {
+    "completions",
+    "completion_ids",
+}  # a parameter of such a name makes it a reward of TRL
 NOT_COLUMNS = {"prompt", "completion", "completion_ids"}  # TRL passes these as lists of their own
 
 
@@ -55,7 +58,7 @@ def from_callable(function: Any, name: str) -> NamedReward:
             f"reward {name!r} does not show its parameters: "
             "wrap it, as in `lambda prompt, response: function(prompt, response)`."
         ) from error
-    if OF_TRL & signature.parameters.keys():
+    if TRL_PARAMETERS & signature.parameters.keys():
         return NamedReward(name, _of_lists(function, name, signature.parameters))
     required = [parameter.kind for parameter in _required(signature.parameters)]
     if inspect.Parameter.KEYWORD_ONLY not in required:

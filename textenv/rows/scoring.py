@@ -1,8 +1,7 @@
 """When a reward function is called, and how its scores become the rewards of tokens.
 
 `StepScoring` scores each episode when it ends; `BatchScoring` scores all of them when the last one
-has ended. Both are called twice in a step of the environment: `ask` before the actions are
-appended, for their KL, and `pay` afterwards, for the rewards.
+has ended. Both are called twice in a step of the environment: `record_actions` before the actions are appended, and `rewards` afterwards.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from torch import Tensor
 from textenv.arrays import Array, to_host, to_numpy, to_tensor
 from textenv.kl.estimators import k1
 from textenv.kl.shaping import KLShaping, shaped_reward
-from textenv.lm.early_stops import of_observation
+from textenv.lm.early_stops import next_early_stops
 from textenv.rewards import score_within_limits
 from textenv.rows import infos as columns
 from textenv.rows.starts import Starts
@@ -52,13 +51,13 @@ class Scorer:
             RewardError: the reward failed.
         """
         rows = np.flatnonzero(mask)
-        prompts = self.starts.of_rows(rows)
+        prompts = self.starts.current_prompts(rows)
         episodes = transcribe(self.table, rows, prompts, self.task.tokenizer, self.task.stop)
         task = self.task
         scores, parts = score_within_limits(
             task.reward, episodes, task.reward_timeout, task.reward_retries
         )
-        infos = columns.of_episodes(mask, episodes, scores)
+        infos = columns.last_step(mask, episodes, scores)
         for name, part in parts.items():
             infos |= columns.column(f"score/{name}", mask, part, np.float64)
         if self.task.no_stop_penalty == 0:
@@ -92,35 +91,35 @@ class StepScoring:
     def __init__(self, scorer: Scorer, shaping: KLShaping | None, table: TokenTable):
         self.scorer, self.shaping, self.table = scorer, shaping, table
         # log π_ref, log π, and where an action is not the policy's, of this step.
-        self._asked: tuple[Tensor, Tensor | None, Tensor] | None = None
+        self._recorded: tuple[Tensor, Tensor | None, Tensor] | None = None
         # The rows that ran before this step, and those that it has ended, on the host.
         self._ran, self._ended = np.zeros(0, np.bool_), np.zeros(0, np.bool_)
 
     def begin(self, mask: np.ndarray) -> None:
         """Rows have been reset; there is nothing to clear."""
 
-    def ask(self, actions: Array) -> None:
+    def record_actions(self, actions: Array) -> None:
         """Compute the log-probabilities of the actions under the policy and the reference."""
-        self._asked = None
+        self._recorded = None
         if self.shaping is None:
             return
         table = self.table
         tokens, lengths, running = map(to_tensor, (table.tokens, table.lengths, table.running))
-        self._asked = self.shaping.step(
+        self._recorded = self.shaping.step(
             tokens[:, : table.max_length], lengths, table.origin, to_tensor(actions), running,
-            of_observation(table.stops(), lengths),
+            next_early_stops(table.stops(), lengths),
         )  # fmt: skip
 
-    def end(self, ended: Array, stops: Array) -> bool:
+    def finish_rows(self, ended: Array, stops: Array) -> bool:
         """End the episodes of the rows ``ended``. Returns whether episodes can be scored now.
 
         Raises:
             RuntimeError: an action is not the one that the policy chose; no step has been taken.
         """
-        if self._asked is None or self.shaping is None:
+        if self._recorded is None or self.shaping is None:
             self._ended = to_numpy(ended)
         else:  # all that the host has to know of this step comes in one copy
-            columns = to_tensor(self.table.running), to_tensor(ended), self._asked[2]
+            columns = to_tensor(self.table.running), to_tensor(ended), self._recorded[2]
             ran, self._ended, wrong = (column.numpy() for column in to_host(*columns))
             self._ran = ran.copy()  # on the CPU it is the table's, which is changed below
             if wrong.any():
@@ -131,7 +130,7 @@ class StepScoring:
             self.table.end(ended, stops)
         return some
 
-    def pay(self, ended: Array, finished: bool) -> tuple[Array, Array, Infos]:
+    def rewards(self, ended: Array, finished: bool) -> tuple[Array, Array, Infos]:
         """Rewards ``[B]``, terminated ``[B]`` and infos of the step."""
         arrays, infos = self.table.arrays, Infos()
         rewards = arrays.zeros(self.table.num_rows, np.float64)
@@ -141,8 +140,8 @@ class StepScoring:
             at_the_end = np.zeros(len(mask))
             at_the_end[mask] = paid
             rewards = arrays.convert(at_the_end)
-        if self._asked is not None and self.shaping is not None:
-            reference_log_probs, own, _ = self._asked
+        if self._recorded is not None and self.shaping is not None:
+            reference_log_probs, own, _ = self._recorded
             reference_log_probs = arrays.convert(reference_log_probs)
             infos |= {"ref_log_prob": reference_log_probs, "_ref_log_prob": self._ran.copy()}
             if own is not None:
@@ -167,13 +166,13 @@ class BatchScoring:
         if self.shaping is not None:
             self.shaping.begin_batch()
 
-    def ask(self, actions: Array) -> None:
+    def record_actions(self, actions: Array) -> None:
         """Store the policy's record of its actions; the reference scores them at the end."""
         if self.shaping is not None:
             self.shaping.note(to_tensor(actions), to_tensor(self.table.running))
         self._steps += 1  # at the end: a step that raises an error above does not count
 
-    def end(self, ended: Array, stops: Array) -> bool:
+    def finish_rows(self, ended: Array, stops: Array) -> bool:
         """End the episodes of the rows ``ended``. Returns whether no row is running any more.
 
         On an accelerator this is checked only every few steps.
@@ -183,7 +182,7 @@ class BatchScoring:
         asks = on_cpu or self._steps % STEPS_BETWEEN_QUESTIONS == 0
         return self._steps == self.budget or (asks and not bool(self.table.running.any()))
 
-    def pay(self, ended: Array, finished: bool) -> tuple[Array, Array, Infos]:
+    def rewards(self, ended: Array, finished: bool) -> tuple[Array, Array, Infos]:
         """Rewards ``[B]``, terminated ``[B]`` and infos: zeros until all rows have ended."""
         arrays, rows = self.table.arrays, self.table.num_rows
         none = arrays.zeros(rows, np.bool_)
@@ -196,8 +195,8 @@ class BatchScoring:
             int(infos["response_length"].max()),
         )  # fmt: skip
         if self.shaping is not None:
-            token_rewards, of_tokens = self._shaped(token_rewards, mask, self.shaping)
-            infos |= of_tokens
+            token_rewards, token_infos = self._shaped(token_rewards, mask, self.shaping)
+            infos |= token_infos
         infos |= columns.everywhere("token_rewards", arrays.convert(token_rewards))
         return arrays.convert(token_rewards.sum(dim=1)), ~none, infos
 

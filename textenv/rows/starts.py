@@ -175,7 +175,7 @@ class Starts:
             )
         self.prompt_index[mask] = index[mask]
 
-    def of_rows(self, rows: np.ndarray) -> list[EncodedPrompt]:
+    def current_prompts(self, rows: np.ndarray) -> list[EncodedPrompt]:
         """The prompts of these rows' current episodes."""
         return [self.prompts[index] for index in self.prompt_index[rows]]
 
