@@ -179,7 +179,7 @@ def token_log_probs(
         early_stops: ``[N, K]``, as `Sampling.apply` takes it.
     """
 
-    def of_chunk(
+    def score_chunk(
         hidden: Tensor, tokens: Tensor, early_stops: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
         logits = sampling.apply(head(hidden), early_stops)
@@ -191,7 +191,7 @@ def token_log_probs(
         return log_probs, -(every.exp() * every.masked_fill(every == -torch.inf, 0)).sum(-1)
 
     others = [tokens] if early_stops is None else [tokens, early_stops]
-    log_probs, entropies = in_chunks(of_chunk, head, hidden, *others)
+    log_probs, entropies = in_chunks(score_chunk, head, hidden, *others)
     return log_probs, entropies if entropy else None
 
 

@@ -22,10 +22,7 @@ from typing import Any
 from textenv.episode import Episode
 from textenv.rewards.check import NamedReward, Reward, RewardError, excerpt
 
-TRL_PARAMETERS = {
-    "completions",
-    "completion_ids",
-}  # a parameter of such a name makes it a reward of TRL
+TRL_PARAMETERS = {"completions", "completion_ids"}  # one of these makes it a reward of TRL
 NOT_COLUMNS = {"prompt", "completion", "completion_ids"}  # TRL passes these as lists of their own
 
 

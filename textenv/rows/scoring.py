@@ -1,7 +1,8 @@
 """When a reward function is called, and how its scores become the rewards of tokens.
 
 `StepScoring` scores each episode when it ends; `BatchScoring` scores all of them when the last one
-has ended. Both are called twice in a step of the environment: `record_actions` before the actions are appended, and `rewards` afterwards.
+has ended. A step of the environment calls `record_actions` before it appends the actions, then
+`finish_rows` for the rows that end, and then `rewards`.
 """
 
 from __future__ import annotations

@@ -221,8 +221,8 @@ def test_an_accelerator_is_asked_every_few_steps_only(device, last, ends_at, ask
         batch.begin(np.ones(2, bool))
         rows.asked = []
         for rows.steps in range(1, 11):
-            batch.ask(None)
-            if batch.end(None, None):
+            batch.record_actions(None)
+            if batch.finish_rows(None, None):
                 break
         assert rows.steps == ends_at and rows.asked == asked
 
