@@ -53,7 +53,7 @@ class Scorer:
         """
         rows = np.flatnonzero(mask)
         prompts = self.starts.current_prompts(rows)
-        episodes = transcribe(self.table, rows, prompts, self.task.tokenizer, self.task.stop)
+        episodes = transcribe(self.table, rows, prompts, self.task.tokenizer, self.task.stop_rule)
         task = self.task
         scores, parts = score_within_limits(
             task.reward, episodes, task.reward_timeout, task.reward_retries
