@@ -31,7 +31,9 @@ def test_a_constructor_shows_every_argument_with_its_default_and_its_sentence(cl
 
 @BOTH
 def test_an_unknown_argument_is_refused_with_the_nearest_name(cls):
-    with pytest.raises(TypeError, match=rf"{cls.__name__} has no argument 'rewards'\. Did you mean"):
+    with pytest.raises(
+        TypeError, match=rf"{cls.__name__} has no argument 'rewards'\. Did you mean"
+    ):
         cls(rewards="length")
 
 
