@@ -51,20 +51,19 @@ class Scorer:
         Raises:
             RewardError: the reward failed.
         """
-        rows = np.flatnonzero(mask)
+        rows, task = np.flatnonzero(mask), self.task
         prompts = self.starts.current_prompts(rows)
-        episodes = transcribe(self.table, rows, prompts, self.task.tokenizer, self.task.stop_rule)
-        task = self.task
+        episodes = transcribe(self.table, rows, prompts, task.tokenizer, task.stop_rule)
         scores, parts = score_within_limits(
             task.reward, episodes, task.reward_timeout, task.reward_retries
         )
         infos = columns.last_step(mask, episodes, scores)
         for name, part in parts.items():
             infos |= columns.column(f"score/{name}", mask, part, np.float64)
-        if self.task.no_stop_penalty == 0:
+        if task.no_stop_penalty == 0:
             return scores, infos
         never_stopped = np.array([episode.finish_reason != "stop" for episode in episodes])
-        penalties = self.task.no_stop_penalty * never_stopped
+        penalties = task.no_stop_penalty * never_stopped
         return scores - penalties, infos | columns.column(
             "no_stop_penalty", mask, penalties, np.float64
         )
