@@ -247,8 +247,9 @@ def check_scoring(scoring: str, mode: AutoresetMode, text_info: bool) -> None:
     """Raise an error if batch scoring is combined with what only step scoring has.
 
     Raises:
-        ValueError: it is, or ``text_info`` is not a bool.
+        ValueError: it is; or ``scoring`` is unknown, or ``text_info`` is not a bool.
     """
+    require(scoring in ("step", "batch"), f"scoring={scoring!r} must be 'step' or 'batch'.")
     require(isinstance(text_info, bool), f"text_info={text_info!r} must be True or False.")
     require(
         scoring != "batch" or mode == AutoresetMode.DISABLED,

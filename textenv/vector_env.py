@@ -30,7 +30,7 @@ from textenv.kl.shaping import KLShaping
 from textenv.lm.vocabulary import check_same_tokenizer
 from textenv.rendering.ansi import MODES, Renderer, checked_mode
 from textenv.rows import infos as columns
-from textenv.rows.scoring import make_scoring
+from textenv.rows.scoring import SCORINGS
 from textenv.rows.starts import Starts
 from textenv.rows.stops import Stops, action_masks
 from textenv.rows.token_table import TokenTable
@@ -127,7 +127,7 @@ class TextGenVectorEnv(SpecOfLiveObjects, VectorEnv):
         self._stops = Stops(self.task.stop_rule, table)
         self._starts = Starts(self.prompts, rows, self.group_size)
         self._renderer = Renderer(self.render_mode, rows, self.task)
-        self._scoring = make_scoring(scoring, self.task, self.shaping, table, self._starts)
+        self._scoring = SCORINGS[scoring](self.task, self.shaping, table, self._starts)
         self._some_ended, self._has_reset = True, False  # some row is between two episodes
 
     @property

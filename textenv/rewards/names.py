@@ -1,7 +1,7 @@
 """The names of the rewards of this package.
 
-To give a reward a name, write a file in this folder with a function that builds it, and
-add a line to `NAMES`, or to `NAMES_WITH_COLUMNS` if it needs columns of the prompt's row.
+To give a reward a name, write a file in `textenv.rewards.library` with a function that builds it,
+and add a line to `NAMES`, or to `NAMES_WITH_COLUMNS` if it needs columns of the prompt's row.
 """
 
 from __future__ import annotations

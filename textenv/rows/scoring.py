@@ -29,16 +29,19 @@ STEPS_BETWEEN_QUESTIONS = 8
 Infos = dict[str, Any]
 
 
-class Scorer:
-    """Calls the reward function with episodes that have ended.
+class Scoring:
+    """What both have in common: the reward is called with episodes that have ended.
 
     Args:
         task: has the reward, the penalty, the tokenizer and the stop rule.
+        shaping: of the rewards by the KL; None without a reference.
         table, starts: the rows and their prompts.
     """
 
-    def __init__(self, task: TextTask, table: TokenTable, starts: Starts):
-        self.task, self.table, self.starts = task, table, starts
+    def __init__(
+        self, task: TextTask, shaping: KLShaping | None, table: TokenTable, starts: Starts
+    ):
+        self.task, self.shaping, self.table, self.starts = task, shaping, table, starts
 
     def score(self, mask: np.ndarray) -> tuple[np.ndarray, Infos]:
         """The rewards of the N rows of ``mask`` (bool ``[B]``) at their last tokens, without KL.
@@ -69,31 +72,13 @@ class Scorer:
         )
 
 
-def make_scoring(
-    when: str, task: TextTask, shaping: KLShaping | None, table: TokenTable, starts: Starts
-) -> StepScoring | BatchScoring:
-    """The scoring for ``when``, which is "step" or "batch".
-
-    Raises:
-        ValueError: ``when`` is neither.
-    """
-    if when not in ("step", "batch"):
-        raise ValueError(f"scoring={when!r} must be 'step' or 'batch'.")
-    scorer = Scorer(task, table, starts)
-    if when == "step":
-        return StepScoring(scorer, shaping, table)
-    return BatchScoring(scorer, shaping, table, task.max_new_tokens)
-
-
-class StepScoring:
+class StepScoring(Scoring):
     """Each episode is scored when it ends, and every step returns its shaped reward."""
 
-    def __init__(self, scorer: Scorer, shaping: KLShaping | None, table: TokenTable):
-        self.scorer, self.shaping, self.table = scorer, shaping, table
-        # log π_ref, log π, and where an action is not the policy's, of this step.
-        self._recorded: tuple[Tensor, Tensor | None, Tensor] | None = None
-        # The rows that ran before this step, and those that it has ended, on the host.
-        self._ran, self._ended = np.zeros(0, np.bool_), np.zeros(0, np.bool_)
+    # log π_ref, log π, and where an action is not the policy's, of this step.
+    _recorded: tuple[Tensor, Tensor | None, Tensor] | None = None
+    # The rows that ran before this step, and those that it has ended, on the host.
+    _ran = _ended = np.zeros(0, np.bool_)
 
     def begin(self, mask: np.ndarray) -> None:
         """Rows have been reset; there is nothing to clear."""
@@ -136,7 +121,7 @@ class StepScoring:
         rewards = arrays.zeros(self.table.num_rows, np.float64)
         if finished:
             mask = self._ended
-            paid, infos = self.scorer.score(mask)
+            paid, infos = self.score(mask)
             at_the_end = np.zeros(len(mask))
             at_the_end[mask] = paid
             rewards = arrays.convert(at_the_end)
@@ -153,12 +138,10 @@ class StepScoring:
         return rewards, ended, infos
 
 
-class BatchScoring:
+class BatchScoring(Scoring):
     """Rows that have ended wait; when the last row has ended, all are scored at once."""
 
-    def __init__(self, scorer: Scorer, shaping: KLShaping | None, table: TokenTable, budget: int):
-        self.scorer, self.shaping, self.table, self.budget = scorer, shaping, table, budget
-        self._steps = 0
+    _steps = 0
 
     def begin(self, mask: np.ndarray) -> None:
         """All rows have been reset."""
@@ -180,7 +163,9 @@ class BatchScoring:
         self.table.end(ended, stops)
         on_cpu = self.table.arrays.device.type == "cpu"
         asks = on_cpu or self._steps % STEPS_BETWEEN_QUESTIONS == 0
-        return self._steps == self.budget or (asks and not bool(self.table.running.any()))
+        return self._steps == self.task.max_new_tokens or (
+            asks and not bool(self.table.running.any())
+        )
 
     def rewards(self, ended: Array, finished: bool) -> tuple[Array, Array, Infos]:
         """Rewards ``[B]``, terminated ``[B]`` and infos: zeros until all rows have ended."""
@@ -189,7 +174,7 @@ class BatchScoring:
         if not finished:
             return arrays.zeros(rows, np.float64), none, {}
         every = np.ones(rows, np.bool_)
-        paid, infos = self.scorer.score(every)
+        paid, infos = self.score(every)
         token_rewards, mask = at_the_last_token(
             to_tensor(arrays.convert(paid)), to_tensor(self.table.response_lengths()),
             int(infos["response_length"].max()),
@@ -235,3 +220,6 @@ def at_the_last_token(
     mask = steps < response_lengths[:, None]
     rewards = torch.zeros(mask.shape, dtype=paid.dtype, device=mask.device)
     return rewards.scatter_(1, response_lengths[:, None] - 1, paid[:, None]), mask
+
+
+SCORINGS = {"step": StepScoring, "batch": BatchScoring}

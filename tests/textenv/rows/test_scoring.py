@@ -216,7 +216,7 @@ def test_an_accelerator_is_asked_every_few_steps_only(device, last, ends_at, ask
     rows = Rows(last)
     device = SimpleNamespace(device=torch.device(device))
     table = SimpleNamespace(running=rows, arrays=device, end=lambda ended, stops: None)
-    batch = BatchScoring(None, None, table, budget=10)
+    batch = BatchScoring(SimpleNamespace(max_new_tokens=10), None, table, None)
     for _ in range(2):  # a second batch counts its steps anew
         batch.begin(np.ones(2, bool))
         rows.asked = []
