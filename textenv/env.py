@@ -102,13 +102,7 @@ class TextGenEnv(SpecOfLiveObjects, gym.Env):
         return self._row.shaping
 
     def bind(self, policy: Any, row: int | None = None) -> None:
-        """Read ``policy.action_record`` at every step, to shape rewards by KL; None unbinds.
-
-        Args:
-            policy: see `textenv.kl.shaping.BoundPolicy`.
-            row: the index of this environment in the policy's records, if the policy acts for
-                several environments at once.
-        """
+        """Shape rewards by the KL of a policy, None unbinds (`TextGenVectorEnv.bind`)."""
         self._row.bind(policy, row)
 
     def action_masks(self) -> np.ndarray:

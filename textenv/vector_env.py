@@ -50,7 +50,8 @@ class TextGenVectorEnv(SpecOfLiveObjects, VectorEnv):
     Args:
         num_envs: B, the number of rows.
         **task
-        text_info, render_mode: see `textenv.TextGenEnv`; pictures and texts are one for each row.
+        text_info: whether infos have texts. False is for tools that stack infos (`TextGenEnv`).
+        render_mode: "ansi" or "rgb_array", a text or a picture for each row; or None.
         autoreset_mode: what happens after a row's episode ends, a `gymnasium.vector.AutoresetMode`
             or its value. NEXT_STEP (Gymnasium's default): the next step resets the row and ignores
             its action. SAME_STEP: the same step resets it; ``infos["final_obs"]`` and

@@ -25,7 +25,7 @@ def test_a_constructor_shows_every_argument_with_its_default_and_its_sentence(cl
         assert f" {each.name}: " in text
         if each.name != "device":  # the vector environment says more about it
             assert f" {each.name}: {sentences_of(TextTask)[each.name]}" in text
-    for name in set(shown) - {each.name for each in fields(TextTask)} - {"text_info"}:
+    for name in set(shown) - {each.name for each in fields(TextTask)}:
         assert f" {name}: " in text
 
 
