@@ -222,4 +222,4 @@ def at_the_last_token(
     return rewards.scatter_(1, response_lengths[:, None] - 1, paid[:, None]), mask
 
 
-SCORINGS = {"step": StepScoring, "batch": BatchScoring}
+SCORINGS: dict[str, type[StepScoring | BatchScoring]] = {"step": StepScoring, "batch": BatchScoring}
