@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import field
+from dataclasses import field, fields
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Self
 
@@ -32,7 +32,7 @@ from agents.training.device import find_device
 from agents.training.hyperparameters import AUTO, Schedule, fill_in
 from agents.training.metrics import log_entry, mean_metrics, speed
 from agents.training.progress import ProgressBar
-from textenv.arguments import Arguments, Range, check_ranges
+from textenv.arguments import Arguments, Range, check_ranges, unknown_argument
 
 ONE_STEP = (
     " It takes one optimiser step on each rollout, because a second one needs importance weights: "
@@ -101,6 +101,12 @@ class Agent(SB3Interface, Arguments):
     policy_needs: ClassVar[dict[str, Any]] = {}  # arguments for a language model's policy
     compares_groups: ClassVar[bool] = False  # whether a group_size of 1 makes no sense
 
+    def __new__(cls, *positional: Any, **named: Any) -> Any:
+        known = {each.name for each in fields(cls)}  # type: ignore[arg-type]
+        for name in {"batch_size", "n_epochs"} & named.keys() - known:
+            raise TypeError(unknown_argument(cls.__name__, name, ()) + ONE_STEP)
+        return super().__new__(cls, *positional, **named)
+
     def __post_init__(self) -> None:
         SB3Interface.__init__(self)
         self.policy_class = policies.find(self.policy)
@@ -146,13 +152,6 @@ class Agent(SB3Interface, Arguments):
                 f"group_size={self.group_size} must be at least 2: {type(self).__name__} compares "
                 "the answers to a prompt."
             )
-
-    @classmethod
-    def unknown(cls, name: str, known: list[str]) -> str:
-        """The sentence about an argument that the class does not have."""
-        if name in ("batch_size", "n_epochs"):
-            return super().unknown(name, []) + ONE_STEP
-        return super().unknown(name, known)
 
     def __repr__(self) -> str:
         policy, env = type(self.policy).__name__, getattr(self.env, "spec", None)

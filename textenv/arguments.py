@@ -130,7 +130,7 @@ def ranges_of(owner: Any) -> dict[str, Range]:
     }
 
 
-@dataclass_transform(kw_only_default=True, field_specifiers=(field,))
+@dataclass_transform(eq_default=False, kw_only_default=True, field_specifiers=(field,))
 class Arguments:
     """Base of classes whose fields are the keyword arguments of their constructor.
 
@@ -139,33 +139,47 @@ class Arguments:
     default of an argument that the class has inherited.
     """
 
-    def __init_subclass__(cls, **keywords: Any) -> None:
+    def __init_subclass__(cls: Any, **keywords: Any) -> None:
         super().__init_subclass__(**keywords)
         if "__init__" in vars(cls):
             raise TypeError(
                 f"{cls.__name__} has a constructor: write each of its arguments as a field, such "
                 "as 'margin: float = 0.0', and what follows from them into __post_init__."
             )
-        inherited = {each.name for each in fields(cls)} if is_dataclass(cls) else set()
+        inherited: set[str] = {each.name for each in fields(cls)} if is_dataclass(cls) else set()
         changed = {name: hints_of(cls)[name] for name in vars(cls).keys() & inherited}
         cls.__annotations__ = changed | vars(cls).get("__annotations__", {})
         doc = inspect.cleandoc(vars(cls).get("__doc__") or f"{cls.__name__}.")
         dataclass(kw_only=True, repr=False, eq=False)(cls)
         hints_of.cache_clear()
         cls.__doc__ = f"{doc}\n\nArgs:\n{_listed(cls)}"
-        cls.__signature__ = _signature(cls)  # type: ignore[attr-defined]
+        cls.__signature__ = inspect.Signature(_parameters(cls.__init__, hints_of(cls))[1:])
 
     def __new__(cls, *positional: Any, **named: Any) -> Any:
-        known = [each.name for each in fields(cls)]  # type: ignore[arg-type]
-        for name in named:
-            if name not in known:
-                raise TypeError(cls.unknown(name, known))
+        check_names(cls, named)
         return super().__new__(cls)
 
-    @classmethod
-    def unknown(cls, name: str, known: list[str]) -> str:
-        """The sentence about an argument that the class does not have."""
-        return unknown_argument(cls.__name__, name, known)
+
+def takes(arguments: Any) -> Callable[[Any], Any]:
+    """Decorator of a class whose constructor hands ``**keywords`` on to a class of `Arguments`.
+
+    `help` and `inspect.signature` then show these arguments as well, except those that the
+    constructor names itself. Their sentences take the place of the line ``**keywords`` in the
+    docstring of the class.
+    """
+
+    def shown(cls: Any) -> Any:
+        own = _parameters(cls.__init__, hints_of(cls.__init__))
+        keywords, named = own.pop(), {each.name for each in own}
+        every = inspect.signature(arguments).parameters.values()
+        others = [each for each in every if each.name not in named]
+        ordered = sorted([*own[:1], *others, *own[1:]], key=lambda each: each.kind)
+        cls.__init__.__signature__ = inspect.Signature(ordered)
+        listed = _listed(arguments, named)
+        cls.__doc__ = inspect.cleandoc(cls.__doc__ or "").replace(f"    **{keywords.name}", listed)
+        return cls
+
+    return shown
 
 
 @cache
@@ -187,25 +201,25 @@ def sentences_of(cls: type) -> dict[str, str]:
     return found
 
 
-def _signature(cls: Any) -> inspect.Signature:
-    """The constructor's signature with plain types, for `help`."""
-    _, *parameters = inspect.signature(cls.__init__).parameters.values()
-    hints = hints_of(cls)
-    return inspect.Signature([
+def _parameters(function: Any, hints: Mapping[str, Any]) -> list[inspect.Parameter]:
+    """The parameters of a function with plain types, for `help`."""
+    return [
         each.replace(annotation=get_args(hint)[0] if get_origin(hint) is Annotated else hint)
-        for each in parameters
-        for hint in (hints[each.name],)
-    ])  # fmt: skip
+        for each in inspect.signature(function).parameters.values()
+        for hint in (hints.get(each.name, each.empty),)
+    ]
 
 
-def _listed(cls: Any) -> str:
+def _listed(cls: Any, without: Collection[str] = ()) -> str:
     """The arguments of a class with their sentences, as a docstring lists them."""
     sentences = sentences_of(cls)
     lines = [
-        textwrap.fill(f"{each.name}: {sentences.get(each.name, '')}".rstrip(": "), 96)
+        f"{each.name}: {sentences.get(each.name, '')}".rstrip(": ")
         for each in fields(cls)
+        if each.name not in without
     ]
-    return "\n".join(textwrap.indent(line.replace("\n", "\n    "), "    ") for line in lines)
+    fill = textwrap.TextWrapper(96, initial_indent="    ", subsequent_indent="        ").fill
+    return "\n".join(map(fill, lines))
 
 
 def require(condition: bool, message: str) -> None:
@@ -233,8 +247,9 @@ def check_scoring(scoring: str, mode: AutoresetMode, text_info: bool) -> None:
     """Raise an error if batch scoring is combined with what only step scoring has.
 
     Raises:
-        ValueError: it is, or ``text_info`` is not a bool.
+        ValueError: it is; or ``scoring`` is unknown, or ``text_info`` is not a bool.
     """
+    require(scoring in ("step", "batch"), f"scoring={scoring!r} must be 'step' or 'batch'.")
     require(isinstance(text_info, bool), f"text_info={text_info!r} must be True or False.")
     require(
         scoring != "batch" or mode == AutoresetMode.DISABLED,
@@ -294,6 +309,18 @@ def checked_options(options: Mapping[str, Any] | None, known: Collection[str]) -
             f"options[{unknown[0]!r}] is unknown: reset takes the options {', '.join(known)}."
         )
     return options
+
+
+def check_names(owner: Any, given: Collection[str]) -> None:
+    """Raise an error for a name that is none of the arguments of ``owner``.
+
+    Raises:
+        TypeError: the message names the nearest ones.
+    """
+    known = inspect.signature(owner).parameters
+    for name in given:
+        if name not in known:
+            raise TypeError(unknown_argument(owner.__name__, name, known))
 
 
 def unknown_argument(owner: str, name: str, known: Collection[str]) -> str:

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 from gymnasium.vector import AutoresetMode
 
-from textenv.arguments import checked_options
+from textenv.arguments import check_names, checked_options, takes
 from textenv.kl.shaping import KLShaping
 from textenv.rendering.ansi import MODES
 from textenv.rows.infos import first_row
 from textenv.sharing import SpecOfLiveObjects
+from textenv.task import TextTask
 from textenv.vector_env import TextGenVectorEnv
 
 
+@takes(TextTask)
 class TextGenEnv(SpecOfLiveObjects, gym.Env):
     """Generate a text, one token at a time, and receive a score for it.
 
@@ -64,33 +66,10 @@ class TextGenEnv(SpecOfLiveObjects, gym.Env):
     An argument that names an object by a string also accepts the object itself.
 
     Args:
-        tokenizer: "bundled", "smollm2", a folder, a hub id, or a transformers tokenizer.
-        prompts: "bundled", a file (.txt, .jsonl, .csv or .parquet), a list, or a dataset, of texts
-            or of conversations (`textenv.prompts.load.load_prompts`). The other columns are passed
-            to the reward in ``episode.data``. The tokenizer's chat template renders a conversation,
-            whose messages are in ``episode.data["prompt"]``; a last message of the assistant is
-            continued.
-        reward: a name, ``"module:function"``, a classifier, any function, or a weighted sum
-            (`textenv.rewards.resolve_reward`).
-        max_new_tokens: the token budget of a response.
-        min_new_tokens: stop tokens and stop strings before this many tokens don't end the episode.
-        stop: further stop tokens (ids) and stop strings; the tokenizer's end-of-sequence token
-            always stops.
-        max_prompt_tokens: the longest prompt allowed; a longer one is an error.
-        chat: whether a prompt that is a plain text becomes one message of the user, rendered by
-            the tokenizer's chat template.
-        reference: the model that the policy should stay close to.
-        reference_dtype: "float32", "bfloat16" or "float16", for a reference that is loaded here.
-        kl_coef: β, a number, a schedule such as `textenv.AdaptiveKL`, or a mapping of its arguments
-            (``{"target": 6.0}``). 0 reports the KL and does not change the reward.
-        no_stop_penalty: subtracted from the reward of an episode that never stopped.
-        reward_timeout: seconds that the reward may take for the episodes that it is asked about at
-            once; None waits for ever. A reward that hangs is an error that names the episode.
-        reward_retries: how often a reward that failed is asked again before that is an error.
+        **task
         text_info: whether infos have texts. False is for tools that stack infos: see Information.
         render_mode: "ansi" (a string for a terminal), "rgb_array" (a picture of constant size), or
             None.
-        device: the device of the reference and of a reward model.
 
     Raises:
         ValueError: an argument is not valid; the message names it, its value and the fix.
@@ -101,48 +80,15 @@ class TextGenEnv(SpecOfLiveObjects, gym.Env):
 
     metadata = {"render_modes": list(MODES), "render_fps": 4}  # noqa: RUF012
 
-    def __init__(
-        self,
-        *,
-        tokenizer: Any = "bundled",
-        prompts: Any = "bundled",
-        reward: Any = "sentiment",
-        max_new_tokens: int = 24,
-        min_new_tokens: int = 0,
-        stop: Sequence[str | int] | str | int | None = None,
-        max_prompt_tokens: int | None = None,
-        chat: bool = False,
-        reference: Any = None,
-        reference_dtype: str = "float32",
-        kl_coef: Any = 0.0,
-        no_stop_penalty: float = 0.0,
-        reward_timeout: float | None = None,
-        reward_retries: int = 0,
-        text_info: bool = True,
-        render_mode: str | None = None,
-        device: Any = "cpu",
-    ):
+    def __init__(self, *, text_info: bool = True, render_mode: str | None = None, **task: Any):
+        check_names(TextGenEnv, task)
         # One row of the vector environment, so that the rules of an episode are written once.
         self._row = TextGenVectorEnv(
             1,
-            tokenizer=tokenizer,
-            prompts=prompts,
-            reward=reward,
-            max_new_tokens=max_new_tokens,
-            min_new_tokens=min_new_tokens,
-            stop=stop,
-            max_prompt_tokens=max_prompt_tokens,
-            chat=chat,
-            reference=reference,
-            reference_dtype=reference_dtype,
-            kl_coef=kl_coef,
-            no_stop_penalty=no_stop_penalty,
-            reward_timeout=reward_timeout,
-            reward_retries=reward_retries,
             text_info=text_info,
             render_mode=render_mode,
             autoreset_mode=AutoresetMode.DISABLED,
-            device=device,
+            **task,
         )
         self.task = self._row.task
         self.tokenizer, self.prompts = self.task.tokenizer, self.task.prompts
@@ -156,13 +102,7 @@ class TextGenEnv(SpecOfLiveObjects, gym.Env):
         return self._row.shaping
 
     def bind(self, policy: Any, row: int | None = None) -> None:
-        """Read ``policy.action_record`` at every step, to shape rewards by KL; None unbinds.
-
-        Args:
-            policy: see `textenv.kl.shaping.BoundPolicy`.
-            row: the index of this environment in the policy's records, if the policy acts for
-                several environments at once.
-        """
+        """Shape rewards by the KL of a policy, None unbinds (`TextGenVectorEnv.bind`)."""
         self._row.bind(policy, row)
 
     def action_masks(self) -> np.ndarray:

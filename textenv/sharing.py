@@ -59,7 +59,8 @@ def is_data(value: Any) -> bool:
 def plain(value: Any) -> Any:
     """Data in another form, such as an array, a set or a path, as plain data; else as it is."""
     if isinstance(value, os.PathLike):
-        return os.fspath(value)
+        path = os.fspath(value)
+        return path if os.path.dirname(path) else os.path.join(os.curdir, path)  # it is no name
     if isinstance(value, np.generic):
         return value.item()
     if isinstance(value, np.ndarray | torch.Tensor):

@@ -3,109 +3,124 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import fields
 from typing import Annotated, Any
 
 import gymnasium as gym
 import numpy as np
 import torch
 
-from textenv.arguments import Range, check_ranges, checked_device
-from textenv.kl.schedules import AdaptiveKL
+from textenv.arguments import Arguments, Range, check_ranges, checked_device
 from textenv.lm.loading import load_model, load_tokenizer
+from textenv.lm.stop_rule import StopRule
 from textenv.lm.vocabulary import check_same_tokenizer, vocabulary_size
 from textenv.prompts.load import encode_prompts, load_prompts
 from textenv.rewards import resolve_reward
-from textenv.rows.stops import StopRule
 from textenv.sharing import is_data, plain, unwrap_shared
 
 
-class TextTask:
+class TextTask(Arguments):
     """The arguments that define an episode, checked and resolved.
 
-    Attributes:
-        spaces: the observation space and the action space of one row.
-        arguments: the arguments as they were given.
-        tokenizer, prompts, reward, stop, reference: the live objects.
-        max_length: L, tokens of the longest prompt plus the budget.
+    Tokenizer, prompts, reward, reference and device are the live objects that the arguments name.
 
-    Args:
-        device: the device of the reference and of a reward model. The other arguments are those of
-            `textenv.TextGenEnv`.
+    Attributes:
+        arguments: the arguments as they were given, without the device.
+        stop_rule: what stops a response.
+        spaces: the observation space and the action space of one row.
+        max_length: L, tokens of the longest prompt plus the budget.
 
     Raises:
         ValueError: an argument is not valid; the message names it, its value and the fix.
     """
 
-    def __init__(
-        self,
-        *,
-        tokenizer: Any,
-        prompts: Any,
-        reward: Any,
-        max_new_tokens: Annotated[int, Range(1)],
-        min_new_tokens: Annotated[int, Range(0)],
-        stop: Sequence[str | int] | str | int | None,
-        max_prompt_tokens: Annotated[int | None, Range(1)],
-        chat: bool,
-        reference: Any,
-        reference_dtype: str,
-        kl_coef: Any,
-        no_stop_penalty: Annotated[float, Range()],
-        reward_timeout: Annotated[float | None, Range(above=0)],
-        reward_retries: Annotated[int, Range(0)],
-        device: str | torch.device,
-    ):
-        given = {name: unwrap_shared(value) for name, value in locals().items() if name != "self"}
-        self.device = checked_device(given.pop("device"))
-        self.arguments: dict[str, Any] = given
+    tokenizer: Any = "bundled"
+    """"bundled", "smollm2", a folder, a hub id, or a transformers tokenizer."""
+    prompts: Any = "bundled"
+    """"bundled", a file (.txt, .jsonl, .csv or .parquet), a list, or a dataset, of texts or of
+    conversations (`textenv.prompts.load.load_prompts`). The other columns are passed to the reward
+    in ``episode.data``. The tokenizer's chat template renders a conversation, whose messages are in
+    ``episode.data["prompt"]``; a last message of the assistant is continued."""
+    reward: Any = "sentiment"
+    """a name, ``"module:function"``, a classifier, any function, or a weighted sum
+    (`textenv.rewards.resolve_reward`)."""
+    max_new_tokens: Annotated[int, Range(1)] = 24
+    "the token budget of a response."
+    min_new_tokens: Annotated[int, Range(0)] = 0
+    "stop tokens and stop strings before this many tokens don't end the episode."
+    stop: Sequence[str | int] | str | int | None = None
+    """further stop tokens (ids) and stop strings; the tokenizer's end-of-sequence token always
+    stops."""
+    max_prompt_tokens: Annotated[int | None, Range(1)] = None
+    "the longest prompt allowed; a longer one is an error."
+    chat: bool = False
+    """whether a prompt that is a plain text becomes one message of the user, rendered by the
+    tokenizer's chat template."""
+    reference: Any = None
+    "the model that the policy should stay close to."
+    reference_dtype: str = "float32"
+    '"float32", "bfloat16" or "float16", for a reference that is loaded here.'
+    kl_coef: Any = 0.0
+    """β, a number, a schedule such as `textenv.AdaptiveKL`, or a mapping of its arguments
+    (``{"target": 6.0}``). 0 reports the KL and does not change the reward."""
+    no_stop_penalty: Annotated[float, Range()] = 0.0
+    "subtracted from the reward of an episode that never stopped."
+    reward_timeout: Annotated[float | None, Range(above=0)] = None
+    """seconds that the reward may take for the episodes that it is asked about at once; None waits
+    for ever. A reward that hangs is an error that names the episode."""
+    reward_retries: Annotated[int, Range(0)] = 0
+    "how often a reward that failed is asked again before that is an error."
+    device: str | torch.device = "cpu"
+    "the device of the reference and of a reward model."
+
+    def __post_init__(self) -> None:
+        given = {each.name: unwrap_shared(getattr(self, each.name)) for each in fields(self)}
+        self.device, self.arguments = checked_device(given.pop("device")), given
         self._check_arguments()
-        self.max_new_tokens, self.no_stop_penalty = max_new_tokens, no_stop_penalty
-        self.reward_timeout, self.reward_retries = reward_timeout, reward_retries
-        self.tokenizer = load_tokenizer(given["tokenizer"])
+        self.tokenizer, self.kl_coef = load_tokenizer(given["tokenizer"]), given["kl_coef"]
         self.prompts = encode_prompts(
-            load_prompts(given["prompts"]), self.tokenizer, max_prompt_tokens, chat
+            load_prompts(given["prompts"]), self.tokenizer, self.max_prompt_tokens, self.chat
         )
-        self.reward = resolve_reward(given["reward"], device)
-        self.stop = StopRule(self.tokenizer, given["stop"], min_new_tokens)
+        self.reward = resolve_reward(given["reward"], self.device)
+        self.stop_rule = StopRule(self.tokenizer, given["stop"], self.min_new_tokens)
 
         vocabulary = vocabulary_size(self.tokenizer)
-        self.max_length = max(len(prompt.ids) for prompt in self.prompts) + max_new_tokens
+        self.max_length = max(len(prompt.ids) for prompt in self.prompts) + self.max_new_tokens
         observation: dict[str, gym.Space] = {
             "input_ids": gym.spaces.Box(0, vocabulary - 1, (self.max_length,), np.int64),
             "attention_mask": gym.spaces.Box(0, 1, (self.max_length,), np.int8),
         }
-        if self.stop.first_stops is not None:
-            ids = (len(self.stop.tokens),)
+        if self.stop_rule.first_stops is not None:
+            ids = (len(self.stop_rule.tokens),)
             observation |= {
                 "stop_tokens": gym.spaces.Box(0, vocabulary - 1, ids, np.int64),
                 "stop_column": gym.spaces.Box(0, self.max_length, (1,), np.int64),
             }
         self.spaces = gym.spaces.Dict(observation), gym.spaces.Discrete(vocabulary)
 
-        self.reference, self.kl_coef = None, given["kl_coef"]
-        if given["reference"] is not None:
-            dtype = getattr(torch, reference_dtype)
-            self.reference = load_model(given["reference"], dtype=dtype, device=device)
+        self.reference = given["reference"]
+        if self.reference is not None:
+            dtype = getattr(torch, self.reference_dtype)
+            self.reference = load_model(self.reference, dtype=dtype, device=self.device)
             check_same_tokenizer(self.tokenizer, self.reference, "The reference")
 
     def _check_arguments(self) -> None:
-        given = self.arguments
-        check_ranges(TextTask.__init__, given)
-        longest, least = given["max_new_tokens"], given["min_new_tokens"]
-        if least > longest:
+        check_ranges(TextTask, self.arguments)
+        if self.min_new_tokens > self.max_new_tokens:
             raise ValueError(
-                f"min_new_tokens={least} must be between 0 and max_new_tokens={longest}."
+                f"min_new_tokens={self.min_new_tokens} must be between 0 and "
+                f"max_new_tokens={self.max_new_tokens}."
             )
-        if not isinstance(given["chat"], bool):
-            raise ValueError(f"chat={given['chat']!r} must be True or False.")
-        if given["reference_dtype"] not in ("float32", "bfloat16", "float16"):
+        if not isinstance(self.chat, bool):
+            raise ValueError(f"chat={self.chat!r} must be True or False.")
+        if self.reference_dtype not in ("float32", "bfloat16", "float16"):
             raise ValueError(
-                f"reference_dtype={given['reference_dtype']!r} is unknown: use 'float32', "
-                "'bfloat16' or 'float16'."
+                f"reference_dtype={self.reference_dtype!r} is unknown: use 'float32', 'bfloat16' "
+                "or 'float16'."
             )
-        if given["reference"] is None and given["kl_coef"] != 0:
+        if self.arguments["reference"] is None and self.arguments["kl_coef"] != 0:
             raise ValueError(
-                f"kl_coef={given['kl_coef']!r} without a reference has no effect: pass "
+                f"kl_coef={self.arguments['kl_coef']!r} without a reference has no effect: pass "
                 "reference=, the model to stay close to."
             )
 
@@ -114,25 +129,19 @@ class TextTask:
 
         Its rewards are not shaped, so it has no schedule to update. The reference is not moved.
         """
+        shared = ("tokenizer", "prompts", "reward", "reference")
         return {
             **self.arguments,
-            "tokenizer": self.tokenizer,
-            "prompts": self.prompts,
-            "reward": self.reward,
-            "reference": self.reference,
+            **{name: getattr(self, name) for name in shared},
             "kl_coef": 0.0,
             "device": self.device if self.reference is None else self.reference.device,
         }
 
     def as_data(self) -> tuple[dict[str, Any], list[str]]:
         """The arguments that JSON can hold, and the names of those that are live objects."""
-        data, live = {}, []
-        for name, value in self.arguments.items():
-            if type(value) is AdaptiveKL:  # a subclass may do something else
-                value = value.as_data()
-            value = plain(value)
-            if is_data(value):
-                data[name] = value
-            else:
-                live.append(name)
-        return data, live
+        values = dict(self.arguments)
+        if hasattr(values["kl_coef"], "as_data"):
+            values["kl_coef"] = values["kl_coef"].as_data()
+        values = {name: plain(value) for name, value in values.items()}
+        data = {name: value for name, value in values.items() if is_data(value)}
+        return data, [name for name in values if name not in data]

@@ -1,7 +1,7 @@
 """TextGenVectorEnv: a batch of episodes as the rows of one token table.
 
-This module defines the order of a reset and of a step. Their parts: how rows begin (`starts`), the
-table (`token_table`), stops (`stopping`), scores (`scoring`), KL (`shaping`), infos (`infos`).
+This module defines the order of a reset and of a step. Their parts are in `textenv.rows`, and the
+KL in `textenv.kl.shaping`.
 """
 
 from __future__ import annotations
@@ -18,33 +18,40 @@ from gymnasium.vector.utils import batch_space
 from textenv.arguments import (
     Range,
     autoreset_mode_of,
+    check_names,
     check_ranges,
     check_scoring,
     checked_options,
     require,
+    takes,
 )
+from textenv.arrays import Arrays, to_numpy
 from textenv.kl.shaping import KLShaping
-from textenv.lm.early_stops import action_masks
 from textenv.lm.vocabulary import check_same_tokenizer
 from textenv.rendering.ansi import MODES, Renderer, checked_mode
 from textenv.rows import infos as columns
-from textenv.rows.scoring import make_scoring
+from textenv.rows.scoring import SCORINGS
 from textenv.rows.starts import Starts
-from textenv.rows.token_table import Arrays, TokenTable, to_numpy
+from textenv.rows.stops import Stops, action_masks
+from textenv.rows.token_table import TokenTable
 from textenv.sharing import SpecOfLiveObjects
 from textenv.task import TextTask
 
 
+@takes(TextTask)
 class TextGenVectorEnv(SpecOfLiveObjects, VectorEnv):
     """Token generation for ``num_envs`` rows at once; each row is an episode of `TextGenEnv`.
 
-    The Markov decision process and most arguments are those of `textenv.TextGenEnv`. Row i, seeded
-    with ``seed + i``, behaves exactly as that environment does. All rows are in one token table
-    ``[num_envs, L]``: there are no subprocesses and no copies of history. In torch mode with batch
-    scoring and without stop strings, nothing waits for the device until the episodes are scored.
+    Row i, seeded with ``seed + i``, behaves exactly as that environment does. All rows are in one
+    token table ``[num_envs, L]``: there are no subprocesses and no copies of history. In torch mode
+    with batch scoring and without stop strings, nothing waits for the device until the episodes are
+    scored.
 
     Args:
         num_envs: B, the number of rows.
+        **task
+        text_info: whether infos have texts. False is for tools that stack infos (`TextGenEnv`).
+        render_mode: "ansi" or "rgb_array", a text or a picture for each row; or None.
         autoreset_mode: what happens after a row's episode ends, a `gymnasium.vector.AutoresetMode`
             or its value. NEXT_STEP (Gymnasium's default): the next step resets the row and ignores
             its action. SAME_STEP: the same step resets it; ``infos["final_obs"]`` and
@@ -76,20 +83,6 @@ class TextGenVectorEnv(SpecOfLiveObjects, VectorEnv):
         self,
         num_envs: Annotated[int, Range(1)] = 1,
         *,
-        tokenizer: Any = "bundled",
-        prompts: Any = "bundled",
-        reward: Any = "sentiment",
-        max_new_tokens: int = 24,
-        min_new_tokens: int = 0,
-        stop: Sequence[str | int] | str | int | None = None,
-        max_prompt_tokens: int | None = None,
-        chat: bool = False,
-        reference: Any = None,
-        reference_dtype: str = "float32",
-        kl_coef: Any = 0.0,
-        no_stop_penalty: float = 0.0,
-        reward_timeout: float | None = None,
-        reward_retries: int = 0,
         text_info: bool = True,
         render_mode: str | None = None,
         autoreset_mode: AutoresetMode | str = AutoresetMode.NEXT_STEP,
@@ -98,24 +91,20 @@ class TextGenVectorEnv(SpecOfLiveObjects, VectorEnv):
         array: str = "numpy",
         device: str | torch.device = "cpu",
         copy: bool = True,
+        **task: Any,
     ):
+        check_names(TextGenVectorEnv, task)
         check_ranges(TextGenVectorEnv.__init__, {"num_envs": num_envs, "group_size": group_size})
         multiple = f"num_envs={num_envs} must be a multiple of group_size={group_size}."
         require(num_envs % group_size == 0, multiple)
         self.num_envs, self.group_size, self._policy = num_envs, group_size, None
-        self.task = task = TextTask(
-            tokenizer=tokenizer, prompts=prompts, reward=reward, max_new_tokens=max_new_tokens,
-            min_new_tokens=min_new_tokens, stop=stop, max_prompt_tokens=max_prompt_tokens,
-            reference=reference, reference_dtype=reference_dtype, kl_coef=kl_coef,
-            no_stop_penalty=no_stop_penalty, reward_timeout=reward_timeout,
-            reward_retries=reward_retries, chat=chat, device=device,
-        )  # fmt: skip
-        self.tokenizer, self.prompts = task.tokenizer, task.prompts
-        self.max_length, self.max_new_tokens = task.max_length, task.max_new_tokens
+        self.task = TextTask(device=device, **task)
+        self.tokenizer, self.prompts = self.task.tokenizer, self.task.prompts
+        self.max_length, self.max_new_tokens = self.task.max_length, self.task.max_new_tokens
         self.render_mode, self.text_info = checked_mode(render_mode), text_info
-        self.single_observation_space, self.single_action_space = task.spaces
-        self.observation_space, self.action_space = (batch_space(s, num_envs) for s in task.spaces)
-        self.shaping = None if task.reference is None else KLShaping(task, num_envs)
+        spaces = self.single_observation_space, self.single_action_space = self.task.spaces
+        self.observation_space, self.action_space = (batch_space(s, num_envs) for s in spaces)
+        self.shaping = None if self.task.reference is None else KLShaping(self.task, num_envs)
         self.reconfigure(autoreset_mode, scoring, array, device, copy)
 
     def reconfigure(
@@ -132,13 +121,14 @@ class TextGenVectorEnv(SpecOfLiveObjects, VectorEnv):
         self.metadata = {**type(self).metadata, "autoreset_mode": self.autoreset_mode}
         self.scoring, self.array = scoring, array
         arrays, rows = Arrays(array, device), self.num_envs
-        self.device, first_stops = arrays.device, self.task.stop.first_stops
+        self.device, first_stops = arrays.device, self.task.stop_rule.first_stops
         if self.shaping is not None and array == "torch":
             self.shaping.to(self.device)
         self._table = table = TokenTable(rows, self.max_length, arrays, copy, first_stops)
+        self._stops = Stops(self.task.stop_rule, table)
         self._starts = Starts(self.prompts, rows, self.group_size)
         self._renderer = Renderer(self.render_mode, rows, self.task)
-        self._scoring = make_scoring(scoring, self.task, self.shaping, table, self._starts)
+        self._scoring = SCORINGS[scoring](self.task, self.shaping, table, self._starts)
         self._some_ended, self._has_reset = True, False  # some row is between two episodes
 
     @property
@@ -223,15 +213,15 @@ class TextGenVectorEnv(SpecOfLiveObjects, VectorEnv):
         table, scoring = self._table, self._scoring
         actions = table.checked(actions, self.single_action_space.n)
         waiting = to_numpy(~table.running) if self._some_ended else None
-        scoring.ask(actions)
+        scoring.record_actions(actions)
         table.append(actions)
-        stops = self.task.stop.stops(actions, table)
+        stops = self._stops.after(actions)
         ended = table.running & (stops | table.budget_spent())
-        self._some_ended = finished = scoring.end(ended, stops)
-        rewards, terminated, infos = scoring.pay(ended, finished)
+        self._some_ended = finished = scoring.finish_rows(ended, stops)
+        rewards, terminated, infos = scoring.rewards(ended, finished)
         infos = self._shown(infos)
         if self.render_mode is not None:
-            self._renderer.remember(table, waiting, rewards, infos)
+            self._renderer.remember(table.response_lengths(), waiting, rewards, infos)
 
         if finished and self.autoreset_mode == AutoresetMode.SAME_STEP:
             mask = to_numpy(ended)
@@ -247,7 +237,7 @@ class TextGenVectorEnv(SpecOfLiveObjects, VectorEnv):
     def _begin(self, mask: np.ndarray, infos: dict[str, Any]) -> dict[str, Any]:
         """Put the drawn prompts into the rows of ``mask``; the infos, with those of the reset."""
         rows = np.flatnonzero(mask)
-        prompts = self._starts.of_rows(rows)
+        prompts = self._starts.current_prompts(rows)
         self._table.begin(rows, [prompt.ids for prompt in prompts], self.task.max_new_tokens)
         self._scoring.begin(mask)
         self._renderer.begin(rows)
@@ -267,7 +257,8 @@ class TextGenVectorEnv(SpecOfLiveObjects, VectorEnv):
         """Each row's text, as ``"ansi"`` or a picture, coloured by the KL, or else the reward."""
         if self.render_mode is None:
             return None
-        return self._renderer.render(self._table, self._starts.of_rows(np.arange(self.num_envs)))
+        prompts = self._starts.current_prompts(np.arange(self.num_envs))
+        return self._renderer.render(self._table.tokens, self._table.lengths, prompts)
 
     def state_dict(self) -> dict[str, Any]:
         """The state between two steps, as data: random generators, and the rows that are running.

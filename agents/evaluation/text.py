@@ -17,7 +17,7 @@ from agents.experience.episodes import collect_episodes
 from agents.experience.rollout import Rollout
 from agents.policies.acting import ForeignPolicy
 from agents.training import presets
-from textenv.lm.early_stops import of_rows
+from textenv.lm.early_stops import all_early_stops
 from textenv.optimum import best_of_n_kl
 from textenv.vector_env import TextGenVectorEnv
 
@@ -211,7 +211,7 @@ def recomputed_kl(
     )
     steps = torch.arange(rollout.mask.shape[1], device=input_ids.device)
     columns = (prompt_lengths[:, None] + steps - 1).clamp(max=input_ids.shape[1] - 1)
-    early = of_rows(rollout.observations, rollout.mask.shape[1])
+    early = all_early_stops(rollout.observations, rollout.mask.shape[1])
 
     def log_probs(model: Any, rows: torch.Tensor) -> torch.Tensor:
         every = model(input_ids=input_ids[rows], use_cache=False).logits

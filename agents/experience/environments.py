@@ -15,7 +15,7 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 
 from agents.experience.env_checks import check_arguments, check_environment
 from textenv.env import TextGenEnv
-from textenv.kl.schedules import FixedKL, Schedule
+from textenv.kl.schedules import FixedKL, KLSchedule
 from textenv.rewards import names_code
 from textenv.sharing import is_data, plain
 from textenv.vector_env import TextGenVectorEnv
@@ -209,7 +209,7 @@ def forget_caches(env: Any) -> None:
             text_env.shaping.forget()
 
 
-def schedules(env: Any) -> list[Schedule]:
+def schedules(env: Any) -> list[KLSchedule]:
     """The schedules of β of the text environments inside ``env``, each once."""
     every = [text.shaping.schedule for text in text_environments(env) if text.shaping is not None]
     return list({id(schedule): schedule for schedule in every}.values())

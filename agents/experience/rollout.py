@@ -13,7 +13,7 @@ from torch import Tensor
 from agents.functional import advantages as psi
 from agents.functional import critic_losses
 from agents.functional.reductions import Counts, token_mean
-from textenv.transfers import to_device, to_host
+from textenv.arrays import to_device, to_host
 
 Tree = Any  # a tensor, or a dictionary of tensors
 ABSENT: Any = None  # a column that the algorithm has not added

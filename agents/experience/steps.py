@@ -20,7 +20,7 @@ from agents.experience.segments import Segments
 from agents.policies.base import Policy
 from agents.saving import env_state
 from agents.sb3.infos import copied
-from textenv.rows.token_table import to_numpy
+from textenv.arrays import to_numpy
 
 OnStep = Callable[[Step], bool]  # called after each step of the environment; False stops learning
 

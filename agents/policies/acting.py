@@ -12,7 +12,7 @@ from agents.policies.causal_lm import CausalLMPolicy
 from agents.policies.decoding import Caches, Decoders, next_tokens
 from agents.policies.distributions import draw
 from textenv.kl.shaping import ActionRecord
-from textenv.lm.early_stops import of_observation
+from textenv.lm.early_stops import next_early_stops
 from textenv.lm.log_probs import Sampling
 
 
@@ -87,7 +87,7 @@ class UniformPolicy(ActingPolicy):
         """As `Policy.act`; the values are 0."""
         lengths = torch.as_tensor(observation["attention_mask"]).sum(dim=1, dtype=torch.int64)
         equal = torch.zeros((len(lengths), self.sampling.vocabulary or 0), device=self.device)
-        early = of_observation(observation, lengths)
+        early = next_early_stops(observation, lengths)
         every = self.sampling.apply(equal, early).log_softmax(dim=-1)
         actions = draw(every, self.generator)
         return self.recorded(actions, every.gather(1, actions[:, None])[:, 0], None)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from agents.policies.distributions import draw
 from textenv.lm.decoder import Decoder
-from textenv.lm.early_stops import forbid, of_observation
+from textenv.lm.early_stops import forbid, next_early_stops
 from textenv.lm.log_probs import Sampling
 
 
@@ -59,12 +59,12 @@ def next_logits(
         rows: indices ``[R]`` of those that are asked for; None: all.
 
     Returns:
-        ``[R, ...]``, ``[R, H]``, and ``[R, K]`` or None (`textenv.lm.early_stops.early_stops`).
+        ``[R, ...]``, ``[R, H]``, and ``[R, K]`` or None (`textenv.lm.early_stops`).
     """
     input_ids = torch.as_tensor(observation["input_ids"])
     lengths = torch.as_tensor(observation["attention_mask"]).sum(dim=1, dtype=torch.int64)
     logits, hidden = decoder.next(input_ids, lengths, getattr(observation, "origin", None), rows)
-    early = of_observation(observation, lengths)
+    early = next_early_stops(observation, lengths)
     return logits, hidden, early if rows is None or early is None else early[rows]
 
 

@@ -253,3 +253,24 @@ def _split_prompt(chosen: Text, rejected: Text, where: str) -> tuple[Text, Text,
             f"{where} has no prompt, and its two texts begin differently: add a column 'prompt'."
         )
     return chosen[:length], chosen[length:], rejected[length:]
+
+
+def render(preference: Preference, tokenizer: Any) -> tuple[str, str]:
+    """The two whole texts of a preference, prompt and response; conversations by the template.
+
+    Raises:
+        ValueError: the tokenizer has no chat template for a conversation.
+    """
+
+    def plain(text: Any) -> str:
+        return text if isinstance(text, str) else "".join(message["content"] for message in text)
+
+    head = preference.prompt
+    if not isinstance(head, str):
+        if tokenizer.chat_template is None:
+            raise ValueError(
+                "The preferences are conversations, but the model's tokenizer has no chat "
+                "template: take a chat model, or give the preferences as texts."
+            )
+        head = tokenizer.apply_chat_template(list(head), add_generation_prompt=True, tokenize=False)
+    return head + plain(preference.chosen), head + plain(preference.rejected)

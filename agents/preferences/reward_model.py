@@ -20,13 +20,13 @@ from torch.nn.functional import logsigmoid
 from agents import files
 from agents.evaluation.statistics import Interval
 from agents.preferences.calibration import Calibration, agreement, calibration
-from agents.preferences.pairs import Preference, ceiling, split
+from agents.preferences.pairs import Preference, ceiling, render, split
 from agents.training import presets
 from agents.training.device import find_device
 from agents.training.optimization import check_finite, set_learning_rate
 from agents.training.progress import console
 from textenv.arguments import Range, check_ranges
-from textenv.lm.classifier import new_classifier, render
+from textenv.lm.classifier import new_classifier
 from textenv.rewards.classifier_reward import ClassifierReward
 
 MIN_HELD_OUT = 8  # pairs, below which an accuracy says nothing

@@ -9,7 +9,7 @@ from stable_baselines3.common.callbacks import BaseCallback, CallbackList, Conve
 
 from agents.experience.rollout import Step
 from agents.sb3.infos import copied, step_infos
-from textenv.rows.token_table import to_numpy
+from textenv.arrays import to_numpy
 
 
 class RolloutCallback(BaseCallback):

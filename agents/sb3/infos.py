@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from textenv.rows.token_table import to_numpy
+from textenv.arrays import to_numpy
 
 OF_ENDS = ("final_obs", "final_info")  # columns of SAME_STEP about the rows that ended
 

@@ -14,8 +14,8 @@ from stable_baselines3.common.vec_env import VecEnv, VecMonitor
 
 from agents.experience import environments
 from agents.sb3.infos import copied, info_rows, step_infos
+from textenv.arrays import to_numpy
 from textenv.kl.schedules import FixedKL
-from textenv.rows.token_table import to_numpy
 from textenv.vector_env import TextGenVectorEnv
 
 

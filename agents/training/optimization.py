@@ -17,7 +17,7 @@ from agents.experience.rollout import Batch
 from agents.functional import natural_gradient
 from agents.functional.reductions import Counts
 from agents.training.hyperparameters import Schedule
-from textenv.transfers import to_host
+from textenv.arrays import to_host
 
 Loss = Callable[[Batch], Tensor]
 

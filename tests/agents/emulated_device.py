@@ -134,9 +134,9 @@ def set_up() -> None:
         return copied
 
     torch.Generator, torch.Tensor.pin_memory = Generator, pin_memory  # type: ignore[misc]
-    from textenv import transfers
+    from textenv import arrays
 
-    transfers.PINNING = ("cuda", NAME)
+    arrays.PINNING = ("cuda", NAME)
 
 
 libraries: list[torch.library.Library] = []  # which unregister what they have when they end

@@ -23,9 +23,9 @@ from decoding import measure
 from agents.experience.episodes import collect_episodes
 from agents.policies import CausalLMPolicy
 from agents.policies.decoding import Decoders
+from textenv.arrays import TokenObservation
 from textenv.lm import load_tokenizer
 from textenv.lm.loading import hide_progress_bars
-from textenv.rows.token_table import TokenObservation
 
 RESULTS = Path(__file__).parent / "results"
 

@@ -12,8 +12,8 @@ import pytest
 import textenv
 from textenv import TextGenEnv
 from textenv.episode import Episode
+from textenv.lm.stop_rule import StopRule
 from textenv.rendering.ansi import printable
-from textenv.rows.stops import StopRule
 
 NAN, INF = float("nan"), float("inf")
 ARGUMENTS = [
@@ -116,7 +116,7 @@ def test_seeds_are_whole_numbers(seed):
 
 def test_numbers_of_numpy_are_numbers():
     envs = gym.make_vec("TextGen-v0", num_envs=2, stop=np.int64(5))
-    assert 5 in envs.unwrapped.task.stop.tokens
+    assert 5 in envs.unwrapped.task.stop_rule.tokens
     envs.reset(seed=np.int32(3))
     envs.reset(seed=[np.int64(3), None])
 

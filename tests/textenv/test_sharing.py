@@ -15,7 +15,7 @@ from gymnasium.utils.env_checker import data_equivalence as equivalent
 from gymnasium.wrappers import RecordEpisodeStatistics, TimeLimit
 
 from textenv import AdaptiveKL, Shared, TextGenVectorEnv
-from textenv.rewards.library.haiku import haiku
+from textenv.rewards.library.haiku_reward import haiku
 from textenv.sharing import with_names
 
 
@@ -113,9 +113,12 @@ def test_an_id_of_ones_own_may_hold_live_objects(live_arguments):
 @pytest.mark.parametrize(
     ("reward", "written"),
     [
-        (haiku, "textenv.rewards.library.haiku:haiku"),
-        ({haiku: 1.0, "length": 0.5}, {"textenv.rewards.library.haiku:haiku": 1.0, "length": 0.5}),
-        ([(haiku, 1.0)], [["textenv.rewards.library.haiku:haiku", 1.0]]),
+        (haiku, "textenv.rewards.library.haiku_reward:haiku"),
+        (
+            {haiku: 1.0, "length": 0.5},
+            {"textenv.rewards.library.haiku_reward:haiku": 1.0, "length": 0.5},
+        ),
+        ([(haiku, 1.0)], [["textenv.rewards.library.haiku_reward:haiku", 1.0]]),
     ],
 )
 def test_functions_and_enumerations_are_text_in_json(reward, written):

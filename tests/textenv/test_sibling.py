@@ -8,8 +8,8 @@ import torch
 from gymnasium.vector import AutoresetMode
 
 from textenv import AdaptiveKL, TextGenVectorEnv
+from textenv.arrays import to_numpy
 from textenv.kl.schedules import FixedKL
-from textenv.rows.token_table import to_numpy
 
 
 class NeverCopied:

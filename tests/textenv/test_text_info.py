@@ -12,7 +12,7 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
 from agents import REINFORCE
 from textenv import TextGenEnv
-from textenv.rows.infos import OF_SAME_STEP
+from textenv.rows.infos import SAME_STEP_KEYS
 
 END, Q = 0, 50  # the ids of "<end>" and "Q"
 PARTS = {"reward": {"length(3)": 2.0, "keyword(q)": 1.0}, "no_stop_penalty": 0.5}
@@ -22,7 +22,7 @@ OF_PARTS = {"score_length(3)", "score_keyword(q)", "no_stop_penalty"}
 
 def numbers_of(infos):
     """The columns of the rows, which must be numbers that are valid everywhere."""
-    found = {key: column for key, column in infos.items() if key not in OF_SAME_STEP}
+    found = {key: column for key, column in infos.items() if key not in SAME_STEP_KEYS}
     columns = {key: column for key, column in found.items() if not key.startswith("_")}
     assert set(found) == {*columns, *(f"_{key}" for key in columns)}
     for key, column in columns.items():

@@ -10,7 +10,7 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from gymnasium.wrappers.vector import RecordEpisodeStatistics
 
 from textenv import TextGenEnv, TextGenVectorEnv
-from textenv.rows.token_table import to_numpy
+from textenv.arrays import to_numpy
 
 EVERY_WAY = [{"autoreset_mode": mode.name} for mode in AutoresetMode]
 EVERY_WAY.append({"autoreset_mode": "DISABLED", "scoring": "batch"})

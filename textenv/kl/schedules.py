@@ -15,7 +15,7 @@ from typing import Any, Protocol, runtime_checkable
 
 
 @runtime_checkable
-class Schedule(Protocol):
+class KLSchedule(Protocol):
     """A KL coefficient: ``value`` is read when episodes begin, ``update`` changes it."""
 
     value: float
@@ -60,8 +60,10 @@ class AdaptiveKL:
             )
         self.value = self.initial
 
-    def as_data(self) -> dict[str, float]:
-        """The arguments, as `resolve_schedule` accepts them."""
+    def as_data(self) -> dict[str, float] | AdaptiveKL:
+        """The arguments, as `resolve_schedule` accepts them; itself if it is of a subclass."""
+        if type(self) is not AdaptiveKL:  # which may do something else
+            return self
         return {"target": self.target, "horizon": self.horizon, "initial": self.initial}
 
     def update(self, kl: float, num_episodes: int) -> None:
@@ -75,7 +77,7 @@ class AdaptiveKL:
         self.value *= 1 + error * num_episodes / self.horizon
 
 
-def resolve_schedule(kl_coef: Any) -> Schedule:
+def resolve_schedule(kl_coef: Any) -> KLSchedule:
     """Make a schedule from a number or from `AdaptiveKL`'s arguments; a schedule stays as it is.
 
     Raises:
@@ -93,7 +95,7 @@ def resolve_schedule(kl_coef: Any) -> Schedule:
             raise ValueError(
                 f"kl_coef={dict(kl_coef)!r} does not fit AdaptiveKL(target, horizon, initial)."
             ) from error
-    if isinstance(kl_coef, Schedule):
+    if isinstance(kl_coef, KLSchedule):
         return kl_coef
     raise ValueError(
         f"kl_coef={kl_coef!r} is neither a number nor a schedule with value and update, such as "

@@ -18,13 +18,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from textenv.arrays import Origin, to_device, to_host, to_tensor
 from textenv.kl.estimators import k1
-from textenv.kl.schedules import Schedule, resolve_schedule
+from textenv.kl.schedules import KLSchedule, resolve_schedule
 from textenv.lm.parts import split, unwrapped
 from textenv.lm.support import check_supported
-from textenv.rows.token_table import Origin, to_tensor
 from textenv.task import TextTask
-from textenv.transfers import to_device, to_host
 
 if TYPE_CHECKING:
     from textenv.lm.log_probs import Sampling
@@ -94,7 +93,7 @@ class KLShaping:
         # Dropout off. The weights are not frozen, because a policy that learns may share them.
         self.reference = reference.eval()
         check_supported(reference, task.max_length)
-        self.schedule: Schedule = resolve_schedule(task.kl_coef)
+        self.schedule: KLSchedule = resolve_schedule(task.kl_coef)
         self.num_rows, self.max_length, self.vocabulary = num_rows, task.max_length, vocabulary
         self.kl_coef = np.zeros(num_rows)  # β of each row's episode, set when it begins
         self.policy: BoundPolicy | None = None
@@ -225,7 +224,7 @@ class KLShaping:
     @torch.no_grad()
     def step(
         self, input_ids: Tensor, lengths: Tensor, origin: Origin, actions: Tensor,
-        running: Tensor, early: Tensor | None = None,
+        running: Tensor, early_stops: Tensor | None = None,
     ) -> tuple[Tensor, Tensor | None, Tensor]:  # fmt: skip
         """Step scoring: the reference's and the policy's log-probs ``[B]`` of ``actions``.
 
@@ -233,8 +232,7 @@ class KLShaping:
             input_ids, lengths, origin: the states, as `textenv.lm.decoder.Decoder.next` takes them.
             actions: ``[B]``.
             running: ``[B]`` bool; the results of the other rows are 0.
-            early: ``[B, K]``, stop tokens that come too early
-            (`textenv.lm.early_stops.early_stops`).
+            early_stops: ``[B, K]``, stop tokens that come too early (`textenv.lm.early_stops`).
 
         Returns:
             Both in nats, log_probs None if no policy is bound; and where an action is not that of
@@ -250,7 +248,7 @@ class KLShaping:
             self._decoder = Decoder(self.reference, self.num_rows, self.max_length)
         logits, _ = self._decoder.next(input_ids, lengths, origin)
         given, waits = to_device(actions, logits.device), ~to_device(running, logits.device)
-        every = self.sampling.apply(logits, early).log_softmax(-1)
+        every = self.sampling.apply(logits, early_stops).log_softmax(-1)
         reference_log_probs = every.gather(1, given[:, None])[:, 0].masked_fill(waits, 0)
         if record is None:
             return reference_log_probs, None, torch.zeros_like(running)
@@ -270,7 +268,7 @@ class KLShaping:
     ) -> Tensor:
         """Batch scoring: reference log-probs ``[B, T]`` of whole responses; 0 outside the mask.
 
-        ``begins``: the ``prompt_lengths``, and what `textenv.lm.early_stops.of_rows` reads.
+        ``begins``: the ``prompt_lengths``, and what `textenv.lm.early_stops.all_early_stops` reads.
         """
         from textenv.lm.log_probs import response_states, token_log_probs
         from textenv.lm.responses import Responses
@@ -283,11 +281,13 @@ class KLShaping:
         rows_at_once = max(1, TOKENS_AT_ONCE // input_ids.shape[1])
         for begin in range(0, len(mask), rows_at_once):
             rows = slice(begin, begin + rows_at_once)
-            of = {key: value[rows] for key, value in begins.items()}
-            responses = Responses(input_ids[rows], of["prompt_lengths"], mask[rows])
+            part = {key: value[rows] for key, value in begins.items()}
+            responses = Responses(input_ids[rows], part["prompt_lengths"], mask[rows])
             hidden, tokens = response_states(body, responses), responses.counted(actions[rows])
-            early = responses.early_stops(of)
-            log_probs, _ = token_log_probs(head, hidden, tokens, self.sampling, early=early)
+            early_stops = responses.early_stops(part)
+            log_probs, _ = token_log_probs(
+                head, hidden, tokens, self.sampling, early_stops=early_stops
+            )
             scores[rows] = responses.in_rows(log_probs)
         return scores
 

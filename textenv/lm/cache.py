@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from transformers.cache_utils import Cache, CacheLayerMixin
 
-from textenv.transfers import to_device
+from textenv.arrays import to_device
 
 
 class CachedBody:
@@ -133,8 +133,8 @@ class _PromptLayer(_Layer):
             return key_states, value_states
         assert self.keys is not None and self.values is not None
         return tuple(
-            torch.cat([of_prompts[:, :, :columns][sources], states], dim=2)
-            for of_prompts, states in ((self.keys, key_states), (self.values, value_states))
+            torch.cat([prompt_states[:, :, :columns][sources], states], dim=2)
+            for prompt_states, states in ((self.keys, key_states), (self.values, value_states))
         )
 
 

@@ -15,8 +15,6 @@ from textenv.lm.sources import find
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-    from agents.preferences.pairs import Preference
-
 
 def load_classifier(
     source: str, device: str | torch.device | None = None
@@ -123,24 +121,3 @@ def load_classifier_tokenizer(model: PreTrainedModel) -> PreTrainedTokenizerBase
             f"reward is a {type(model).__name__} from {source!r}, where no tokenizer can be "
             f"loaded ({error}): {fix}"
         ) from error
-
-
-def render(preference: Preference, tokenizer: Any) -> tuple[str, str]:
-    """The two whole texts of a preference, prompt and response; conversations by the template.
-
-    Raises:
-        ValueError: the tokenizer has no chat template for a conversation.
-    """
-
-    def plain(text: Any) -> str:
-        return text if isinstance(text, str) else "".join(message["content"] for message in text)
-
-    head = preference.prompt
-    if not isinstance(head, str):
-        if tokenizer.chat_template is None:
-            raise ValueError(
-                "The preferences are conversations, but the model's tokenizer has no chat "
-                "template: take a chat model, or give the preferences as texts."
-            )
-        head = tokenizer.apply_chat_template(list(head), add_generation_prompt=True, tokenize=False)
-    return head + plain(preference.chosen), head + plain(preference.rejected)

@@ -13,11 +13,10 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from textenv.arrays import Origin, to_device, to_host
 from textenv.lm.cache import CachedBody, RowCache
 from textenv.lm.captured import CapturedStep
 from textenv.lm.parts import body_of, split, unwrapped
-from textenv.rows.token_table import Origin
-from textenv.transfers import to_device, to_host
 
 ALIGNED = 8  # attention is slow over a number of columns that is no multiple of it
 
@@ -220,7 +219,7 @@ class Decoder:
             to_device(part, self.device) for part in (distinct, sources, rows)
         )
         prompts, lengths = distinct[:, :-1], distinct[:, -1]
-        self.cache.prefill(self.places.of(rows), sources)
+        self.cache.prefill(self.places.at(rows), sources)
         columns = self.every_column[:width]
         causal = (columns <= columns[:, None])[None, None].expand(len(prompts), 1, -1, -1)
         hidden = self.read(self.cache, prompts, columns.expand(len(prompts), -1), causal)
@@ -276,6 +275,6 @@ class Places:
         """The rows in the first places, on the CPU; None if they are all rows in their order."""
         return None if self.in_order and count == len(self.rows) else self.rows[:count]
 
-    def of(self, rows: Tensor) -> Tensor:
+    def at(self, rows: Tensor) -> Tensor:
         """The places of rows."""
         return rows if self.in_order else to_device(self.places, self.device)[rows]

@@ -10,17 +10,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from textenv.rows.token_table import TokenTable, to_tensor
-from textenv.transfers import to_device
+from textenv.arrays import to_device
 
 KEYS = ("stop_tokens", "stop_column")  # of an observation
 
 
-def early_stops(stop_tokens: Tensor, stop_column: Tensor, column: Tensor) -> Tensor:
+def early_stops_at(stop_tokens: Tensor, stop_column: Tensor, column: Tensor) -> Tensor:
     """The stop tokens that have no effect yet, -1 elsewhere.
 
     Args:
@@ -34,8 +32,8 @@ def early_stops(stop_tokens: Tensor, stop_column: Tensor, column: Tensor) -> Ten
     return torch.where(column[..., None] < stop_column, stop_tokens, -1)
 
 
-def of_observation(observation: Mapping[str, Any], lengths: Tensor) -> Tensor | None:
-    """`early_stops` ``[B, K]`` of the next tokens; None if all stop tokens are legal.
+def next_early_stops(observation: Mapping[str, Any], lengths: Tensor) -> Tensor | None:
+    """The early stops ``[B, K]`` of the next tokens; None if all stop tokens are legal.
 
     Args:
         observation: of a text environment, numpy or torch.
@@ -44,11 +42,11 @@ def of_observation(observation: Mapping[str, Any], lengths: Tensor) -> Tensor | 
     if "stop_column" not in observation:
         return None
     tokens, first = (torch.as_tensor(observation[key], device=lengths.device) for key in KEYS)
-    return early_stops(tokens, first, lengths)
+    return early_stops_at(tokens, first, lengths)
 
 
-def of_rows(observations: Mapping[str, Any], num_steps: int) -> Tensor | None:
-    """`early_stops` ``[B, T, K]`` of the steps of whole rows; None if all are legal.
+def all_early_stops(observations: Mapping[str, Any], num_steps: int) -> Tensor | None:
+    """The early stops ``[B, T, K]`` of the steps of whole rows; None if all are legal.
 
     Args:
         observations: ``prompt_lengths`` ``[B]``, the column of each row's first step, and the keys
@@ -60,24 +58,7 @@ def of_rows(observations: Mapping[str, Any], num_steps: int) -> Tensor | None:
     begins = observations["prompt_lengths"]
     column = begins[:, None] + torch.arange(num_steps, device=begins.device)
     tokens, first = (observations[key][:, None] for key in KEYS)
-    return early_stops(tokens, first, column)
-
-
-def action_masks(table: TokenTable, vocabulary: int, policy: Any = None) -> np.ndarray:
-    """Which tokens make sense next, bool ``[B, vocabulary]``.
-
-    Args:
-        table: the rows.
-        vocabulary: the number of tokens.
-        policy: if its ``sampling`` bans tokens, these are False, too.
-    """
-    masks = np.ones((table.num_rows, vocabulary), np.bool_)
-    masks[:, list(getattr(getattr(policy, "sampling", None), "banned_tokens", ()))] = False
-    early = of_observation(table.stops(), to_tensor(table.lengths))
-    if early is not None:
-        rows, at = (early >= 0).cpu().nonzero(as_tuple=True)
-        masks[rows, early.cpu()[rows, at]] = False
-    return masks
+    return early_stops_at(tokens, first, column)
 
 
 def forbid(logits: Tensor, illegal: Tensor | None) -> Tensor:

@@ -15,11 +15,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from textenv.arrays import to_device
 from textenv.lm.cache import read_whole
 from textenv.lm.early_stops import forbid
 from textenv.lm.responses import Responses
 from textenv.lm.shared_prompts import Pass, after_prompts, by_length, repeated_prompts
-from textenv.transfers import to_device
 
 CHUNK_ELEMENTS = 2**27  # logits in one chunk: 512 MB in float32
 # Where there is no backward pass, in which chunks are computed again, small ones cost no time.
@@ -53,19 +53,19 @@ class Sampling:
                 "for greedy text use deterministic=True."
             )
 
-    def apply(self, logits: Tensor, early: Tensor | None = None) -> Tensor:
+    def apply(self, logits: Tensor, early_stops: Tensor | None = None) -> Tensor:
         """Turn raw logits ``[..., V]`` into the logits of the distribution, in float32.
 
         Args:
             logits: of the model's head.
-            early: ids ``[..., K]`` of stop tokens that come too early, -1 for none.
+            early_stops: ids ``[..., K]`` of stop tokens that come too early, -1 for none.
         """
         logits = logits[..., : self.vocabulary].float()
         if self.temperature != 1:
             logits = logits / self.temperature
         if self.banned_tokens:
             logits = logits.index_fill(-1, _index(self.banned_tokens, logits.device), -torch.inf)
-        return forbid(logits, early) if self.forbids_early_stops else logits
+        return forbid(logits, early_stops) if self.forbids_early_stops else logits
 
     def limited_to(self, vocabulary: int) -> Sampling:
         return replace(self, vocabulary=vocabulary)
@@ -166,7 +166,7 @@ def token_log_probs(
     tokens: Tensor,
     sampling: Sampling,
     entropy: bool = False,
-    early: Tensor | None = None,
+    early_stops: Tensor | None = None,
 ) -> tuple[Tensor, Tensor | None]:
     """log π of ``tokens`` and, if requested, the entropy of π, both ``[N]`` in nats, float32.
 
@@ -176,13 +176,13 @@ def token_log_probs(
         tokens: ``[N]`` int64.
         sampling: the rule that turns logits into the distribution.
         entropy: whether to compute H(π) = −Σ π log π as well.
-        early: ``[N, K]``, as `Sampling.apply` takes it.
+        early_stops: ``[N, K]``, as `Sampling.apply` takes it.
     """
 
-    def of_chunk(
-        hidden: Tensor, tokens: Tensor, early: Tensor | None = None
+    def score_chunk(
+        hidden: Tensor, tokens: Tensor, early_stops: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        logits = sampling.apply(head(hidden), early)
+        logits = sampling.apply(head(hidden), early_stops)
         log_probs = -F.cross_entropy(logits, tokens, reduction="none")
         if not entropy:
             return log_probs, log_probs
@@ -190,8 +190,8 @@ def token_log_probs(
         # A banned token has p log p = 0, but 0 · (−inf) would be nan.
         return log_probs, -(every.exp() * every.masked_fill(every == -torch.inf, 0)).sum(-1)
 
-    others = [tokens] if early is None else [tokens, early]
-    log_probs, entropies = in_chunks(of_chunk, head, hidden, *others)
+    others = [tokens] if early_stops is None else [tokens, early_stops]
+    log_probs, entropies = in_chunks(score_chunk, head, hidden, *others)
     return log_probs, entropies if entropy else None
 
 

@@ -8,8 +8,8 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from textenv.lm.early_stops import of_rows
-from textenv.transfers import to_device, to_host
+from textenv.arrays import to_device, to_host
+from textenv.lm.early_stops import all_early_stops
 
 
 class Responses:
@@ -43,9 +43,9 @@ class Responses:
         return cls(observations["input_ids"], observations["prompt_lengths"], mask)
 
     def early_stops(self, observations: Mapping[str, Any]) -> Tensor | None:
-        """Stop tokens that come too early ``[N, K]``, where observations name them (`of_rows`)."""
-        early = of_rows(observations, self.shape[1])
-        return None if early is None else self.counted(early)
+        """Stop tokens that come too early ``[N, K]``; None if all are legal (`all_early_stops`)."""
+        early_stops = all_early_stops(observations, self.shape[1])
+        return None if early_stops is None else self.counted(early_stops)
 
     def counted(self, values: Tensor) -> Tensor:
         """``[R, T, ...]`` to ``[N, ...]``: what belongs to the counted tokens."""

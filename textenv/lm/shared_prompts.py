@@ -14,9 +14,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from textenv.arrays import to_device
 from textenv.lm.cache import CachedBody, PromptCache
 from textenv.lm.responses import Responses
-from textenv.transfers import to_device
 
 MIN_PASS = 256  # tokens of a forward pass, padding included, unless there are fewer
 # Of all tokens at least this share, and a pass of the least size, must be saved by reading prompts
@@ -34,12 +34,12 @@ class Prompts(NamedTuple):
     Attributes:
         input_ids: ``[P, L]``, contiguous from column 0.
         lengths: ``[P]``.
-        of_rows: ``[R]``, the index of each row's prompt.
+        prompt_of_row: ``[R]``, the index of each row's prompt.
     """
 
     input_ids: Tensor
     lengths: Tensor
-    of_rows: Tensor
+    prompt_of_row: Tensor
 
 
 def repeated_prompts(responses: Responses) -> Prompts | None:
@@ -48,10 +48,10 @@ def repeated_prompts(responses: Responses) -> Prompts | None:
     width = int(lengths.max())
     beyond = torch.arange(width) >= lengths[:, None]
     tokens = responses.input_ids[:, :width].masked_fill(beyond, 0)
-    distinct, of_rows = torch.unique(
+    distinct, prompt_of_row = torch.unique(
         torch.cat([tokens, lengths[:, None]], dim=1), dim=0, return_inverse=True
     )
-    prompts = Prompts(distinct[:, :-1], distinct[:, -1], of_rows)
+    prompts = Prompts(distinct[:, :-1], distinct[:, -1], prompt_of_row)
     saved = int(lengths.sum() - prompts.lengths.sum())
     every = int(lengths.sum() + responses.lengths.sum())
     return prompts if saved >= max(MIN_PASS, WORTH * every) else None
@@ -66,7 +66,7 @@ def after_prompts(body: nn.Module, responses: Responses, prompts: Prompts) -> It
         prompts: of `repeated_prompts`.
     """
     device, read, lengths = responses.device, CachedBody(body), responses.lengths
-    asked = torch.zeros_like(prompts.lengths).index_add_(0, prompts.of_rows, lengths)
+    asked = torch.zeros_like(prompts.lengths).index_add_(0, prompts.prompt_of_row, lengths)
     for chosen, width in by_length(prompts.lengths.masked_fill(asked == 0, 0)):
         cache, columns = PromptCache(body), torch.arange(width, device=device)
         causal = (columns <= columns[:, None])[None, None].expand(len(chosen), 1, -1, -1)
@@ -76,10 +76,10 @@ def after_prompts(body: nn.Module, responses: Responses, prompts: Prompts) -> It
         last = hidden[torch.arange(len(chosen), device=device), at]
         number = torch.full_like(prompts.lengths, -1)  # of each prompt in this pass
         number[chosen] = torch.arange(len(chosen))
-        here = number[prompts.of_rows] >= 0
+        here = number[prompts.prompt_of_row] >= 0
         # The last token of a response is predicted, but not read.
         for rows, count in by_length(torch.where(here, lengths, 0)):
-            sources = to_device(number[prompts.of_rows[rows]], device)
+            sources = to_device(number[prompts.prompt_of_row[rows]], device)
             hidden = last[sources][:, None]
             if count > 1:
                 begins = responses.prompt_lengths[rows][:, None]
@@ -89,9 +89,9 @@ def after_prompts(body: nn.Module, responses: Responses, prompts: Prompts) -> It
                 tokens = to_device(responses.input_ids[rows].gather(1, places), device)
                 begins, places = to_device(begins, device), to_device(places, device)
                 steps = torch.arange(count - 1, device=device)
-                of_prompt = (columns < begins)[:, None].expand(-1, len(steps), -1)
-                of_response = (steps <= steps[:, None]).expand(len(rows), -1, -1)
-                mask = torch.cat([of_prompt, of_response], dim=2)[:, None]
+                prompt_mask = (columns < begins)[:, None].expand(-1, len(steps), -1)
+                response_mask = (steps <= steps[:, None]).expand(len(rows), -1, -1)
+                mask = torch.cat([prompt_mask, response_mask], dim=2)[:, None]
                 cache.go_on(sources, width)
                 following = read(cache, tokens, places, mask)
                 hidden = torch.cat([hidden, following], dim=1)

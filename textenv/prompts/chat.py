@@ -80,51 +80,23 @@ def render_conversations(
             "model, set tokenizer.chat_template, or give plain texts without chat=True."
         )
     texts: dict[int, str] = {}
-    for continues in (False, True):
-        numbers = [
-            number
-            for number, messages in conversations.items()
-            if (messages[-1].get("role") == "assistant") == continues
-        ]
+    for number, messages in conversations.items():
+        continues = messages[-1].get("role") == "assistant"
         try:
-            rendered = _apply([conversations[i] for i in numbers], tokenizer, continues)
-        except Exception:  # a template may raise anything; the search says which conversation did
-            rendered = _one_by_one(conversations, numbers, tokenizer, continues)
-        texts |= zip(numbers, rendered, strict=True)
-    return texts
-
-
-def _one_by_one(
-    conversations: Mapping[int, Sequence[Mapping[str, Any]]],
-    numbers: list[int],
-    tokenizer: Any,
-    continues: bool,
-) -> list[str]:
-    rendered = []
-    for number in numbers:
-        try:
-            rendered += _apply([conversations[number]], tokenizer, continues)
-        except Exception as error:
-            roles = ", ".join(str(message.get("role")) for message in conversations[number])
+            texts[number] = tokenizer.apply_chat_template(
+                list(messages),
+                tokenize=False,
+                add_generation_prompt=not continues,
+                continue_final_message=continues,
+            )
+        except Exception as error:  # a template may raise anything
+            roles = ", ".join(str(message.get("role")) for message in messages)
             raise ValueError(
                 f"prompts[{number}], with messages of the roles {roles}, does not fit the chat "
                 f"template of the tokenizer {_name(tokenizer)!r} ({first_line(error)}): change "
                 "its messages, or the template."
             ) from error
-    return rendered
-
-
-def _apply(
-    conversations: list[Sequence[Mapping[str, Any]]], tokenizer: Any, continues: bool
-) -> list[str]:
-    if not conversations:
-        return []
-    return tokenizer.apply_chat_template(
-        [list(messages) for messages in conversations],
-        tokenize=False,
-        add_generation_prompt=not continues,
-        continue_final_message=continues,
-    )
+    return texts
 
 
 def _name(tokenizer: Any) -> str:

@@ -56,8 +56,7 @@ def encode_prompts(
     Args:
         prompts: The prompts, in the order of the result.
         tokenizer: A tokenizer of transformers.
-        max_prompt_tokens: The longest prompt allowed; None allows any length.
-        chat: Whether a plain text becomes the user's message of a conversation.
+        max_prompt_tokens, chat: As the environment takes them (`textenv.task.TextTask`).
 
     Raises:
         ValueError: If a prompt has no token, or more than `max_prompt_tokens`, or is a

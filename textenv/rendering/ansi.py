@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
+from textenv.arrays import Array, to_numpy
 from textenv.prompts.load import EncodedPrompt
 from textenv.rendering.pictures import GREY, Colour, Page, Piece
-from textenv.rows.token_table import TokenTable, to_numpy
 from textenv.task import TextTask
 
 MODES = ("ansi", "rgb_array")
@@ -37,7 +37,7 @@ def checked_mode(render_mode: Any) -> str | None:
 
 
 class Renderer:
-    """Stores a number for each token, and renders the rows of a token table coloured by them.
+    """Stores a number for each token, and renders rows of tokens coloured by them.
 
     Args:
         mode: "rgb_array" renders pictures, any other mode text.
@@ -60,12 +60,12 @@ class Renderer:
         self.numbers[rows] = 0
 
     def remember(
-        self, table: TokenTable, waiting: np.ndarray | None, rewards: Any, infos: dict[str, Any]
+        self, lengths: Array, waiting: np.ndarray | None, rewards: Array, infos: dict[str, Any]
     ) -> None:
         """Store a number for each token of a step: its KL, or its reward if there is no KL.
 
         Args:
-            table: the token table after the step.
+            lengths: ``[B]``, tokens of the responses after the step.
             waiting: ``[B]`` bool, rows that got no token in this step; None if all got one.
             rewards, infos: those of the step. With batch scoring infos hold all tokens at once.
         """
@@ -74,16 +74,22 @@ class Renderer:
             self.numbers[:, : numbers.shape[1]] = numbers
             return
         rows = np.arange(len(self.numbers)) if waiting is None else np.flatnonzero(~waiting)
-        at = to_numpy(table.response_lengths())[rows] - 1
+        at = to_numpy(lengths)[rows] - 1
         self.numbers[rows, at] = to_numpy(infos.get("kl", rewards))[rows]
 
-    def render(self, table: TokenTable, prompts: Sequence[EncodedPrompt]) -> tuple[Any, ...]:
+    def render(
+        self, tokens: Array, lengths: Array, prompts: Sequence[EncodedPrompt]
+    ) -> tuple[Any, ...]:
         """Each row's text, with a plain prompt and a coloured response.
+
+        Args:
+            tokens, lengths: of the rows, ``[B, L]`` and ``[B]``.
+            prompts: theirs.
 
         Returns:
             texts, or pictures uint8 ``[height, width, 3]`` of one size.
         """
-        tokens, lengths = to_numpy(table.tokens), to_numpy(table.lengths)
+        tokens, lengths = to_numpy(tokens), to_numpy(lengths)
         rendered: list[Any] = []
         for row, prompt in enumerate(prompts):
             response = tokens[row, len(prompt.ids) : lengths[row]]

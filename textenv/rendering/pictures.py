@@ -47,9 +47,9 @@ class Page:
     def __init__(self, prompts: Iterable[str], max_new_tokens: int):
         from PIL import ImageFont
 
-        of_prompts = max(len(_lines([Piece(prompt)])) for prompt in prompts)
-        of_response = -(-max_new_tokens * LETTERS_IN_A_TOKEN // COLUMNS)
-        wanted = min(max(of_prompts + of_response, FEWEST_LINES), MOST_LINES)
+        prompt_lines = max(len(_lines([Piece(prompt)])) for prompt in prompts)
+        response_lines = -(-max_new_tokens * LETTERS_IN_A_TOKEN // COLUMNS)
+        wanted = min(max(prompt_lines + response_lines, FEWEST_LINES), MOST_LINES)
         self.num_lines = wanted + wanted % 2
         self.size = (COLUMNS * CELL[0] + 2 * MARGIN, self.num_lines * CELL[1] + 2 * MARGIN)
         self._font = ImageFont.truetype(_font_file(), FONT_SIZE)

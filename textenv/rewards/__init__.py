@@ -5,9 +5,9 @@ A reward takes all the episodes of a batch and returns one number for each, in t
     def no_shouting(episodes):
         return [-float(episode.response.isupper()) for episode in episodes]
 
-Pass such a function directly to an environment. `names` lists the rewards that have a name,
-`resolve` makes a reward from each form that a user may give, `check` calls it and checks its
-result, and each named reward has its own file.
+Pass such a function directly to an environment. `resolve` makes a reward from each form that a user
+may give, `check` calls it and checks its result, `names` lists the rewards that have a name, and
+`library` has them, one file each.
 """
 
 from textenv.rewards.check import (

@@ -1,7 +1,7 @@
 """The names of the rewards of this package.
 
-To give a reward a name, write a file in this folder with a function that builds it, and
-add a line to `NAMES`, or to `NAMES_WITH_COLUMNS` if it needs columns of the prompt's row.
+To give a reward a name, write a file in `textenv.rewards.library` with a function that builds it,
+and add a line to `NAMES`, or to `NAMES_WITH_COLUMNS` if it needs columns of the prompt's row.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ from textenv.rewards.check import Reward
 # The functions that build them are imported on first use: a dictionary or a lexicon takes time to
 # load, and most users need only one.
 NAMES = {
-    "haiku": "textenv.rewards.library.haiku:haiku_reward",
-    "keyword": "textenv.rewards.library.keyword:keyword_reward",
-    "length": "textenv.rewards.library.length:length_reward",
-    "sentiment": "textenv.rewards.library.sentiment:sentiment_reward",
+    "haiku": "textenv.rewards.library.haiku_reward:haiku_reward",
+    "keyword": "textenv.rewards.library.keyword_reward:keyword_reward",
+    "length": "textenv.rewards.library.length_reward:length_reward",
+    "sentiment": "textenv.rewards.library.sentiment_reward:sentiment_reward",
 }
 # Those that compare a response with columns of its prompt's row, and score no other prompts.
 NAMES_WITH_COLUMNS = {
-    "countdown": "textenv.rewards.library.countdown:countdown_reward",
+    "countdown": "textenv.rewards.library.countdown_reward:countdown_reward",
     "last_number": "textenv.rewards.library.answers:last_number_reward",
     "last_word": "textenv.rewards.library.answers:last_word_reward",
-    "reasoning": "textenv.rewards.library.reasoning:reasoning_reward",
+    "reasoning": "textenv.rewards.library.reasoning_reward:reasoning_reward",
 }
 EVERY_NAME = NAMES | NAMES_WITH_COLUMNS
 

@@ -44,7 +44,7 @@ def resolve_reward(source: Any, device: Any = None) -> NamedReward:
     if isinstance(source, NamedReward):
         return source
     if isinstance(source, os.PathLike):
-        source = os.fspath(source)
+        return _from_source(os.fspath(source), device)
     if isinstance(source, str):
         return _from_string(source, device)
     if isinstance(source, Mapping):
@@ -74,13 +74,10 @@ def names_code(source: Any) -> bool:
 
 def _from_string(source: str, device: Any) -> NamedReward:
     named = parse_name(source)
-    if named is not None:
+    if named is not None:  # also where a folder has this name: "./haiku" is the folder
         return NamedReward(source.strip(), build_named(source, *named))
     if os.path.isdir(source) or re.fullmatch(r"[\w.-]+/[\w.-]+", source):
-        from textenv.lm.classifier import load_classifier
-        from textenv.rewards.classifier_reward import ClassifierReward
-
-        return NamedReward(source, ClassifierReward(*load_classifier(source, device)))
+        return _from_source(source, device)
     if ":" in source:
         return from_callable(import_object(source), source)
     near = near_names(source)
@@ -90,6 +87,13 @@ def _from_string(source: str, device: Any) -> NamedReward:
         + f"Use one of {', '.join(sorted(EVERY_NAME))}, 'module:function', a model's folder, or "
         "its hub id 'owner/model'."
     )
+
+
+def _from_source(source: str, device: Any) -> NamedReward:
+    from textenv.lm.classifier import load_classifier
+    from textenv.rewards.classifier_reward import ClassifierReward
+
+    return NamedReward(source, ClassifierReward(*load_classifier(source, device)))
 
 
 def _weighted_sum(pairs: Sequence[Any], device: Any) -> NamedReward:

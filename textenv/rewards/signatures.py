@@ -20,9 +20,9 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from textenv.episode import Episode
-from textenv.rewards.check import NamedReward, Reward, RewardError, excerpt
+from textenv.rewards.check import NamedReward, RewardError, excerpt
 
-OF_TRL = {"completions", "completion_ids"}  # a parameter of such a name makes it a reward of TRL
+TRL_PARAMETERS = {"completions", "completion_ids"}  # one of these makes it a reward of TRL
 NOT_COLUMNS = {"prompt", "completion", "completion_ids"}  # TRL passes these as lists of their own
 
 
@@ -55,10 +55,18 @@ def from_callable(function: Any, name: str) -> NamedReward:
             f"reward {name!r} does not show its parameters: "
             "wrap it, as in `lambda prompt, response: function(prompt, response)`."
         ) from error
-    if OF_TRL & signature.parameters.keys():
-        return NamedReward(name, _of_lists(function, name, signature.parameters))
-    required = [parameter.kind for parameter in _required(signature.parameters)]
-    if inspect.Parameter.KEYWORD_ONLY not in required:
+    parameters = signature.parameters.values()
+    required = [
+        each
+        for each in parameters
+        if each.default is each.empty and each.kind not in (each.VAR_POSITIONAL, each.VAR_KEYWORD)
+    ]
+    if TRL_PARAMETERS & signature.parameters.keys():
+        takes_all = any(each.kind is each.VAR_KEYWORD for each in parameters)
+        known = None if takes_all else list(signature.parameters)
+        names = [each.name for each in required]
+        return NamedReward(name, functools.partial(_score_lists, function, name, names, known))
+    if all(each.kind is not each.KEYWORD_ONLY for each in required):
         if len(required) == 1:
             return NamedReward(name, function)
         if len(required) == 2:
@@ -70,15 +78,6 @@ def _is_async(function: Any) -> bool:
     while isinstance(function, functools.partial):
         function = function.func
     return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(function.__call__)
-
-
-def _required(parameters: Mapping[str, inspect.Parameter]) -> list[inspect.Parameter]:
-    return [
-        parameter
-        for parameter in parameters.values()
-        if parameter.default is parameter.empty
-        and parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
-    ]
 
 
 def _score_each(
@@ -97,30 +96,12 @@ def _score_each(
     return scores
 
 
-# --- rewards of TRL -----------------------------------------------------------------------------
-
-
-def _of_lists(
-    function: Callable[..., Any], name: str, parameters: Mapping[str, inspect.Parameter]
-) -> Reward:
-    """A batch reward of a function with TRL's parameters."""
-    takes_all = any(one.kind is one.VAR_KEYWORD for one in parameters.values())
-    return functools.partial(
-        _score_lists,
-        function,
-        name,
-        required=[parameter.name for parameter in _required(parameters)],
-        known=None if takes_all else list(parameters),
-    )
-
-
 def _score_lists(
     function: Callable[..., Any],
     name: str,
-    episodes: Sequence[Episode],
-    *,
     required: Sequence[str],
     known: Sequence[str] | None,
+    episodes: Sequence[Episode],
 ) -> Any:
     """The scores of a function that requires some parameters and knows some, None if all."""
     texts = _texts(episodes)

@@ -2,8 +2,8 @@
 
 token_table   the tokens of all rows
 starts        with which prompt an episode begins
-stops         where it ends
-scoring       when it is scored
+stops         which rows have just stopped, and which tokens make sense next
+scoring       when an episode is scored
 transcripts   its text
 infos         what the environment tells of it
 """

@@ -11,12 +11,12 @@ from typing import Any
 
 import numpy as np
 
+from textenv.arrays import Array, to_numpy
 from textenv.episode import Episode
 from textenv.rewards import part_names
-from textenv.rows.token_table import Array, to_numpy
 from textenv.task import TextTask
 
-OF_SAME_STEP = ("final_obs", "_final_obs", "final_info", "_final_info")
+SAME_STEP_KEYS = ("final_obs", "_final_obs", "final_info", "_final_info")
 
 
 def column(
@@ -33,7 +33,7 @@ def everywhere(key: str, values: Array) -> dict[str, Any]:
     return {key: values, f"_{key}": np.ones(len(values), np.bool_)}
 
 
-def of_episodes(mask: np.ndarray, episodes: Sequence[Episode], scores: np.ndarray) -> dict:
+def last_step(mask: np.ndarray, episodes: Sequence[Episode], scores: np.ndarray) -> dict:
     """The infos of an episode's last step: text, length, score and finish reason."""
     return {
         **column("response", mask, [episode.response for episode in episodes]),
@@ -106,7 +106,7 @@ def as_numbers(
         dtypes |= dict.fromkeys(
             ("ref_log_prob", "kl") if with_kl else ("ref_log_prob",), np.float64
         )
-    numbers = {key: infos[key] for key in OF_SAME_STEP if key in infos}
+    numbers = {key: infos[key] for key in SAME_STEP_KEYS if key in infos}
     numbers |= everywhere("prompt_index", prompt_index)
     for key, dtype in dtypes.items():
         values = np.zeros(len(prompt_index), dtype)

@@ -1,8 +1,8 @@
 """When a reward function is called, and how its scores become the rewards of tokens.
 
 `StepScoring` scores each episode when it ends; `BatchScoring` scores all of them when the last one
-has ended. Both are called twice in a step of the environment: `ask` before the actions are
-appended, for their KL, and `pay` afterwards, for the rewards.
+has ended. A step of the environment calls `record_actions` before it appends the actions, then
+`finish_rows` for the rows that end, and then `rewards`.
 """
 
 from __future__ import annotations
@@ -13,32 +13,35 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from textenv.arrays import Array, to_host, to_numpy, to_tensor
 from textenv.kl.estimators import k1
 from textenv.kl.shaping import KLShaping, shaped_reward
-from textenv.lm.early_stops import of_observation
+from textenv.lm.early_stops import next_early_stops
 from textenv.rewards import score_within_limits
 from textenv.rows import infos as columns
 from textenv.rows.starts import Starts
-from textenv.rows.token_table import Array, TokenTable, to_numpy, to_tensor
+from textenv.rows.token_table import TokenTable
 from textenv.rows.transcripts import transcribe
 from textenv.task import TextTask
-from textenv.transfers import to_host
 
 # To check on an accelerator whether every row has ended makes the host wait, so check rarely.
 STEPS_BETWEEN_QUESTIONS = 8
 Infos = dict[str, Any]
 
 
-class Scorer:
-    """Calls the reward function with episodes that have ended.
+class Scoring:
+    """What both have in common: the reward is called with episodes that have ended.
 
     Args:
         task: has the reward, the penalty, the tokenizer and the stop rule.
+        shaping: of the rewards by the KL; None without a reference.
         table, starts: the rows and their prompts.
     """
 
-    def __init__(self, task: TextTask, table: TokenTable, starts: Starts):
-        self.task, self.table, self.starts = task, table, starts
+    def __init__(
+        self, task: TextTask, shaping: KLShaping | None, table: TokenTable, starts: Starts
+    ):
+        self.task, self.shaping, self.table, self.starts = task, shaping, table, starts
 
     def score(self, mask: np.ndarray) -> tuple[np.ndarray, Infos]:
         """The rewards of the N rows of ``mask`` (bool ``[B]``) at their last tokens, without KL.
@@ -51,76 +54,57 @@ class Scorer:
         Raises:
             RewardError: the reward failed.
         """
-        rows = np.flatnonzero(mask)
-        prompts = self.starts.of_rows(rows)
-        episodes = transcribe(self.table, rows, prompts, self.task.tokenizer, self.task.stop)
-        task = self.task
+        rows, task = np.flatnonzero(mask), self.task
+        prompts = self.starts.current_prompts(rows)
+        episodes = transcribe(self.table, rows, prompts, task.tokenizer, task.stop_rule)
         scores, parts = score_within_limits(
             task.reward, episodes, task.reward_timeout, task.reward_retries
         )
-        infos = columns.of_episodes(mask, episodes, scores)
+        infos = columns.last_step(mask, episodes, scores)
         for name, part in parts.items():
             infos |= columns.column(f"score/{name}", mask, part, np.float64)
-        if self.task.no_stop_penalty == 0:
+        if task.no_stop_penalty == 0:
             return scores, infos
         never_stopped = np.array([episode.finish_reason != "stop" for episode in episodes])
-        penalties = self.task.no_stop_penalty * never_stopped
+        penalties = task.no_stop_penalty * never_stopped
         return scores - penalties, infos | columns.column(
             "no_stop_penalty", mask, penalties, np.float64
         )
 
 
-def make_scoring(
-    when: str, task: TextTask, shaping: KLShaping | None, table: TokenTable, starts: Starts
-) -> StepScoring | BatchScoring:
-    """The scoring for ``when``, which is "step" or "batch".
-
-    Raises:
-        ValueError: ``when`` is neither.
-    """
-    if when not in ("step", "batch"):
-        raise ValueError(f"scoring={when!r} must be 'step' or 'batch'.")
-    scorer = Scorer(task, table, starts)
-    if when == "step":
-        return StepScoring(scorer, shaping, table)
-    return BatchScoring(scorer, shaping, table, task.max_new_tokens)
-
-
-class StepScoring:
+class StepScoring(Scoring):
     """Each episode is scored when it ends, and every step returns its shaped reward."""
 
-    def __init__(self, scorer: Scorer, shaping: KLShaping | None, table: TokenTable):
-        self.scorer, self.shaping, self.table = scorer, shaping, table
-        # log π_ref, log π, and where an action is not the policy's, of this step.
-        self._asked: tuple[Tensor, Tensor | None, Tensor] | None = None
-        # The rows that ran before this step, and those that it has ended, on the host.
-        self._ran, self._ended = np.zeros(0, np.bool_), np.zeros(0, np.bool_)
+    # log π_ref, log π, and where an action is not the policy's, of this step.
+    _recorded: tuple[Tensor, Tensor | None, Tensor] | None = None
+    # The rows that ran before this step, and those that it has ended, on the host.
+    _ran = _ended = np.zeros(0, np.bool_)
 
     def begin(self, mask: np.ndarray) -> None:
         """Rows have been reset; there is nothing to clear."""
 
-    def ask(self, actions: Array) -> None:
+    def record_actions(self, actions: Array) -> None:
         """Compute the log-probabilities of the actions under the policy and the reference."""
-        self._asked = None
+        self._recorded = None
         if self.shaping is None:
             return
         table = self.table
         tokens, lengths, running = map(to_tensor, (table.tokens, table.lengths, table.running))
-        self._asked = self.shaping.step(
+        self._recorded = self.shaping.step(
             tokens[:, : table.max_length], lengths, table.origin, to_tensor(actions), running,
-            of_observation(table.stops(), lengths),
+            next_early_stops(table.stops(), lengths),
         )  # fmt: skip
 
-    def end(self, ended: Array, stops: Array) -> bool:
+    def finish_rows(self, ended: Array, stops: Array) -> bool:
         """End the episodes of the rows ``ended``. Returns whether episodes can be scored now.
 
         Raises:
             RuntimeError: an action is not the one that the policy chose; no step has been taken.
         """
-        if self._asked is None or self.shaping is None:
+        if self._recorded is None or self.shaping is None:
             self._ended = to_numpy(ended)
         else:  # all that the host has to know of this step comes in one copy
-            columns = to_tensor(self.table.running), to_tensor(ended), self._asked[2]
+            columns = to_tensor(self.table.running), to_tensor(ended), self._recorded[2]
             ran, self._ended, wrong = (column.numpy() for column in to_host(*columns))
             self._ran = ran.copy()  # on the CPU it is the table's, which is changed below
             if wrong.any():
@@ -131,18 +115,18 @@ class StepScoring:
             self.table.end(ended, stops)
         return some
 
-    def pay(self, ended: Array, finished: bool) -> tuple[Array, Array, Infos]:
+    def rewards(self, ended: Array, finished: bool) -> tuple[Array, Array, Infos]:
         """Rewards ``[B]``, terminated ``[B]`` and infos of the step."""
         arrays, infos = self.table.arrays, Infos()
         rewards = arrays.zeros(self.table.num_rows, np.float64)
         if finished:
             mask = self._ended
-            paid, infos = self.scorer.score(mask)
+            paid, infos = self.score(mask)
             at_the_end = np.zeros(len(mask))
             at_the_end[mask] = paid
             rewards = arrays.convert(at_the_end)
-        if self._asked is not None and self.shaping is not None:
-            reference_log_probs, own, _ = self._asked
+        if self._recorded is not None and self.shaping is not None:
+            reference_log_probs, own, _ = self._recorded
             reference_log_probs = arrays.convert(reference_log_probs)
             infos |= {"ref_log_prob": reference_log_probs, "_ref_log_prob": self._ran.copy()}
             if own is not None:
@@ -154,12 +138,10 @@ class StepScoring:
         return rewards, ended, infos
 
 
-class BatchScoring:
+class BatchScoring(Scoring):
     """Rows that have ended wait; when the last row has ended, all are scored at once."""
 
-    def __init__(self, scorer: Scorer, shaping: KLShaping | None, table: TokenTable, budget: int):
-        self.scorer, self.shaping, self.table, self.budget = scorer, shaping, table, budget
-        self._steps = 0
+    _steps = 0
 
     def begin(self, mask: np.ndarray) -> None:
         """All rows have been reset."""
@@ -167,13 +149,13 @@ class BatchScoring:
         if self.shaping is not None:
             self.shaping.begin_batch()
 
-    def ask(self, actions: Array) -> None:
+    def record_actions(self, actions: Array) -> None:
         """Store the policy's record of its actions; the reference scores them at the end."""
         if self.shaping is not None:
             self.shaping.note(to_tensor(actions), to_tensor(self.table.running))
         self._steps += 1  # at the end: a step that raises an error above does not count
 
-    def end(self, ended: Array, stops: Array) -> bool:
+    def finish_rows(self, ended: Array, stops: Array) -> bool:
         """End the episodes of the rows ``ended``. Returns whether no row is running any more.
 
         On an accelerator this is checked only every few steps.
@@ -181,23 +163,25 @@ class BatchScoring:
         self.table.end(ended, stops)
         on_cpu = self.table.arrays.device.type == "cpu"
         asks = on_cpu or self._steps % STEPS_BETWEEN_QUESTIONS == 0
-        return self._steps == self.budget or (asks and not bool(self.table.running.any()))
+        return self._steps == self.task.max_new_tokens or (
+            asks and not bool(self.table.running.any())
+        )
 
-    def pay(self, ended: Array, finished: bool) -> tuple[Array, Array, Infos]:
+    def rewards(self, ended: Array, finished: bool) -> tuple[Array, Array, Infos]:
         """Rewards ``[B]``, terminated ``[B]`` and infos: zeros until all rows have ended."""
         arrays, rows = self.table.arrays, self.table.num_rows
         none = arrays.zeros(rows, np.bool_)
         if not finished:
             return arrays.zeros(rows, np.float64), none, {}
         every = np.ones(rows, np.bool_)
-        paid, infos = self.scorer.score(every)
+        paid, infos = self.score(every)
         token_rewards, mask = at_the_last_token(
             to_tensor(arrays.convert(paid)), to_tensor(self.table.response_lengths()),
             int(infos["response_length"].max()),
         )  # fmt: skip
         if self.shaping is not None:
-            token_rewards, of_tokens = self._shaped(token_rewards, mask, self.shaping)
-            infos |= of_tokens
+            token_rewards, token_infos = self._shaped(token_rewards, mask, self.shaping)
+            infos |= token_infos
         infos |= columns.everywhere("token_rewards", arrays.convert(token_rewards))
         return arrays.convert(token_rewards.sum(dim=1)), ~none, infos
 
@@ -236,3 +220,6 @@ def at_the_last_token(
     mask = steps < response_lengths[:, None]
     rewards = torch.zeros(mask.shape, dtype=paid.dtype, device=mask.device)
     return rewards.scatter_(1, response_lengths[:, None] - 1, paid[:, None]), mask
+
+
+SCORINGS: dict[str, type[StepScoring | BatchScoring]] = {"step": StepScoring, "batch": BatchScoring}

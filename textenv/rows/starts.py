@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from gymnasium.utils import seeding
 
+from textenv.arrays import to_numpy
 from textenv.prompts.load import EncodedPrompt
-from textenv.rows.token_table import to_numpy
 
 
 class Starts:
@@ -80,17 +80,16 @@ class Starts:
                 raise ValueError(f"seed={seed!r} must be a whole number, or one for each row.")
         if not isinstance(seed, Iterable):
             given = [seed + row for row in range(self.num_rows)]
-        seeds = given
-        if len(seeds) != self.num_rows:
+        if len(given) != self.num_rows:
             raise ValueError(
-                f"seed has {len(seeds)} entries for {self.num_rows} rows: give one int, or one "
+                f"seed has {len(given)} entries for {self.num_rows} rows: give one int, or one "
                 "for each row."
             )
         self.seeded = True
         for group in np.unique(np.flatnonzero(mask) // self.group_size):
             first = group * self.group_size
-            if seeds[first] is not None:
-                self._generators[group], _ = seeding.np_random(int(seeds[first]))
+            if given[first] is not None:
+                self._generators[group], _ = seeding.np_random(int(given[first]))
                 self._drawn[group], self._forgotten[group] = [], 0
                 self._episodes[first : first + self.group_size] = 0
 
@@ -175,7 +174,7 @@ class Starts:
             )
         self.prompt_index[mask] = index[mask]
 
-    def of_rows(self, rows: np.ndarray) -> list[EncodedPrompt]:
+    def current_prompts(self, rows: np.ndarray) -> list[EncodedPrompt]:
         """The prompts of these rows' current episodes."""
         return [self.prompts[index] for index in self.prompt_index[rows]]
 

@@ -1,132 +1,66 @@
-"""When a response ends: stop tokens, and stop strings, searched only at the end of the text."""
+"""Which rows have just stopped, and which tokens would make sense next."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from textenv.lm.loading import end_tokens
-from textenv.lm.vocabulary import vocabulary_size
-from textenv.rows.token_table import Array, Arrays, TokenTable
+from textenv.arrays import Array, to_tensor
+from textenv.lm.early_stops import next_early_stops
+from textenv.lm.stop_rule import StopRule
+from textenv.rows.token_table import TokenTable
 
 
-class StopRule:
-    """Which tokens end an episode at once, and which strings end it when the text contains them.
-
-    The end-of-sequence tokens of tokenizer and model always stop (`end_tokens`). There may be
-    several stop tokens, and one of them may equal the padding token: only tokens that were chosen
-    as actions are checked.
+class Stops:
+    """Finds the rows of a table that stop.
 
     Args:
-        tokenizer: a tokenizer of transformers.
-        min_new_tokens: nothing stops a response before it has this many tokens.
-        stop: token ids and strings. A string that is a special token of the tokenizer is a stop
-            token; any other string is searched in the text of the response.
-
-    Raises:
-        ValueError: an entry is neither a non-empty string nor an id of the vocabulary.
+        rule: says what stops a response.
+        table: the rows.
     """
 
-    def __init__(
-        self,
-        tokenizer: Any,
-        stop: Sequence[str | int] | str | int | None = None,
-        min_new_tokens: int = 0,
-    ):
-        self.tokenizer, self.min_new_tokens = tokenizer, min_new_tokens
-        vocabulary = vocabulary_size(tokenizer)
-        tokens = {token for token in end_tokens(tokenizer) if 0 <= token < vocabulary}
-        strings: list[str] = []
-        special = set(tokenizer.all_special_tokens)
-        several: Any = () if stop is None else stop
-        if isinstance(stop, str | bytes | Mapping) or not isinstance(several, Iterable):
-            several = [stop]
-        for entry in several:
-            if isinstance(entry, str) and entry in special:
-                tokens.add(tokenizer.convert_tokens_to_ids(entry))
-            elif isinstance(entry, str) and entry:
-                strings.append(entry)
-            elif (
-                isinstance(entry, int | np.integer)
-                and not isinstance(entry, bool)
-                and 0 <= entry < vocabulary
-            ):
-                tokens.add(int(entry))
-            else:
-                raise ValueError(
-                    f"stop contains {entry!r}: give strings that are not empty, or token ids "
-                    f"from 0 to {vocabulary - 1}."
-                )
-        self.tokens = sorted(tokens)
-        self.strings = strings
-        self.is_stop_token = np.zeros(vocabulary, dtype=bool)
-        self.is_stop_token[self.tokens] = True
-        self._is_stop_token: Array | None = None  # the same, in the table's kind of array
-        self._arrays: Arrays | None = None
-        # Only a token that has the last character of a stop string can complete one. A token that
-        # is a part of a character (decoded as U+FFFD) can complete one, too.
-        self.may_complete = np.zeros(vocabulary, dtype=bool)
-        if strings:
-            last = {string[-1] for string in strings} | {"�"}
-            pieces = tokenizer.batch_decode([[token] for token in range(vocabulary)])
-            # A space may appear between two tokens without being a part of either token.
-            self.may_complete[:] = [" " in last or not last.isdisjoint(piece) for piece in pieces]
-        # A token adds at least one byte, and a character has at most four.
-        self.tail = 4 * max(map(len, strings), default=0)
+    def __init__(self, rule: StopRule, table: TokenTable):
+        self.rule, self.table = rule, table
+        self._is_stop_token = table.arrays.convert(rule.is_stop_token)
 
-    @property
-    def first_stops(self) -> tuple[list[int], int] | None:
-        """The stop tokens and ``min_new_tokens``, if they must not be chosen from the start on."""
-        return (
-            (self.tokens, self.min_new_tokens) if self.tokens and self.min_new_tokens > 1 else None
-        )
-
-    def text_ends(self, tokens: Sequence[int], before: Sequence[int] = ()) -> bool:
-        """Whether the last of these response tokens completes a stop string.
-
-        Args:
-            tokens: the response so far, or its last ``self.tail`` tokens.
-            before: the token before these. SentencePiece tokenizers drop the space of the first
-                token that they decode, so it is decoded with them, and its text cut off.
-        """
-        decode, begin = self.tokenizer.decode, len(self.tokenizer.decode(list(before)))
-        text, shorter = (decode([*before, *part])[begin:] for part in (tokens, tokens[:-1]))
-        return any(text.count(string) > shorter.count(string) for string in self.strings)
-
-    def stops(self, actions: Array, table: TokenTable) -> Array:
+    def after(self, actions: Array) -> Array:
         """Which rows stop with the tokens ``actions`` ``[B]`` just appended; ``[B]`` bool.
 
         The result may include rows that are no longer running.
         """
-        arrays = table.arrays
-        if self._is_stop_token is None or self._arrays is not arrays:
-            self._is_stop_token, self._arrays = arrays.convert(self.is_stop_token), arrays
         stops = self._is_stop_token[actions]
-        if self.strings:
-            stops = stops | arrays.convert(self._completed_strings(table))
-        if self.min_new_tokens:
-            stops = stops & (table.response_lengths() >= self.min_new_tokens)
+        if self.rule.strings:
+            stops = stops | self.table.arrays.convert(self._completed_strings())
+        if self.rule.min_new_tokens:
+            stops = stops & (self.table.response_lengths() >= self.rule.min_new_tokens)
         return stops
 
-    def _completed_strings(self, table: TokenTable) -> np.ndarray:
+    def _completed_strings(self) -> np.ndarray:
         """Rows whose last token completes a stop string; text is decoded only if it may do so."""
-        tokens, lengths, prompt_lengths, running = table.last_tokens(self.tail + 1)
+        tail = self.rule.tail
+        tokens, lengths, prompt_lengths, running = self.table.last_tokens(tail + 1)
         completed = np.zeros(len(tokens), np.bool_)
-        begins = self.tail + 1 - np.minimum(lengths - prompt_lengths, self.tail)  # in `tokens`
-        for row in np.flatnonzero(self.may_complete[tokens[:, -1]] & running):
-            begin, of_row = begins[row], tokens[row].tolist()
-            before = of_row[begin - 1 : begin] if prompt_lengths[row] else []
-            completed[row] = self.text_ends(of_row[begin:], before)
+        begins = tail + 1 - np.minimum(lengths - prompt_lengths, tail)  # in `tokens`
+        for row in np.flatnonzero(self.rule.may_complete[tokens[:, -1]] & running):
+            begin, last = begins[row], tokens[row].tolist()
+            before = last[begin - 1 : begin] if prompt_lengths[row] else []
+            completed[row] = self.rule.text_ends(last[begin:], before)
         return completed
 
-    def without_stop_string(self, text: str) -> str:
-        """The text of a stopped response, cut where its stop string begins."""
-        cut = max((text.rfind(string) for string in self.strings), default=-1)
-        if cut < 0:
-            return text
-        for string in self.strings:  # the last token may contain the stop string several times
-            while text[:cut].endswith(string):
-                cut -= len(string)
-        return text[:cut]
+
+def action_masks(table: TokenTable, vocabulary: int, policy: Any = None) -> np.ndarray:
+    """Which tokens make sense next, bool ``[B, vocabulary]``.
+
+    Args:
+        table: the rows.
+        vocabulary: the number of tokens.
+        policy: if its ``sampling`` bans tokens, these are False, too.
+    """
+    masks = np.ones((table.num_rows, vocabulary), np.bool_)
+    masks[:, list(getattr(getattr(policy, "sampling", None), "banned_tokens", ()))] = False
+    early_stops = next_early_stops(table.stops(), to_tensor(table.lengths))
+    if early_stops is not None:
+        rows, at = (early_stops >= 0).cpu().nonzero(as_tuple=True)
+        masks[rows, early_stops.cpu()[rows, at]] = False
+    return masks

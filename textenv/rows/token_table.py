@@ -1,107 +1,22 @@
-"""The token table: B rows of tokens with their lengths, in numpy or in torch.
-
-Only this module distinguishes numpy from torch. Indexing, arithmetic and comparison are written
-in the same way in both libraries, so the rules of an episode are written once; only creating arrays
-and converting between the two kinds differ.
-"""
+"""The token table: B rows of tokens with their lengths, in numpy or in torch."""
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
 import torch
 
-from textenv.transfers import to_device, to_host
+from textenv.arrays import Array, Arrays, Origin, TokenObservation, to_host, to_numpy, to_tensor
 
-Array = Any  # np.ndarray or torch.Tensor: there is no common type of the two
-
-_TORCH_DTYPES = {
-    np.int64: torch.int64,
-    np.int8: torch.int8,
-    np.bool_: torch.bool,
-    np.float64: torch.float32,  # rewards in torch mode: the precision of learning
-}
 _episode_numbers = itertools.count(1)
 # What changes in a table.
 COLUMNS = (
     "tokens", "mask", "lengths", "prompt_lengths", "running", "stopped", "_columns", "_limits"
 )  # fmt: skip
-
-
-class Arrays:
-    """Makes arrays of one kind.
-
-    Args:
-        kind: "numpy" or "torch".
-        device: the device of tensors; numpy arrays are on the host.
-    """
-
-    def __init__(self, kind: str, device: str | torch.device):
-        if kind not in ("numpy", "torch"):
-            raise ValueError(f"array={kind!r} must be 'numpy' or 'torch'.")
-        self.numpy = kind == "numpy"
-        self.device = torch.device("cpu" if self.numpy else device)
-
-    def zeros(self, shape: int | tuple[int, ...], dtype: type) -> Array:
-        """Zeros of a numpy dtype, or of its counterpart in torch."""
-        if self.numpy:
-            return np.zeros(shape, dtype)
-        shape = (shape,) if isinstance(shape, int) else shape
-        return torch.zeros(shape, dtype=_TORCH_DTYPES[dtype], device=self.device)
-
-    def convert(self, values: Any) -> Array:
-        """A numpy array or a tensor as an array of this kind, on the device."""
-        if self.numpy:
-            return to_numpy(values)
-        values = to_tensor(values)
-        dtype = torch.float32 if values.is_floating_point() else values.dtype
-        return to_device(values.to(dtype), self.device)
-
-    def copy(self, array: Array) -> Array:
-        """The same numbers in new memory."""
-        return array.copy() if self.numpy else array.clone()
-
-
-def to_numpy(values: Any) -> np.ndarray:
-    """Convert to a numpy array; a tensor on the CPU gives a view."""
-    return values.detach().cpu().numpy() if isinstance(values, torch.Tensor) else np.asarray(values)
-
-
-def to_tensor(values: Any) -> torch.Tensor:
-    """Convert to a tensor; a numpy array gives a view, a tensor stays on its device."""
-    return values if isinstance(values, torch.Tensor) else torch.from_numpy(np.asarray(values))
-
-
-class Origin(NamedTuple):
-    """Which episodes an observation belongs to, known on the host without waiting for the device.
-
-    Attributes:
-        episodes: ``[B]`` int64, the number of each row's episode, unique in this process.
-        steps: how many times tokens have been appended to the table.
-    """
-
-    episodes: np.ndarray
-    steps: int
-
-
-class TokenObservation(dict):
-    """An observation in torch mode: a dictionary that also carries its `Origin`.
-
-    So a decoder whose tokens are on an accelerator knows which rows are new without comparing
-    tokens, which would make the host wait.
-
-    Attributes:
-        origin: of the rows.
-        running: ``[B]`` bool, rows whose next action counts; None if all do, and on an accelerator,
-            where to look at it would make the host wait.
-    """
-
-    origin: Origin
-    running: torch.Tensor | None = None
 
 
 class TokenTable:

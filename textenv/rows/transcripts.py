@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
+from textenv.arrays import to_host, to_tensor
 from textenv.episode import Episode
+from textenv.lm.stop_rule import StopRule
 from textenv.prompts.load import EncodedPrompt
-from textenv.rows.stops import StopRule
-from textenv.rows.token_table import TokenTable, to_tensor
-from textenv.transfers import to_host
+from textenv.rows.token_table import TokenTable
 
 
 def transcribe(

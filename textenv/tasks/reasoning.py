@@ -36,7 +36,7 @@ def rows(
         ValueError: reasoning-gym is not installed, it has no such dataset, an argument is not
             valid, or the rows are not plain data.
     """
-    from textenv.rewards.library.reasoning import reasoning_gym
+    from textenv.rewards.library.reasoning_reward import reasoning_gym
 
     check_ranges(rows, {"size": size, "seed": seed})
     package = reasoning_gym()

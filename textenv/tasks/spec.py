@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from textenv.sharing import plain
+
 
 @dataclass(frozen=True)
 class TaskSpec:
@@ -17,10 +19,7 @@ class TaskSpec:
         prompts: The prompts to learn from: rows, or the name of a source of prompts.
         held_out: Prompts of the same form, none of which is among ``prompts``. Pass them as
             ``prompts=`` to evaluate.
-        reward: The name of a reward.
-        max_new_tokens: The token budget of a response.
-        stop: Stop strings, beside the end-of-sequence token.
-        chat: Each prompt is the message of a user, rendered by the tokenizer's chat template.
+        reward, max_new_tokens, stop, chat: As the environment takes them.
         kl_coef: A β that suits the task, units of the score per nat, for commands that train; None
             leaves it to them.
     """
@@ -38,11 +37,5 @@ class TaskSpec:
     @property
     def kwargs(self) -> dict[str, Any]:
         """The arguments of the environment, as data."""
-        arguments: dict[str, Any] = {
-            "prompts": self.prompts,
-            "reward": self.reward,
-            "max_new_tokens": self.max_new_tokens,
-        }
-        if self.stop is not None:
-            arguments["stop"] = list(self.stop)
-        return arguments | ({"chat": True} if self.chat else {})
+        names = "prompts", "reward", "max_new_tokens", "stop", "chat"
+        return {name: plain(getattr(self, name)) for name in names if getattr(self, name)}

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from agents.experience.episodes import collect_episodes
-from textenv.rows.token_table import TokenObservation
+from textenv.arrays import TokenObservation
 
 
 @pytest.mark.parametrize("sampling", [{}, {"temperature": 0.7, "banned_tokens": (3,)}])

@@ -11,10 +11,9 @@ import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from agents.preferences.calibration import agreement, calibration
-from agents.preferences.pairs import Preference, as_lines, load_preferences, split
+from agents.preferences.pairs import Preference, as_lines, load_preferences, render, split
 from agents.preferences.reward_model import Training, preference_loss, train_reward_model
 from textenv.episode import Episode
-from textenv.lm.classifier import render
 from textenv.lm.loading import load_tokenizer
 from textenv.rewards import resolve_reward
 

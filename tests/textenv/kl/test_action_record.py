@@ -12,8 +12,8 @@ import torch
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
 
 from textenv import ActionRecord, TextGenEnv
+from textenv.arrays import to_numpy
 from textenv.lm.log_probs import Sampling
-from textenv.rows.token_table import to_numpy
 
 OTHER = r"The action of {} is not the one that the bound policy chose, so its log-probability, and"
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from textenv import AdaptiveKL
-from textenv.kl.schedules import FixedKL, Schedule, resolve_schedule
+from textenv.kl.schedules import FixedKL, KLSchedule, resolve_schedule
 
 
 def test_the_adaptive_coefficient_by_hand():
@@ -33,7 +33,7 @@ def test_a_number_a_mapping_and_a_schedule_are_schedules():
     assert resolve_schedule({"target": 3, "horizon": 500, "initial": 0.1}) == wanted
     assert resolve_schedule({}) == AdaptiveKL()
     assert resolve_schedule(wanted) is wanted
-    assert isinstance(wanted, Schedule) and isinstance(FixedKL(0.1), Schedule)
+    assert isinstance(wanted, KLSchedule) and isinstance(FixedKL(0.1), KLSchedule)
 
 
 def test_the_data_of_a_schedule_make_it_anew_from_its_beginning():

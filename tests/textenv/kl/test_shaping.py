@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
+from textenv.arrays import to_numpy
 from textenv.kl import shaping
 from textenv.kl.shaping import shaped_reward
 from textenv.lm.log_probs import Sampling
-from textenv.rows.token_table import to_numpy
 
 # So many that random responses are of all lengths.
 STOPS = list(range(60))

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
+from textenv.arrays import Origin
 from textenv.lm.decoder import Decoder
-from textenv.rows.token_table import Origin
 
 LENGTH = 16
 

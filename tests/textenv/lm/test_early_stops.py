@@ -10,7 +10,7 @@ import pytest
 import torch
 from gymnasium.utils.env_checker import check_env
 
-from textenv.lm.early_stops import early_stops, forbid, of_rows
+from textenv.lm.early_stops import all_early_stops, early_stops_at, forbid
 from textenv.lm.log_probs import Sampling
 
 
@@ -61,7 +61,7 @@ def test_the_observation_says_which_tokens_stop_and_from_where(later, array):
             torch.as_tensor(observation["stop_tokens"]),
             torch.as_tensor(observation["stop_column"]),
         )
-        illegal = (early_stops(*rows, torch.as_tensor(lengths)) >= 0).any(dim=1)
+        illegal = (early_stops_at(*rows, torch.as_tensor(lengths)) >= 0).any(dim=1)
         assert illegal.tolist() == early(envs.action_masks())
         assert observation in envs.observation_space or array == "torch"
         tokens = np.array([7, 8, 0, 1])
@@ -111,11 +111,11 @@ def test_the_rule_of_rows_is_the_rule_of_steps():
         "stop_tokens": torch.tensor([[0, 1]] * 2),
         "stop_column": torch.tensor([[4], [6]]),
     }
-    early = of_rows(rows, 4)
+    early = all_early_stops(rows, 4)
     assert early.tolist() == [
         [[0, 1], [0, 1], [-1, -1], [-1, -1]], [[0, 1], [-1, -1], [-1, -1], [-1, -1]]
     ]  # fmt: skip
-    assert of_rows({"prompt_lengths": rows["prompt_lengths"]}, 4) is None
+    assert all_early_stops({"prompt_lengths": rows["prompt_lengths"]}, 4) is None
 
 
 @pytest.mark.parametrize("forbids", [False, True])

@@ -87,7 +87,7 @@ def test_it_is_done_only_where_it_saves_much(grouped):
     found = repeated_prompts(Responses(*grouped))
     assert found is not None and len(found.lengths) == 5
     for row in range(40):
-        which = found.of_rows[row]
+        which = found.prompt_of_row[row]
         assert found.lengths[which] == (n := prompt_lengths[row])
         assert torch.equal(found.input_ids[which, :n], ids[row, :n])
     assert repeated_prompts(Responses(ids[:5], prompt_lengths[:5], mask[:5])) is None  # all differ

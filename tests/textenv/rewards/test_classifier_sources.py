@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 import transformers
@@ -10,6 +12,7 @@ import textenv.lm.classifier
 from textenv.lm.loading import load_tokenizer
 from textenv.rewards import resolve_reward, score_episodes
 from textenv.rewards.classifier_reward import ClassifierReward
+from textenv.sharing import in_spec
 
 
 @pytest.fixture
@@ -27,6 +30,17 @@ def test_every_form_of_a_model_gives_the_same_scores(folder, tokenizer, episodes
         reward = resolve_reward(source, device="cpu")
         assert reward.name == str(folder)
         assert score_episodes(reward, episodes) == pytest.approx(expected, abs=1e-6)
+
+
+def test_a_name_of_a_reward_wins_over_a_folder_of_that_name(folder, monkeypatch):
+    monkeypatch.chdir(folder.parent)
+    folder.rename("length")
+    for name in ("length", "length(20)", " length "):
+        assert not isinstance(resolve_reward(name).function, ClassifierReward)
+    for path in ("./length", Path("length"), str(Path("length").resolve())):
+        assert isinstance(resolve_reward(path).function, ClassifierReward)
+    # A specification that is written as JSON tells them apart as well.
+    assert in_spec("reward", Path("length")) == "./length" != in_spec("reward", "length")
 
 
 def test_a_folder_without_a_model_is_refused(tmp_path):

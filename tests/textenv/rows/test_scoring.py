@@ -11,9 +11,9 @@ import torch
 from gymnasium.vector import AutoresetMode
 
 from textenv import RewardError
+from textenv.arrays import to_numpy
 from textenv.rows import scoring
 from textenv.rows.scoring import BatchScoring, at_the_last_token
-from textenv.rows.token_table import to_numpy
 
 
 def test_batch_scoring_by_hand(make_envs, batch):
@@ -216,13 +216,13 @@ def test_an_accelerator_is_asked_every_few_steps_only(device, last, ends_at, ask
     rows = Rows(last)
     device = SimpleNamespace(device=torch.device(device))
     table = SimpleNamespace(running=rows, arrays=device, end=lambda ended, stops: None)
-    batch = BatchScoring(None, None, table, budget=10)
+    batch = BatchScoring(SimpleNamespace(max_new_tokens=10), None, table, None)
     for _ in range(2):  # a second batch counts its steps anew
         batch.begin(np.ones(2, bool))
         rows.asked = []
         for rows.steps in range(1, 11):
-            batch.ask(None)
-            if batch.end(None, None):
+            batch.record_actions(None)
+            if batch.finish_rows(None, None):
                 break
         assert rows.steps == ends_at and rows.asked == asked
 

@@ -211,7 +211,7 @@ def test_to_choose_a_prompt_draws_none():
     for starts in (chosen, plain):
         starts.seed(3, np.ones(2, bool))
     chosen.choose(np.array([True, False]), torch.tensor([7, 8]))
-    assert chosen.prompt_index.tolist() == [7, 0] and chosen.of_rows(np.array([0])) == [7]
+    assert chosen.prompt_index.tolist() == [7, 0] and chosen.current_prompts(np.array([0])) == [7]
     for starts in (chosen, plain):
         starts.draw(np.ones(2, bool), together=True)
     assert chosen.prompt_index.tolist() == plain.prompt_index.tolist()

@@ -7,7 +7,8 @@ import pytest
 import torch
 from gymnasium.vector import AutoresetMode
 
-from textenv.rows.token_table import Arrays, TokenObservation, TokenTable, to_numpy, to_tensor
+from textenv.arrays import Arrays, TokenObservation, to_numpy, to_tensor
+from textenv.rows.token_table import TokenTable
 
 
 def test_observations_are_copies_unless_views_are_asked_for(array, make_envs):

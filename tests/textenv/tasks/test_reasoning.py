@@ -12,7 +12,7 @@ import pytest
 from textenv import TextGenEnv
 from textenv.episode import Episode
 from textenv.rewards import RewardError, resolve_reward, score_episodes
-from textenv.rewards.library.reasoning import answer_in
+from textenv.rewards.library.reasoning_reward import answer_in
 from textenv.tasks import reasoning
 
 

@@ -14,7 +14,7 @@ import pytest
 from textenv import TASKS
 from textenv.episode import Episode
 from textenv.rewards import resolve_reward, score_episodes
-from textenv.rewards.library.haiku import speaks_of
+from textenv.rewards.library.haiku_reward import speaks_of
 from textenv.sharing import is_data
 from textenv.tasks import countdown, digit_sum, haiku, letter_count, word_reversal
 

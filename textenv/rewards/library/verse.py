@@ -55,13 +55,13 @@ def verse_lines(lines: Sequence[str], prompt: str = "") -> list[str]:
     - it has the same words as an earlier line of verse, or is a part of the prompt, of at least
       three words.
     """
-    of_prompt = _spaced(words_of(prompt))
+    prompt_words = _spaced(words_of(prompt))
     verse: list[str] = []
     seen = set()
     for line in lines:
         words = words_of(line)
         key = _spaced(words)
-        copied = len(words) >= COPIED_WORDS and key in of_prompt
+        copied = len(words) >= COPIED_WORDS and key in prompt_words
         if not _stands_around(line) and _has_verse_words(words) and key not in seen and not copied:
             verse.append(line)
             seen.add(key)

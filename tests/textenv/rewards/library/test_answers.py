@@ -8,7 +8,7 @@ import pytest
 from textenv.episode import Episode
 from textenv.rewards import RewardError, resolve_reward, score_episodes
 from textenv.rewards.library.arithmetic import evaluate
-from textenv.rewards.library.countdown import last_expression, reaches
+from textenv.rewards.library.countdown_reward import last_expression, reaches
 
 
 def score(name: str, response: str, finish_reason: str = "stop", **data) -> float:

@@ -7,7 +7,7 @@ import pytest
 
 from textenv.episode import Episode
 from textenv.rewards import RewardError, resolve_reward, score_episodes
-from textenv.rewards.library.haiku import haiku_score, speaks_of
+from textenv.rewards.library.haiku_reward import haiku_score, speaks_of
 from textenv.rewards.library.verse import verse_lines
 
 FIVE, SEVEN, LAST = "An old silent pond", "a frog jumps into the pond", "splash! silence again."

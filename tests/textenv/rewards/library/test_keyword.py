@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from textenv.rewards import resolve_reward, score_episodes
-from textenv.rewards.library.keyword import keyword_reward
+from textenv.rewards.library.keyword_reward import keyword_reward
 
 
 def test_the_score_is_the_fraction_of_keywords_found(make_episodes):

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from textenv.rewards import resolve_reward, score_episodes
-from textenv.rewards.library.length import length_reward
+from textenv.rewards.library.length_reward import length_reward
 
 
 def test_the_score_is_the_ratio_of_the_shorter_to_the_longer(make_episodes):
