@@ -4,8 +4,9 @@
     steps      a fixed number of steps from any Gymnasium vector environment
     segments   rows of steps, cut into one row for each episode
     precision  old log-probabilities for acting in reduced precision
+    env_state  where an environment is between two steps
     undo       an error leaves everything as it was before the rollout
-    rollouts   one rollout of an agent, with all of these
+    collect    one rollout of an agent, with all of these
 
 Both ways return an `agents.experience.rollout.Rollout`.
 """

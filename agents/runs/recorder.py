@@ -131,7 +131,7 @@ class RunRecorder(RolloutCallback):
         """
         if not self.run.has_checkpoint:
             raise ValueError(f"The run in {str(self.run.path)!r} has no checkpoint to go on from.")
-        saved = agent_folder.describe(files.current(self.run.newest))
+        saved = agent_folder.describe(agent_folder.find(self.run.newest))
         here = type(agent).__name__, agent.num_timesteps
         there = saved["algorithm"], saved["num_timesteps"]
         if here != there:
