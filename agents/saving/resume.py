@@ -152,7 +152,7 @@ def to_json(state: State, tensors: dict[str, torch.Tensor]) -> Any:
         return {key: to_json(part, tensors) for key, part in state.items()}
     if isinstance(state, list | tuple):
         return [to_json(part, tensors) for part in state]
-    if isinstance(state, np.ndarray) and state.dtype.name not in TENSOR_TYPES:
+    if isinstance(state, np.ndarray | np.generic) and state.dtype not in TENSOR_TYPES:
         texts = np.char.decode(state, "latin-1") if state.dtype.kind == "S" else state
         return {"values": to_json(texts.tolist(), tensors), "dtype": str(state.dtype)}
     if isinstance(state, np.ndarray | np.generic | torch.Tensor):
