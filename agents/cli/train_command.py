@@ -104,7 +104,13 @@ def open_folder(options: Train) -> RunFolder:
         return folder
     if options.output is None and not options.overwrite:
         return RunFolder.numbered(default)
-    return RunFolder.create(options.output or default, options.overwrite)
+    path = options.output or default
+    if RunFolder(path).is_run() and not options.overwrite:
+        raise FileExistsError(
+            f"There is a run in {str(path)!r} already: continue it with --resume, replace it with "
+            "--overwrite, or choose another folder."
+        )
+    return RunFolder.create(path, options.overwrite)
 
 
 def run(

@@ -76,9 +76,10 @@ def restore(agent: Any, folder: Path, same_task: bool) -> None:
         agent.policy.seed(new_seed(agent))
         agent.generator.manual_seed(new_seed(agent))
         return
-    state = from_json(learning.get("collector"), tensors)
+    state = learning.get("collector")
     if state is not None and "object" in state:
         state = _of_earlier_release(state["object"], type(agent.env).__name__)
+    state = from_json(state, tensors)
     try:
         if state is None:
             raise UnknownState(learning.get("unknown", "Its state was not saved."))
@@ -91,13 +92,16 @@ def restore(agent: Any, folder: Path, same_task: bool) -> None:
 
 
 def _of_earlier_release(attributes: State, cls: str) -> State:
-    """The state of a collector from a file that has all its attributes, and their kinds, as a tree.
+    """A collector's state as `to_json` writes it, from a tree of its attributes and their kinds.
 
-    Where the environment could not say its state its attributes are in the tree, too, and not used.
+    Where the environment could not say its state, the tree has its attributes: they are not used.
 
     Args:
         attributes: of the collector.
         cls: the name of the class of the environment, which the file lacks.
+
+    Returns:
+        None if the environment's own state is not there.
     """
 
     def data(node: State) -> State:
@@ -109,13 +113,13 @@ def _of_earlier_release(attributes: State, cls: str) -> State:
         if kind == "dict":
             return {key: data(part) for key, part in content}
         if kind == "objects":
-            return np.array([data(part) for part in content], object)
-        return content[()] if kind == "number" else content
+            return {"values": [data(part) for part in content], "dtype": "object"}
+        return content  # an array, a tensor or a number
 
-    own = attributes["env"].get("own")
-    if own is None:
+    if "own" not in attributes["env"]:
         return None
-    return {name: data(node) for name, node in attributes.items()} | {"env": [[cls, data(own)]]}
+    own = {"env": [[cls, data(attributes["env"]["own"])]]}
+    return {name: data(node) for name, node in attributes.items()} | own
 
 
 def _restore_generators(agent: Any, tensors: dict[str, torch.Tensor], device: str) -> None:
@@ -153,8 +157,7 @@ def to_json(state: State, tensors: dict[str, torch.Tensor]) -> Any:
     if isinstance(state, list | tuple):
         return [to_json(part, tensors) for part in state]
     if isinstance(state, np.ndarray | np.generic) and state.dtype not in TENSOR_TYPES:
-        texts = np.char.decode(state, "latin-1") if state.dtype.kind == "S" else state
-        return {"values": to_json(texts.tolist(), tensors), "dtype": str(state.dtype)}
+        return {"values": to_json(state.tolist(), tensors), "dtype": str(state.dtype)}
     if isinstance(state, np.ndarray | np.generic | torch.Tensor):
         name = f"state.{len(tensors)}"
         tensors[name] = torch.as_tensor(state if torch.is_tensor(state) else np.array(state))
@@ -174,6 +177,5 @@ def from_json(data: Any, tensors: Mapping[str, torch.Tensor]) -> State:
         tensor = tensors[data["tensor"]]
         return tensor.cpu().numpy()[()] if data["numpy"] else tensor
     if set(data) == {"values", "dtype"}:
-        values, dtype = np.array(data["values"]), np.dtype(data["dtype"])
-        return (np.char.encode(values, "latin-1") if dtype.kind == "S" else values).astype(dtype)
+        return np.array(data["values"], data["dtype"])
     return {key: from_json(part, tensors) for key, part in data.items()}

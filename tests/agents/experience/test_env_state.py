@@ -119,7 +119,7 @@ def test_data_of_every_kind_survives_a_file():
     data = {
         "plain": [1, 2.5, True, None, "text", 2**90], "nested": {"a": {"b": [[]]}},
         "arrays": [np.ones(4, kind) for kind in ("int64", "float16", "bool", "uint32")],
-        "texts": np.array(["x", "yz"]), "bytes": np.array([b"\xff"]), "big": np.ones(3, ">f4"),
+        "texts": np.array(["x", "yz"]), "big": np.ones(3, ">f4"),
         "objects": np.array(["x", None], object), "tensor": torch.arange(6.0).reshape(2, 3).T,
         "scalars": [np.float32(0.1), np.int64(3), np.bool_(True)],
     }  # fmt: skip
@@ -127,7 +127,7 @@ def test_data_of_every_kind_survives_a_file():
     for name in ("plain", "nested", "scalars"):
         assert again[name] == data[name]
     assert [type(value) for value in again["scalars"]] == [np.float32, np.int64, np.bool_]
-    for name in ("texts", "bytes", "big", "objects"):
+    for name in ("texts", "big", "objects"):
         np.testing.assert_array_equal(again[name], data[name])
         assert again[name].dtype == data[name].dtype
     for one, other in zip(again["arrays"], data["arrays"], strict=True):
@@ -136,7 +136,7 @@ def test_data_of_every_kind_survives_a_file():
     assert torch.equal(again["tensor"], data["tensor"])
 
 
-@pytest.mark.parametrize("value", [memoryview(b"x"), {1: 2}, {1}, object(), np.array([object()])])
+@pytest.mark.parametrize("value", [b"x", {1: 2}, {1}, object(), np.array([object()])])
 def test_what_is_no_data_is_refused(value):
     with pytest.raises(UnknownState, match="which cannot be saved as data"):
         to_json({"part": [value]}, {})
