@@ -90,13 +90,8 @@ def current(path: Path) -> Path:
     return aside if aside.is_dir() and not path.exists() else path
 
 
-def link(source: Path, target: Path, ignore: Any = None) -> None:
-    """Copy a file or a folder, without copying the content of files where the file system can.
-
-    Args:
-        source, target: the file or the folder, and its copy.
-        ignore: names to leave out, as `shutil.copytree` takes it.
-    """
+def link(source: Path, target: Path) -> None:
+    """Copy a file or a folder, without copying the content of files where the file system can."""
 
     def link_file(old: str | Path, new: str | Path) -> None:
         try:
@@ -105,10 +100,7 @@ def link(source: Path, target: Path, ignore: Any = None) -> None:
             shutil.copy2(old, new)
 
     if source.is_dir() and not source.is_symlink():
-        shutil.copytree(
-            source, target, copy_function=link_file, ignore=ignore, dirs_exist_ok=True,
-            symlinks=True,
-        )  # fmt: skip
+        shutil.copytree(source, target, symlinks=True, copy_function=link_file, dirs_exist_ok=True)
     else:
         link_file(source, target)
 

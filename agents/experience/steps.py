@@ -17,7 +17,6 @@ from agents.experience import env_state, environments
 from agents.experience.rollout import Rollout, Step
 from agents.experience.segments import Segments
 from agents.policies.base import Policy
-from agents.sb3.infos import copied
 from textenv.rows.token_table import to_numpy
 
 OnStep = Callable[[Step], bool]  # called after each step of the environment; False stops learning
@@ -209,6 +208,15 @@ def _with_final_rows(observation: Any, final: np.ndarray, rows: np.ndarray) -> A
     for row in np.flatnonzero(rows):
         merged[row] = torch.as_tensor(final[row]) if isinstance(merged, Tensor) else final[row]
     return merged
+
+
+def copied(observation: Any) -> Any:
+    """An observation in numpy, in its own memory: environments may use theirs again."""
+    if isinstance(observation, dict):
+        return {key: copied(value) for key, value in observation.items()}
+    if isinstance(observation, tuple):
+        return tuple(map(copied, observation))
+    return np.array(to_numpy(observation))
 
 
 def is_of_episode(key: str) -> bool:

@@ -260,13 +260,8 @@ def parse_interval(text: str) -> tuple[float, int | None]:
     Raises:
         ValueError: it is something else.
     """
-    match = re.fullmatch(r"\s*([0-9.]+)\s*([a-z]+)\s*", str(text).lower())
-    try:
-        number = float(match[1]) if match else 0.0
-    except ValueError:
-        number = 0.0
-    unit = match[2] if match else ""
-    unit = unit if unit in UNITS else unit.removesuffix("s")
+    match = re.fullmatch(r"\s*(\d+\.?\d*|\.\d+)\s*([a-z]+?)s?\s*", str(text).lower())
+    number, unit = (float(match[1]), match[2]) if match else (0.0, "")
     if number > 0 and unit in UNITS:
         return number * UNITS[unit], None
     if number >= 1 and number == int(number) and unit == "rollout":

@@ -4,16 +4,15 @@ agent.json                   algorithm, policy, hyper-parameters, task, steps ta
 config.json, *.safetensors   the policy (from_pretrained can open a language model)
 learning.json, learning.safetensors   what learning needs to go on exactly (agents.saving.resume)
 
-A folder is replaced as a whole, so that a reader finds the old agent or the new one. The content
-of a file is only data: no code that it names is imported, and it sets only the hyper-parameters
-that an agent saves.
+A folder is replaced as a whole, so that a reader finds the old agent or the new one. What a file
+holds is only data: no code that it names is imported, and it sets only the hyper-parameters that an
+agent saves.
 """
 
 from __future__ import annotations
 
 import inspect
 import json
-import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,8 +24,6 @@ from agents.saving import resume
 from agents.training.hyperparameters import hyperparameter_names
 from textenv.arguments import first_line
 from textenv.sharing import is_data, plain
-
-log = logging.getLogger(__name__)
 
 DESCRIPTION = "agent.json"
 CONTENT = {  # of agent.json, with the types of its values
@@ -57,22 +54,20 @@ def save(agent: Any, folder: Path, optimizer: bool, **notes: Any) -> None:
 
 def describe_agent(agent: Any) -> dict[str, Any]:
     """Algorithm, policy, hyper-parameters, counts and task of an agent, as data."""
-    hyperparameters = {name: getattr(agent, name) for name in hyperparameter_names(type(agent))}
+    values = {name: getattr(agent, name) for name in hyperparameter_names(type(agent))}
+    hyperparameters, of_policy = _data(values), _data(agent.policy_kwargs)
+    found_again = {**of_policy, **agent.policy.kwargs_for(Path())}
     schedules = environments.schedules(agent.env)
     return {
         "algorithm": type(agent).__name__,
         "policy": type(agent.policy).__name__,
-        "policy_kwargs": _data(agent.policy_kwargs),
-        "hyperparameters": _data(hyperparameters),
+        "policy_kwargs": of_policy,
+        "live": [name for name in agent.policy_kwargs if name not in found_again],
+        "hyperparameters": hyperparameters,
         "functions": [
             name
-            for name, value in hyperparameters.items()
-            if name not in _data(hyperparameters) and value is not _default(type(agent), name)
-        ],
-        "live": [
-            name
-            for name in agent.policy_kwargs
-            if name not in {**_data(agent.policy_kwargs), **agent.policy.kwargs_for(Path())}
+            for name, value in values.items()
+            if name not in hyperparameters and value is not _default(type(agent), name)
         ],
         **{name: getattr(agent, name) for name in COUNTS},
         "persistent_state": {name: getattr(agent, name) for name in agent.persistent_state},

@@ -19,7 +19,7 @@ import tyro
 from stable_baselines3.common.logger import Logger
 
 from agents import PPO
-from agents.experience import EpisodeCollector
+from agents.experience.episodes import EpisodeCollector
 from agents.runs import RunRecorder
 from agents.training import presets
 from textenv.lm.loading import hide_progress_bars
