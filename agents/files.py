@@ -1,26 +1,23 @@
 """Files and folders that are replaced as a whole: a reader finds the old one or the new one.
 
-What is new is written beside its place, forced to the disk, and moved into its place by one
-operation of the file system. A process that is killed at any moment leaves at most a hidden folder
-beside it, which the next save removes.
+What is new is written beside its place, forced to the disk, and moved into its place by renaming. A
+process that is killed at any moment leaves at most something hidden beside it, which the next one
+that writes there removes. A folder that is there already has to be moved aside first, since none
+can be renamed over it: a reader asks `current`, in case a process was killed between these two.
 """
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import glob
 import json
 import os
+import secrets
 import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
-
-AT_FDCWD, RENAME_EXCHANGE = -100, 2  # of Linux's renameat2
-NOT_SUPPORTED = {errno.ENOSYS, errno.EINVAL, errno.ENOTSUP, errno.EPERM}
 
 
 def write_json(path: Path, data: Any) -> None:
@@ -29,20 +26,18 @@ def write_json(path: Path, data: Any) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Replace a text file."""
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.new-")
+    """Replace a text file; it keeps its mode."""
+    new = _beside(path)
     try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
+        with open(new, "x", encoding="utf-8") as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
-        mode = path.stat().st_mode & 0o777 if path.exists() else 0o666 & ~_umask()
-        os.chmod(temporary, mode)
-        os.replace(temporary, path)
-    except BaseException:
-        with suppress(OSError):
-            os.unlink(temporary)
-        raise
+        if path.exists():
+            new.chmod(path.stat().st_mode & 0o777)
+        new.replace(path)
+    finally:
+        new.unlink(missing_ok=True)  # after an error
 
 
 @contextmanager
@@ -58,17 +53,22 @@ def replacing(path: Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.exists() and not path.is_dir():
         raise NotADirectoryError(errno.ENOTDIR, "There is a file", str(path))
-    _recover(path)
-    _remove_leftovers(path)
-    new = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.new-{os.getpid()}-"))
+    aside = _aside(path)
+    if aside.is_dir() and not path.exists():
+        aside.rename(path)
+    shutil.rmtree(aside, ignore_errors=True)
+    new = _beside(path)
+    new.mkdir()
     try:
-        os.chmod(new, 0o777 & ~_umask())
         yield new
-        _force_to_disk(new)
-        _move(new, path)
+        _force_to_disk(*new.rglob("*"), new)
+        if path.exists():
+            path.rename(aside)
+        new.rename(path)
     finally:
-        shutil.rmtree(new, ignore_errors=True)  # the new one after an error, else the old one
-    _force_to_disk(path.parent, contents=False)
+        shutil.rmtree(new, ignore_errors=True)  # after an error
+    _force_to_disk(path.parent)
+    shutil.rmtree(aside, ignore_errors=True)
 
 
 @contextmanager
@@ -90,21 +90,8 @@ def current(path: Path) -> Path:
     return aside if aside.is_dir() and not path.exists() else path
 
 
-def _recover(path: Path) -> None:
-    """Put a folder back that a killed process had moved aside, or remove it (see `_move`)."""
-    aside = _aside(path)
-    if aside.is_dir() and not path.exists():
-        os.rename(aside, path)
-    shutil.rmtree(aside, ignore_errors=True)
-
-
-def link(source: Path, target: Path, ignore: Any = None) -> None:
-    """Copy a file or a folder, without copying the content of files where the file system can.
-
-    Args:
-        source, target: the file or the folder, and its copy.
-        ignore: names to leave out, as `shutil.copytree` takes it.
-    """
+def link(source: Path, target: Path) -> None:
+    """Copy a file or a folder, without copying the content of files where the file system can."""
 
     def link_file(old: str | Path, new: str | Path) -> None:
         try:
@@ -113,65 +100,39 @@ def link(source: Path, target: Path, ignore: Any = None) -> None:
             shutil.copy2(old, new)
 
     if source.is_dir() and not source.is_symlink():
-        shutil.copytree(
-            source, target, copy_function=link_file, ignore=ignore, dirs_exist_ok=True,
-            symlinks=True,
-        )  # fmt: skip
+        shutil.copytree(source, target, symlinks=True, copy_function=link_file, dirs_exist_ok=True)
     else:
         link_file(source, target)
-
-
-def _move(new: Path, path: Path) -> None:
-    """Put ``new`` at ``path``; afterwards ``new`` is the old folder, or is missing."""
-    if not path.exists():
-        os.rename(new, path)
-    elif not _exchange(new, path):
-        # Between these two renames there is nothing at ``path``; readers call `current`.
-        aside = _aside(path)
-        os.rename(path, aside)
-        os.rename(new, path)
-        os.rename(aside, new)
-
-
-def _exchange(first: Path, second: Path) -> bool:
-    """Exchange two folders in one step, where the system can (Linux)."""
-    function = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
-    if function is None:
-        return False
-    paths = AT_FDCWD, os.fsencode(first), AT_FDCWD, os.fsencode(second)
-    if function(*paths, RENAME_EXCHANGE) == 0:
-        return True
-    code = ctypes.get_errno()
-    if code in NOT_SUPPORTED:
-        return False
-    raise OSError(code, os.strerror(code), str(second))
 
 
 def _aside(path: Path) -> Path:
     return path.parent / f".{path.name}.old"
 
 
-def _remove_leftovers(path: Path) -> None:
-    """Remove what killed processes have left beside ``path``."""
-    for left in path.parent.glob(f".{glob.escape(path.name)}.new-*"):
+def _beside(path: Path) -> Path:
+    """A new hidden name beside ``path``; what killed processes have left there is removed."""
+    for left in path.parent.glob(f".{glob.escape(path.name)}.new-*-*"):
         process = left.name.rsplit("-", 2)[-2]
         if process.isdigit() and not _is_running(int(process)):
-            shutil.rmtree(left, ignore_errors=True)
+            if left.is_dir():
+                shutil.rmtree(left, ignore_errors=True)
+            else:
+                left.unlink(missing_ok=True)
+    return path.parent / f".{path.name}.new-{os.getpid()}-{secrets.token_hex(4)}"
 
 
 def _is_running(process: int) -> bool:
     try:
         os.kill(process, 0)
-    except ProcessLookupError:
+    except (ProcessLookupError, OverflowError):
         return False
     except OSError:
         pass  # it belongs to another user
     return True
 
 
-def _force_to_disk(folder: Path, contents: bool = True) -> None:
-    """Wait until a folder, and the files in it, would survive a power cut."""
-    paths = [*folder.rglob("*"), folder] if contents else [folder]
+def _force_to_disk(*paths: Path) -> None:
+    """Wait until files and folders would survive a power cut."""
     for path in paths:
         if path.is_symlink():
             continue
@@ -181,12 +142,6 @@ def _force_to_disk(folder: Path, contents: bool = True) -> None:
                 os.fsync(handle)
         finally:
             os.close(handle)
-
-
-def _umask() -> int:
-    current = os.umask(0)
-    os.umask(current)
-    return current
 
 
 def in_words(error: OSError) -> str:

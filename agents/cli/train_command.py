@@ -23,7 +23,6 @@ from agents.evaluation import TextEvaluation, evaluate_text
 from agents.evaluation.optimum import WithinReach
 from agents.reports.plots import learning_curve, read_progress
 from agents.runs import Interrupted, RunFolder, RunRecorder, Signals
-from agents.saving import resume
 from agents.training.device import find_device
 from agents.training.memory_plan import free_memory, memory_plan
 from agents.training.progress import ProgressBar, console
@@ -104,7 +103,13 @@ def open_folder(options: Train) -> RunFolder:
         return folder
     if options.output is None and not options.overwrite:
         return RunFolder.numbered(default)
-    return RunFolder.create(options.output or default, options.overwrite)
+    path = options.output or default
+    if RunFolder(path).is_run() and not options.overwrite:
+        raise FileExistsError(
+            f"There is a run in {str(path)!r} already: continue it with --resume, replace it with "
+            "--overwrite, or choose another folder."
+        )
+    return RunFolder.create(path, options.overwrite)
 
 
 def run(
@@ -147,10 +152,7 @@ def run(
         progress_bar=ProgressBar(goal=goal),
         reset_num_timesteps=False,
     )
-    with files.replacing(folder.agent) as new:
-        # The checkpoint that was just written, without what only learning needs.
-        of_learning = {resume.LEARNING, resume.TENSORS}
-        files.link(folder.newest, new, ignore=lambda *_: of_learning)
+    agent.save(folder.agent, optimizer=False)
     after = find_evaluation("after", options, agent, folder)
     return Outcome(before, after, reach, agent.num_timesteps, agent.learning_seconds)
 

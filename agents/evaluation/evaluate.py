@@ -9,8 +9,7 @@ found.summary()
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +26,8 @@ from agents.evaluation import Returns, TextEvaluation, evaluate_returns, evaluat
 from agents.evaluation.candidates import UNTRAINED, as_predictor, env_of
 from agents.evaluation.comparison import EVALUATION_SEED, Comparison, Run
 from agents.experience import environments
-from agents.saving import agent_folder, env_state
+from agents.experience.undo import way_back
+from agents.saving import agent_folder, resume
 from agents.training.device import find_device
 
 ROWS = 8  # of an environment that is made here
@@ -58,8 +58,9 @@ def evaluate(
             rows; or `Untouched`, `Greedy`, `RandomTokens`, `BestOfN`, which need no training.
         env: an environment, one of any vector kind, or an id; None uses the candidate's own. Text
             is sampled in an environment of its own with the same task. The environment of an agent
-            is put back to where its learning left it; that of a model of stable-baselines3 begins
-            new episodes.
+            is put back to where its learning left it, or begins new episodes where that is unknown
+            (`agents.experience.env_state`); that of a model of stable-baselines3 begins new
+            episodes.
         n_episodes: number of episodes.
         seed: the seed of the environment and, for text, of the actions.
         deterministic: act without drawing. None draws for text alone, as language models are used.
@@ -99,32 +100,13 @@ def evaluate(
             candidate._last_obs = None  # its next rollout begins new episodes
         return Returns(np.array(found))
     vector: Any = environments.prepare(env, torch.device("cpu"))
-    with undisturbed(candidate, vector):
+    if not isinstance(candidate, Agent) or candidate.env is not vector:
         return Returns(evaluate_returns(predictor, vector, n_episodes, seed, greedy))
-
-
-@contextmanager
-def undisturbed(candidate: Any, env: Any) -> Iterator[None]:
-    """Put an agent's own environment back to where its learning left it.
-
-    Where its state cannot be read, the learning goes on with new episodes.
-    """
-    collector = getattr(candidate, "collector", None)
-    if collector is None or collector.env is not env:
-        yield
-        return
-    before = None
-    with suppress(env_state.NotData):
-        before = env_state.capture(collector)
+    put_back = way_back(candidate.collector, new_seed=resume.new_seed(candidate))
     try:
-        yield
+        return Returns(evaluate_returns(predictor, vector, n_episodes, seed, greedy))
     finally:
-        try:
-            if before is None:
-                raise env_state.NotData("The environment was not read.")
-            env_state.restore(collector, before)
-        except env_state.NotData:
-            collector.observation = None
+        put_back()
 
 
 def load_agent(folder: str | Path, **changes: Any) -> Agent:

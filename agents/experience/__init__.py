@@ -6,6 +6,7 @@ episodes      one whole episode for each row of a text environment that scores i
 steps         a fixed number of steps from any Gymnasium vector environment
 segments      rows of steps, cut into one row for each episode
 collect       which of the two an environment gets
+env_state     where an environment is between two steps
 undo          an error leaves everything as it was before the rollout
 rollout       collected steps, their returns and statistics, and batches of them
 """

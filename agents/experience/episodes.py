@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from gymnasium.vector import VectorEnv
 
+from agents.experience import env_state
 from agents.experience.rollout import Rollout, Step
 from agents.experience.steps import OnStep, Stopped, is_of_episode
 from agents.policies.base import Policy
@@ -29,6 +30,19 @@ class EpisodeCollector:
         """One episode for each row; ``n_steps`` is not used."""
         seed, self.seed = self.seed, None
         return collect_episodes(self.env, policy, on_step, seed)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What the next rollout depends on, beside the policy."""
+        return {"env": env_state.capture(self.env), "seed": self.seed}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on where the collector of a `state_dict` was.
+
+        Raises:
+            ValueError: its environment was another one.
+        """
+        env_state.restore(self.env, state["env"])
+        self.seed = state["seed"]
 
 
 def collect_episodes(

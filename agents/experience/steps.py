@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import replace
-from types import MappingProxyType
 from typing import Any
 
 import gymnasium as gym
@@ -14,17 +13,18 @@ import torch
 from gymnasium.vector import AutoresetMode, VectorEnv
 from torch import Tensor
 
-from agents.experience import environments
+from agents.experience import env_state, environments
 from agents.experience.rollout import Rollout, Step
 from agents.experience.segments import Segments
 from agents.policies.base import Policy
-from agents.saving import env_state
-from agents.sb3.infos import copied
 from textenv.arrays import to_numpy
 
 OnStep = Callable[[Step], bool]  # called after each step of the environment; False stops learning
 
 STEPS = 128  # of each row in a rollout, if the caller gives no number
+BETWEEN_ROLLOUTS = (  # what a `StepCollector` keeps
+    "seed", "observation", "start", "resetting", "returns", "kls", "lengths", "prompts"
+)  # fmt: skip
 
 
 class Stopped(Exception):
@@ -47,7 +47,6 @@ class StepCollector:
         self.mode = env.metadata.get("autoreset_mode", AutoresetMode.NEXT_STEP)
         self.seed = seed
         self.observation: Any = None
-        self.at_start: MappingProxyType | None = None  # the environment after its first reset
         rows = env.num_envs
         # Rows at the start of an episode, and those whose next step only resets them.
         self.start, self.resetting = np.zeros(rows, dtype=bool), np.zeros(rows, dtype=bool)
@@ -120,12 +119,33 @@ class StepCollector:
                     raise Stopped
         return record.finish(policy, self.observation)
 
+    def state_dict(self) -> dict[str, Any]:
+        """What the next rollout depends on, beside the policy: arrays, tensors and plain data.
+
+        Raises:
+            UnknownState: the environment cannot say where it is (`agents.experience.env_state`).
+        """
+        if self.observation is None and self.seed is not None:
+            return {"seed": self.seed}  # the next rollout begins with it
+        own = {name: copy.deepcopy(getattr(self, name)) for name in BETWEEN_ROLLOUTS}
+        return {"env": env_state.capture(self.env), **own}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on where the collector of a `state_dict` was.
+
+        Raises:
+            ValueError: its environment was another one.
+        """
+        if "env" not in state:
+            self.seed, self.observation = state["seed"], None
+            return
+        env_state.restore(self.env, state["env"])
+        for name in BETWEEN_ROLLOUTS:
+            setattr(self, name, state[name])
+
     def _begin(self) -> None:
         self.observation, infos = self.env.reset(seed=self.seed)
         self.seed = None  # new episodes, after an error, are others
-        if self.at_start is None:
-            with suppress(env_state.NotData):
-                self.at_start = MappingProxyType(env_state.capture(self.env))
         self.start[:], self.resetting[:] = True, False
         self.returns[:], self.kls[:], self.lengths[:] = 0, 0, 0
         self._note_prompts(infos)
@@ -188,6 +208,15 @@ def _with_final_rows(observation: Any, final: np.ndarray, rows: np.ndarray) -> A
     for row in np.flatnonzero(rows):
         merged[row] = torch.as_tensor(final[row]) if isinstance(merged, Tensor) else final[row]
     return merged
+
+
+def copied(observation: Any) -> Any:
+    """An observation in numpy, in its own memory: environments may use theirs again."""
+    if isinstance(observation, dict):
+        return {key: copied(value) for key, value in observation.items()}
+    if isinstance(observation, tuple):
+        return tuple(map(copied, observation))
+    return np.array(to_numpy(observation))
 
 
 def is_of_episode(key: str) -> bool:

@@ -1,14 +1,13 @@
-"""An error while a rollout is collected leaves the agent as it was before that rollout."""
+"""Put an environment back to where it was: after an error in a rollout, or an evaluation."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from agents.experience import environments
-from agents.experience.steps import StepCollector
-from agents.saving import env_state
+from agents.experience.env_state import UnknownState
 
 
 @contextmanager
@@ -19,21 +18,33 @@ def undone_by_errors(agent: Any) -> Iterator[None]:
     were. Any other environment is not read before each rollout, which may take longer than the
     rollout: after an error it begins new episodes.
     """
-    policy, collector, num_timesteps = agent.policy, agent.collector, agent.num_timesteps
-    generator, before = policy.generator.get_state(), None
-    if environments.text_environments(collector.env):
-        with suppress(env_state.NotData):
-            before = env_state.capture(collector)
+    policy, num_timesteps = agent.policy, agent.num_timesteps
+    generator = policy.generator.get_state()
+    put_back = way_back(agent.collector, bool(environments.text_environments(agent.collector.env)))
     try:
         yield
     except BaseException:
         policy.generator.set_state(generator)
         agent.num_timesteps = num_timesteps
-        try:
-            if before is None:
-                raise env_state.NotData("The environment was not read.")
-            env_state.restore(collector, before)
-        except env_state.NotData:
-            if isinstance(collector, StepCollector):
-                collector.observation = None  # new episodes
+        put_back()
         raise
+
+
+def way_back(collector: Any, read: bool = True, new_seed: int | None = None) -> Callable[[], None]:
+    """A function that puts a collector and its environment back to where they are now.
+
+    Where that is unknown, or ``read`` is False, the next rollout then begins new episodes: with
+    ``new_seed``, or with the environment's generators as they are, if it is None.
+    """
+    try:
+        state = collector.state_dict() if read else None
+    except UnknownState:
+        state = None
+
+    def put_back() -> None:
+        if state is None:
+            collector.observation, collector.seed = None, new_seed
+        else:
+            collector.load_state_dict(state)
+
+    return put_back

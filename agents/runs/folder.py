@@ -32,14 +32,8 @@ import torch
 from filelock import FileLock, Timeout
 
 from agents import distributed, files
+from agents.saving.agent_folder import DESCRIPTION, IN_A_RUN, find
 
-CONTENT = (
-    # In the order in which they are removed: what says that a run is finished goes first, what
-    # says that there is a run goes last.
-    "evaluation.json", "checkpoints", "agent", "progress.csv", "completions.jsonl",
-    "reference_scores.json", "learning_reference_scores.json", "episodes_before.jsonl",
-    "episodes_after.jsonl", "learning_curve.png", "report.html", "settings.json",
-)  # fmt: skip
 LOCK = ".lock"
 PACKAGES = ("textenv", "torch", "transformers", "gymnasium", "stable-baselines3", "numpy")
 
@@ -56,17 +50,15 @@ class RunFolder:
         self.settings_file = self.path / "settings.json"
         self.progress = self.path / "progress.csv"
         self.completions = self.path / "completions.jsonl"
-        self.newest = self.path / "checkpoints" / "newest"
-        self.best = self.path / "checkpoints" / "best"
-        self.agent = self.path / "agent"
+        self.newest, self.agent = (self.path / place for place in IN_A_RUN)
+        self.best = self.newest.with_name("best")
         self.reference_scores = self.path / "reference_scores.json"
         self.learning_reference_scores = self.path / "learning_reference_scores.json"
         self.evaluation = self.path / "evaluation.json"
         self.plot = self.path / "learning_curve.png"
+        self.page = self.path / "report.html"
         self._lock: FileLock | None = None
-        self._made: list[
-            Path
-        ] = []  # the folders that did not exist, from the inside to the outside
+        self._made: list[Path] = []  # folders that `create` has made, the innermost first
 
     def episodes(self, when: str) -> Path:
         """The file with the episodes of the evaluation "before" or "after"."""
@@ -93,8 +85,8 @@ class RunFolder:
         if run.is_run() and not overwrite:
             run.unlock()
             raise FileExistsError(
-                f"There is a run in {str(path)!r} already: continue it with --resume, replace it "
-                "with --overwrite, or choose another folder."
+                f"There is a run in {str(path)!r} already: continue it with resume=True, replace "
+                "it with overwrite=True, or choose another folder."
             )
         if not run.is_run() and any(not p.name.startswith(".") for p in run.path.iterdir()):
             run.unlock()
@@ -146,9 +138,13 @@ class RunFolder:
         """Remove the run, and nothing else that is in the folder."""
         if not self.is_run():
             return
-        events = [path.name for path in self.path.glob("events.out.tfevents.*")]
-        for name in (*events, *CONTENT):
-            path = self.path / name
+        # What says that the run is finished goes first, what says that there is one goes last.
+        for path in (
+            self.evaluation, self.newest.parent, self.agent, self.progress, self.completions,
+            self.reference_scores, self.learning_reference_scores, self.episodes("before"),
+            self.episodes("after"), self.plot, self.page,
+            *self.path.glob("events.out.tfevents.*"), self.settings_file,
+        ):  # fmt: skip
             if path.is_dir() and not path.is_symlink():
                 shutil.rmtree(path)
             else:
@@ -201,7 +197,7 @@ class RunFolder:
     @property
     def has_checkpoint(self) -> bool:
         """Whether a checkpoint can be resumed."""
-        return (files.current(self.newest) / "agent.json").is_file()
+        return (find(self.newest) / DESCRIPTION).is_file()
 
 
 def read_json(path: Path) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import time
-from contextlib import ExitStack, nullcontext
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +59,8 @@ class RunRecorder(RolloutCallback):
         ValueError: ``save_every`` cannot be read.
     """
 
+    model: Any
+
     def __init__(
         self,
         folder: str | Path | RunFolder,
@@ -73,7 +75,7 @@ class RunRecorder(RolloutCallback):
         self.seconds, self.rollouts = parse_interval(save_every)
         self.folder, self.show_samples, self.resume = folder, show_samples, resume
         self.overwrite, self.settings = overwrite, dict(settings or {})
-        self.given_signals, self.signals = signals, signals
+        self.given_signals = signals
         self.best_return = -np.inf
         self.last_return: float | None = None  # of the last rollout in which an episode ended
         self.without_spread = 0
@@ -81,17 +83,17 @@ class RunRecorder(RolloutCallback):
     # --- the moments of a run ---------------------------------------------------------------
 
     def _init_callback(self) -> None:
-        agent: Any = self.model
         self.completions: Any = None
-        self.is_text = bool(environments.text_environments(agent.env))
+        self.is_text = bool(environments.text_environments(self.model.env))
         self.writes = distributed.is_main()
         self.locks = self.writes and not isinstance(self.folder, RunFolder)
+        self.signals = self.given_signals or Signals()  # which do nothing before they are entered
         if not self.writes:
             return
         self.entered = ExitStack()
         if self.given_signals is None and distributed.process_count() > 1:
             # A launcher ends this process when another one has died: not before it has saved.
-            self.signals = self.entered.enter_context(Signals())
+            self.entered.enter_context(self.signals)
         if isinstance(self.folder, RunFolder):
             self.run = self.folder
         elif self.resume:
@@ -100,21 +102,22 @@ class RunRecorder(RolloutCallback):
         else:
             self.run = RunFolder.create(self.folder, self.overwrite)
         try:
-            self._open(agent)
+            self._open()
         except BaseException:
             self._close()
             raise
 
-    def _open(self, agent: Any) -> None:
+    def _open(self) -> None:
         """Begin the run, or go on with the one in the folder."""
+        agent, begins = self.model, 0
         self.former_logger = agent.given_logger
-        begins = 0
         if self.resume:
-            self._check_goes_on(agent)
+            self._check_goes_on()
             begins = agent.num_timesteps
-            if self.run.best.is_dir():
-                best = agent_folder.describe(self.run.best).get("last_return")
-                self.best_return = -np.inf if best is None else best  # 0 is a return, too
+            best = agent_folder.find(self.run.best)
+            if best.is_dir():
+                last = agent_folder.describe(best).get("last_return")
+                self.best_return = -np.inf if last is None else last  # 0 is a return, too
         else:
             description = agent_folder.describe_agent(agent)
             self.run.write_settings(description | {"device": str(agent.device)} | self.settings)
@@ -123,7 +126,7 @@ class RunRecorder(RolloutCallback):
         agent.set_logger(run_logger(self.run, begins))
         self._mark_saved()
 
-    def _check_goes_on(self, agent: Any) -> None:
+    def _check_goes_on(self) -> None:
         """Raise an error unless the agent is the one of the newest checkpoint.
 
         Raises:
@@ -131,8 +134,8 @@ class RunRecorder(RolloutCallback):
         """
         if not self.run.has_checkpoint:
             raise ValueError(f"The run in {str(self.run.path)!r} has no checkpoint to go on from.")
-        saved = agent_folder.describe(files.current(self.run.newest))
-        here = type(agent).__name__, agent.num_timesteps
+        saved = agent_folder.describe(agent_folder.find(self.run.newest))
+        here = type(self.model).__name__, self.model.num_timesteps
         there = saved["algorithm"], saved["num_timesteps"]
         if here != there:
             raise ValueError(
@@ -142,39 +145,34 @@ class RunRecorder(RolloutCallback):
             )
 
     def _on_rollout_start(self) -> None:
-        if self.signals is not None:
-            self.signals.check()
+        self.signals.check()
         if self.writes and self._due():
             self.save()
-        if self.signals is not None:
-            # What a rollout of text has done can be undone, so a signal may interrupt it. Of
-            # several processes none ends alone, where the others would not be told.
-            self.signals.at_once = distributed.raises_in_all_processes if self.is_text else False
+        # What a rollout of text has done can be undone, so a signal may interrupt it. Of several
+        # processes none ends alone, where the others would not be told.
+        self.signals.at_once = distributed.raises_in_all_processes if self.is_text else False
 
     def _on_rollout_end(self) -> None:
-        if self.signals is not None:
-            self.signals.at_once = False  # the update is not to be left half done
+        self.signals.at_once = False  # the update is not to be left half done
         if not self.writes:
             return
-        agent: Any = self.model
         episodes = self.locals["rollout"].episodes
         returns = episodes["return"]
         if returns:
             self.last_return = float(np.mean(returns))
         if "response" in episodes and returns:
             self._write_completions(episodes)
-            self._warn_without_spread(episodes["score"], agent.group_size)
+            self._warn_without_spread(episodes["score"], self.model.group_size)
 
     def _on_training_end(self) -> None:
         """Save, unless an error has left an update half done."""
         try:
-            if self.writes and self.model.between_rollouts:  # type: ignore[attr-defined]
+            if self.writes and self.model.between_rollouts:
                 self.save()
         finally:
             self._close()
         self.resume = True  # the same recorder, in another `learn`, goes on
-        if self.signals is not None:
-            self.signals.check()
+        self.signals.check()
 
     def _close(self) -> None:
         if self.completions is not None:
@@ -185,16 +183,15 @@ class RunRecorder(RolloutCallback):
             self.run.unlock()
         if self.writes:
             self.entered.close()
-        if self.signals is not None:
-            self.signals.at_once = True
+        self.signals.at_once = True
 
     # --- checkpoints ------------------------------------------------------------------------
 
     def save(self) -> None:
         """Write the newest checkpoint, and the best one if its last rollout was the best."""
-        agent: Any = self.model
-        with self.signals.waiting() if self.signals is not None else nullcontext():
-            agent_folder.save(agent, self.run.newest, optimizer=True, last_return=self.last_return)
+        with self.signals.waiting():
+            last = {"last_return": self.last_return}
+            agent_folder.save(self.model, self.run.newest, optimizer=True, **last)
             if self.last_return is not None and self.last_return > self.best_return:
                 with files.replacing(self.run.best) as new:
                     files.link(self.run.newest, new)
@@ -202,11 +199,11 @@ class RunRecorder(RolloutCallback):
             self._mark_saved()
 
     def _mark_saved(self) -> None:
-        self.saved_at, self.saved_rollouts = time.monotonic(), self.model.num_rollouts  # type: ignore[attr-defined]
+        self.saved_at, self.saved_rollouts = time.monotonic(), self.model.num_rollouts
 
     def _due(self) -> bool:
         if self.rollouts is not None:
-            return self.model.num_rollouts - self.saved_rollouts >= self.rollouts  # type: ignore[attr-defined]
+            return self.model.num_rollouts - self.saved_rollouts >= self.rollouts
         return time.monotonic() - self.saved_at >= self.seconds
 
     # --- episodes ---------------------------------------------------------------------------
@@ -237,7 +234,7 @@ class RunRecorder(RolloutCallback):
             what = "" if group_size == 1 else " of each group"
             console.print(
                 f"[yellow]In {WITHOUT_SPREAD} rollouts all scores{what} were equal, so there is "
-                "nothing to learn from: look at the reward with --show-samples 5.[/]",
+                "nothing to learn from: look at the reward with show_samples=5.[/]",
                 soft_wrap=True,
             )
 
@@ -263,13 +260,8 @@ def parse_interval(text: str) -> tuple[float, int | None]:
     Raises:
         ValueError: it is something else.
     """
-    match = re.fullmatch(r"\s*([0-9.]+)\s*([a-z]+)\s*", str(text).lower())
-    try:
-        number = float(match[1]) if match else 0.0
-    except ValueError:
-        number = 0.0
-    unit = match[2] if match else ""
-    unit = unit if unit in UNITS else unit.removesuffix("s")
+    match = re.fullmatch(r"\s*(\d+\.?\d*|\.\d+)\s*([a-z]+?)s?\s*", str(text).lower())
+    number, unit = (float(match[1]), match[2]) if match else (0.0, "")
     if number > 0 and unit in UNITS:
         return number * UNITS[unit], None
     if number >= 1 and number == int(number) and unit == "rollout":

@@ -2,5 +2,4 @@
 
 agent_folder  an agent in a folder, which transformers can open
 resume        what learning needs to go on exactly where it was
-env_state     the state of an environment between two steps
 """

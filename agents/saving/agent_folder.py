@@ -4,22 +4,19 @@ agent.json                   algorithm, policy, hyper-parameters, task, steps ta
 config.json, *.safetensors   the policy (from_pretrained can open a language model)
 learning.json, learning.safetensors   what learning needs to go on exactly (agents.saving.resume)
 
-A folder is replaced as a whole, so that a reader finds the old agent or the new one. The content
-of a file is only data: no code that it names is imported, and it sets only the hyper-parameters
-that an agent saves.
+A folder is replaced as a whole, so that a reader finds the old agent or the new one. What a file
+holds is only data: no code that it names is imported, and it sets only the hyper-parameters that an
+agent saves.
 """
 
 from __future__ import annotations
 
 import inspect
 import json
-import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-
-from safetensors import SafetensorError
 
 from agents import distributed, files, policies
 from agents.experience import environments
@@ -28,20 +25,15 @@ from agents.training.hyperparameters import hyperparameter_names, state_names
 from textenv.arguments import first_line
 from textenv.sharing import is_data, plain
 
-log = logging.getLogger(__name__)
-
 DESCRIPTION = "agent.json"
 CONTENT = {  # of agent.json, with the types of its values
     "algorithm": str, "policy": str, "policy_kwargs": dict, "hyperparameters": dict,
     "functions": list, "n_envs": int, "persistent_state": dict, "kl_coef": int | float | None,
     "task": dict | None, "num_timesteps": int,
 }  # fmt: skip
-DAMAGE = (SafetensorError, ValueError, KeyError, TypeError, AttributeError, RuntimeError)
 COUNTS = ("num_timesteps", "num_rollouts", "learning_seconds")
-SUFFIXES = {".json", ".safetensors", ".txt", ".jinja", ".model"}  # of an agent's files
-# Where the agent of a run is, in its folder (see agents.runs.folder); the newest state first.
 ATTENTION = (None, "eager", "sdpa")  # the names that a file may give
-ATTEMPTS = 5  # to read a folder that is replaced meanwhile
+# Where the agent of a run is, in its folder (see agents.runs.folder); the newest state first.
 IN_A_RUN = ("checkpoints/newest", "agent")
 
 
@@ -62,22 +54,20 @@ def save(agent: Any, folder: Path, optimizer: bool, **notes: Any) -> None:
 
 def describe_agent(agent: Any) -> dict[str, Any]:
     """Algorithm, policy, hyper-parameters, counts and task of an agent, as data."""
-    hyperparameters = {name: getattr(agent, name) for name in hyperparameter_names(type(agent))}
+    values = {name: getattr(agent, name) for name in hyperparameter_names(type(agent))}
+    hyperparameters, of_policy = _data(values), _data(agent.policy_kwargs)
+    found_again = {**of_policy, **agent.policy.kwargs_for(Path())}
     schedules = environments.schedules(agent.env)
     return {
         "algorithm": type(agent).__name__,
         "policy": type(agent.policy).__name__,
-        "policy_kwargs": _data(agent.policy_kwargs),
-        "hyperparameters": _data(hyperparameters),
+        "policy_kwargs": of_policy,
+        "live": [name for name in agent.policy_kwargs if name not in found_again],
+        "hyperparameters": hyperparameters,
         "functions": [
             name
-            for name, value in hyperparameters.items()
-            if name not in _data(hyperparameters) and value is not _default(type(agent), name)
-        ],
-        "live": [
-            name
-            for name in agent.policy_kwargs
-            if name not in {**_data(agent.policy_kwargs), **agent.policy.kwargs_for(Path())}
+            for name, value in values.items()
+            if name not in hyperparameters and value is not _default(type(agent), name)
         ],
         **{name: getattr(agent, name) for name in COUNTS},
         "persistent_state": {name: getattr(agent, name) for name in state_names(type(agent))},
@@ -91,7 +81,8 @@ def _other_files(folder: Path) -> list[Path]:
     """What is in the folder and does not belong to an agent that was saved there before.
 
     Raises:
-        FileExistsError: the folder is not empty and holds no agent, or it is the current one.
+        FileExistsError: the folder is not empty and holds no agent, or one of unknown files; or it
+            is the current one.
     """
     entries = list(folder.iterdir()) if folder.is_dir() else []
     if folder.resolve() == Path.cwd():
@@ -106,20 +97,22 @@ def _other_files(folder: Path) -> list[Path]:
             f"The folder {str(folder)!r} is not empty and holds no agent: save to another one."
         )
     try:
-        known = {*describe(folder)["files"], DESCRIPTION}
+        known = describe(folder)["files"]
     except (KeyError, ValueError):  # of an earlier release, or damaged
-        known = {entry.name for entry in entries if entry.suffix in SUFFIXES}
-    return [entry for entry in entries if entry.name not in known]
+        raise FileExistsError(
+            f"The file agent.json in {str(folder)!r} does not name the files of its agent: remove "
+            "the folder, or save to another one."
+        ) from None
+    return [entry for entry in entries if entry.name not in (*known, DESCRIPTION)]
 
 
 def find(folder: str | Path) -> Path:
     """The folder of an agent: the folder itself, or the newest agent in the folder of a run."""
-    folder = files.current(Path(folder))
     for place in ("", *IN_A_RUN):
-        candidate = files.current(folder / place)
+        candidate = files.current(Path(folder) / place)
         if (candidate / DESCRIPTION).is_file():
             return candidate
-    return folder
+    return Path(folder)
 
 
 def describe(folder: Path) -> dict[str, Any]:
@@ -149,7 +142,9 @@ def _reading(path: Path) -> Iterator[None]:
     """
     try:
         yield
-    except DAMAGE as error:
+    except OSError:
+        raise  # it says enough
+    except Exception as error:
         raise ValueError(
             f"{str(path)!r} is damaged, or was not written by this library ({first_line(error)}): "
             "save the agent again, or load another checkpoint."
@@ -161,18 +156,26 @@ def load(cls: type, folder: Path, env: Any, policy: type | None, changes: dict[s
 
     A run may replace the folder meanwhile; then the new one is loaded.
     """
-    for _ in range(ATTEMPTS):
+    while True:
         found = find(folder)
-        number = found.stat().st_ino if found.is_dir() else None
+        before = _version(found)
         try:
             agent = _load(cls, found, env, policy, dict(changes))
-        except OSError:
-            if number is None or (found.is_dir() and found.stat().st_ino == number):
+        except Exception:
+            if _version(found) == before:
                 raise
-            continue
-        if found.is_dir() and found.stat().st_ino == number:
-            return agent
-    raise OSError(f"The agent in {str(folder)!r} is replaced faster than it can be read.")
+        else:
+            if _version(found) == before:
+                return agent
+
+
+def _version(folder: Path) -> tuple[int, int] | None:
+    """What differs when the agent in the folder has been replaced; None without an agent."""
+    try:
+        status = (folder / DESCRIPTION).stat()
+    except OSError:
+        return None
+    return status.st_ino, status.st_mtime_ns
 
 
 def _load(cls: type, folder: Path, env: Any, policy: type | None, changes: dict[str, Any]) -> Any:
@@ -207,10 +210,7 @@ def _load(cls: type, folder: Path, env: Any, policy: type | None, changes: dict[
     environments.set_schedules(agent.env, description["kl_coef"])
     with _reading(folder):
         same_task = given is None and not {"env_kwargs", "n_envs"} & changes.keys()
-        has_environment = resume.restore(agent, folder, same_task)
-    if not has_environment:
-        # New episodes, and not those of the first run again.
-        agent.collector.seed = resume.new_seed(agent)
+        resume.restore(agent, folder, same_task)
     return agent
 
 

@@ -18,8 +18,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from agents import distributed, files
-from agents.saving import env_state
-from agents.saving.env_state import State
+from agents.experience.env_state import UnknownState
+
+State = Any  # a tree of plain data, arrays and tensors
 
 log = logging.getLogger(__name__)
 
@@ -30,7 +31,7 @@ TENSOR_TYPES = (
 
 
 def write(agent: Any, folder: Path) -> None:
-    """Write what `restore` reads; an environment that cannot be read is left out, and logged."""
+    """Write what `restore` reads, with the reason where the environment cannot say where it is."""
     tensors = {
         f"optimizer.{index}.{name}": value
         for index, entry in agent.optimizer.state_dict()["state"].items()
@@ -38,21 +39,14 @@ def write(agent: Any, folder: Path) -> None:
     }
     tensors["generator.policy"] = agent.policy.generator.get_state()
     tensors["generator.minibatches"] = agent.generator.get_state()
-    state, settings = None, {}
+    learning: dict[str, Any] = {"device": agent.device.type, "collector": None}
+    of_collector: dict[str, torch.Tensor] = {}
     try:
-        captured = env_state.capture(agent.collector)
-        state = to_json(captured, tensors)
-        at_start = getattr(agent.collector, "at_start", None)
-        if at_start is not None:
-            now = captured["object"]["env"]
-            settings = env_state.settings(agent.env, now, dict(at_start))
-    except env_state.NotData as error:
-        log.warning(
-            "The state of the environment is not saved, so learning will go on with new episodes: "
-            "%s Environments with state_dict and load_state_dict are asked for it.", error
-        )  # fmt: skip
+        learning["collector"] = to_json(agent.collector.state_dict(), of_collector)
+        tensors |= of_collector
+    except UnknownState as error:
+        learning["unknown"] = str(error)
     save_file(tensors, folder / TENSORS)
-    learning = {"collector": state, "settings": settings, "device": agent.device.type}
     files.write_json(folder / LEARNING, learning)
 
 
@@ -63,10 +57,17 @@ def new_seed(agent: Any) -> int:
     return int(seeds.generate_state(1)[0] % 2**31) + distributed.rank() * agent.env.num_envs
 
 
-def restore(agent: Any, folder: Path, same_task: bool) -> bool:
-    """Restore what `write` wrote; returns whether it had the environment's state."""
+def restore(agent: Any, folder: Path, same_task: bool) -> None:
+    """Restore what `write` wrote. Without the environment's state it begins new episodes.
+
+    Args:
+        agent: a new one, with its weights and counts.
+        folder: of the saved one.
+        same_task: whether the environment was made as the saved one was.
+    """
+    agent.collector.seed = new_seed(agent)  # not the episodes of the first run again
     if not (folder / TENSORS).is_file():
-        return False
+        return
     tensors = load_file(folder / TENSORS)
     file = folder / LEARNING
     learning = json.loads(file.read_text()) if file.is_file() else {}  # of an earlier release
@@ -74,24 +75,51 @@ def restore(agent: Any, folder: Path, same_task: bool) -> bool:
     if not distributed.is_main():  # it would draw the same actions and prompts as the first process
         agent.policy.seed(new_seed(agent))
         agent.generator.manual_seed(new_seed(agent))
-        return False
-    if learning.get("collector") is None:
-        return False
-    seed = agent.collector.seed
+        return
+    state = learning.get("collector")
+    if state is not None and "object" in state:
+        state = _of_earlier_release(state["object"], type(agent.env).__name__)
+    state = from_json(state, tensors)
     try:
+        if state is None:
+            raise UnknownState(learning.get("unknown", "Its state was not saved."))
         agent.env.reset(seed=0)  # so that attributes exist that only a reset sets
-        here = env_state.capture(agent.env)
-        env_state.check_settings(agent.env, here, learning["settings"])
-        env_state.restore(agent.collector, from_json(learning["collector"], tensors))
-    except (env_state.NotData, ValueError, KeyError, TypeError, RuntimeError) as error:
-        log.log(
-            logging.WARNING if same_task else logging.INFO,
-            "The environment begins new episodes, since the saved state is of another one: %s",
-            error,
-        )
-        agent.collector = type(agent.collector)(agent.env, seed)
-        return False
-    return True
+        agent.collector.load_state_dict(state)
+    except Exception as error:  # whatever an environment raises for the state of another one
+        level = logging.WARNING if same_task else logging.INFO
+        log.log(level, "The environment begins new episodes: %s", error)
+        agent.collector = type(agent.collector)(agent.env, new_seed(agent))
+
+
+def _of_earlier_release(attributes: State, cls: str) -> State:
+    """A collector's state as `to_json` writes it, from a tree of its attributes and their kinds.
+
+    Where the environment could not say its state, the tree has its attributes: they are not used.
+
+    Args:
+        attributes: of the collector.
+        cls: the name of the class of the environment, which the file lacks.
+
+    Returns:
+        None if the environment's own state is not there.
+    """
+
+    def data(node: State) -> State:
+        if not isinstance(node, dict):
+            return node
+        kind, content = next(iter(node.items()))
+        if kind in ("list", "tuple"):
+            return [data(part) for part in content]
+        if kind == "dict":
+            return {key: data(part) for key, part in content}
+        if kind == "objects":
+            return {"values": [data(part) for part in content], "dtype": "object"}
+        return content  # an array, a tensor or a number
+
+    if "own" not in attributes["env"]:
+        return None
+    own = {"env": [[cls, data(attributes["env"]["own"])]]}
+    return {name: data(node) for name, node in attributes.items()} | own
 
 
 def _restore_generators(agent: Any, tensors: dict[str, torch.Tensor], device: str) -> None:
@@ -117,19 +145,26 @@ def _restore_generators(agent: Any, tensors: dict[str, torch.Tensor], device: st
 
 
 def to_json(state: State, tensors: dict[str, torch.Tensor]) -> Any:
-    """A state as JSON, in which arrays and tensors are names; they are added to ``tensors``."""
-    if isinstance(state, dict):
+    """A state as JSON, in which arrays and tensors are names; they are added to ``tensors``.
+
+    Tuples become lists.
+
+    Raises:
+        UnknownState: there is something else in it.
+    """
+    if isinstance(state, dict) and all(isinstance(key, str) for key in state):
         return {key: to_json(part, tensors) for key, part in state.items()}
     if isinstance(state, list | tuple):
         return [to_json(part, tensors) for part in state]
-    if isinstance(state, np.ndarray) and state.dtype not in TENSOR_TYPES:
-        texts = np.char.decode(state, "latin-1") if state.dtype.kind == "S" else state
-        return {"values": texts.tolist(), "dtype": str(state.dtype)}
-    if isinstance(state, np.ndarray | torch.Tensor):
+    if isinstance(state, np.ndarray | np.generic) and state.dtype not in TENSOR_TYPES:
+        return {"values": to_json(state.tolist(), tensors), "dtype": str(state.dtype)}
+    if isinstance(state, np.ndarray | np.generic | torch.Tensor):
         name = f"state.{len(tensors)}"
-        tensors[name] = torch.as_tensor(np.array(state) if isinstance(state, np.ndarray) else state)
-        return {"tensor": name, "numpy": isinstance(state, np.ndarray)}
-    return state
+        tensors[name] = torch.as_tensor(state if torch.is_tensor(state) else np.array(state))
+        return {"tensor": name, "numpy": not torch.is_tensor(state)}
+    if state is None or type(state) in (bool, int, float, str):
+        return state
+    raise UnknownState(f"Its state holds {type(state).__name__}, which cannot be saved as data.")
 
 
 def from_json(data: Any, tensors: Mapping[str, torch.Tensor]) -> State:
@@ -140,8 +175,7 @@ def from_json(data: Any, tensors: Mapping[str, torch.Tensor]) -> State:
         return data
     if set(data) == {"tensor", "numpy"}:
         tensor = tensors[data["tensor"]]
-        return tensor.cpu().numpy() if data["numpy"] else tensor
+        return tensor.cpu().numpy()[()] if data["numpy"] else tensor
     if set(data) == {"values", "dtype"}:
-        values, dtype = np.array(data["values"]), np.dtype(data["dtype"])
-        return (np.char.encode(values, "latin-1") if dtype.kind == "S" else values).astype(dtype)
+        return np.array(data["values"], data["dtype"])
     return {key: from_json(part, tensors) for key, part in data.items()}

@@ -8,7 +8,8 @@ import numpy as np
 from stable_baselines3.common.callbacks import BaseCallback, CallbackList, ConvertCallback
 
 from agents.experience.rollout import Step
-from agents.sb3.infos import copied, step_infos
+from agents.experience.steps import copied
+from agents.sb3.infos import step_infos
 from textenv.arrays import to_numpy
 
 

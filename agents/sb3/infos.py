@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from agents.experience.steps import copied
 from textenv.arrays import to_numpy
 
 OF_ENDS = ("final_obs", "final_info")  # columns of SAME_STEP about the rows that ended
@@ -63,15 +64,6 @@ def step_infos(
         if terminated[row] or truncated[row]:
             info["terminal_observation"] = row_of(final, row)
     return infos, resets
-
-
-def copied(observation: Any) -> Any:
-    """An observation in numpy, in its own memory: environments may use theirs again."""
-    if isinstance(observation, dict):
-        return {key: copied(value) for key, value in observation.items()}
-    if isinstance(observation, tuple):
-        return tuple(map(copied, observation))
-    return np.array(to_numpy(observation))
 
 
 def row_of(observation: Any, row: int) -> Any:

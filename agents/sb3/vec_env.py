@@ -13,7 +13,8 @@ from stable_baselines3.common.env_util import is_wrapped
 from stable_baselines3.common.vec_env import VecEnv, VecMonitor
 
 from agents.experience import environments
-from agents.sb3.infos import copied, info_rows, step_infos
+from agents.experience.steps import copied
+from agents.sb3.infos import info_rows, step_infos
 from textenv.arrays import to_numpy
 from textenv.kl.schedules import FixedKL
 from textenv.vector_env import TextGenVectorEnv

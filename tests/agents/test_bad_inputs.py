@@ -320,7 +320,7 @@ DAMAGES = {
     "another vocabulary": edit("config.json", lambda c: c.update(vocab_size=10)),
     "another optimiser": tensors("learning.safetensors", reshaped("optimizer.3.exp_avg")),
     "no generator": tensors("learning.safetensors", without("generator.policy")),
-    "settings of learning": edit("learning.json", lambda c: c.update(settings=3)),
+    "a number of a collector": edit("learning.json", lambda c: c.update(collector=3)),
     "a collector": edit("learning.json", lambda c: c.update(collector={"object": 3})),
 }
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import os
+import sys
 
 import pytest
+from forked import fork
 
 from agents import PPO, REINFORCE, files
 from agents.saving import agent_folder, resume
@@ -14,10 +17,7 @@ def names(folder):
     return sorted(path.name for path in folder.iterdir())
 
 
-@pytest.mark.parametrize("exchange", [True, False])
-def test_a_folder_is_replaced(exchange, tmp_path, monkeypatch):
-    if not exchange:  # a system without this operation
-        monkeypatch.setattr(files, "_exchange", lambda first, second: False)
+def test_a_folder_is_replaced(tmp_path):
     for text in ("one", "two"):
         with files.replacing(tmp_path / "place") as new:
             (new / text).write_text(text)
@@ -50,14 +50,70 @@ def test_what_a_killed_process_left_is_put_back_and_removed(tmp_path):
     assert names(place) == ["new"] and files.current(place) == place
 
 
-def test_a_kill_between_two_renames_does_not_block_later_saves(tmp_path, monkeypatch):
-    monkeypatch.setattr(files, "_exchange", lambda first, second: False)
-    for name in ("place", ".place.old"):  # killed before the old one was removed
+def test_a_kill_before_the_old_folder_is_removed_does_not_block_later_saves(tmp_path):
+    for name in ("place", ".place.old"):
         (tmp_path / name).mkdir()
         (tmp_path / name / name).write_text(name)
     with files.replacing(tmp_path / "place") as new:
         (new / "new").write_text("new")
     assert names(tmp_path) == ["place"] and names(tmp_path / "place") == ["new"]
+
+
+def test_a_reader_finds_the_old_folder_or_the_new_one_at_each_moment(tmp_path):
+    """A process dies before its first change of the file system, its second, and so on."""
+    place, changes = tmp_path / "place", ("open", "os.rename", "os.remove", "os.rmdir")
+
+    def replace(last):
+        count = itertools.count()
+
+        def die(event, arguments):
+            if event in changes and str(tmp_path) in str(arguments) and next(count) == last:
+                os._exit(9)
+
+        sys.addaudithook(die)
+        with files.replacing(place) as new:
+            (new / "new").write_text("new")
+
+    found = set()
+    for last in itertools.count():
+        with files.replacing(place) as new:
+            (new / "old").write_text("old")
+        assert names(tmp_path) == ["log", "place"] if last else ["place"]
+        process = fork(lambda at=last: replace(at), tmp_path / "log")
+        code = os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
+        if code == 0:
+            break
+        (name,) = names(files.current(place))
+        assert (files.current(place) / name).read_text() == name
+        found.add((name, place.exists()))
+    assert found == {("old", True), ("old", False), ("new", True)}
+
+
+def test_what_a_killed_process_left_of_a_file_is_removed(tmp_path):
+    def write():
+        os.fsync = lambda handle: os._exit(9)  # killed in the middle
+        files.write_text(tmp_path / "file.json", "half")
+
+    os.waitpid(fork(write, tmp_path / "log"), 0)
+    (left,) = tmp_path.glob(".file.json.new-*")
+    assert left.read_text() == "half"
+    files.write_text(tmp_path / "file.json", "whole")
+    assert names(tmp_path) == ["file.json", "log"]
+
+
+def test_other_threads_write_with_their_own_mode(tmp_path, monkeypatch):
+    """The umask is one of the whole process, so it is never changed."""
+    before = os.umask(0o027)
+    try:
+        monkeypatch.setattr(os, "umask", None)
+        files.write_text(tmp_path / "file", "text")
+        with files.replacing(tmp_path / "place"):
+            pass
+    finally:
+        monkeypatch.undo()
+        os.umask(before)
+    modes = [(tmp_path / name).stat().st_mode & 0o777 for name in ("file", "place")]
+    assert modes == [0o640, 0o750]
 
 
 def test_a_file_is_replaced_and_keeps_its_mode(tmp_path):

@@ -19,8 +19,8 @@ import tyro
 from stable_baselines3.common.logger import Logger
 
 from agents import PPO
+from agents.experience.episodes import EpisodeCollector
 from agents.runs import RunRecorder
-from agents.saving import env_state as snapshot
 from agents.training import presets
 from textenv.lm.loading import hide_progress_bars
 
@@ -58,7 +58,7 @@ def main(options: Options) -> None:
     timed(RunRecorder, "_on_rollout_end", "completions")
     timed(RunRecorder, "save", "checkpoints")
     timed(Logger, "dump", "progress.csv and TensorBoard")
-    timed(snapshot, "capture", "reading the environment's state")
+    timed(EpisodeCollector, "state_dict", "reading the environment's state")
     agent = PPO(
         "CausalLMPolicy", "TextGen-v0", seed=0,
         env_kwargs={"reward": "sentiment", "reference": "bundled", "kl_coef": 0.1},

@@ -23,6 +23,7 @@ from typing import Any, Self
 
 import numpy as np
 
+from agents.files import write_json, write_text
 from agents.preferences.duels import Judgement
 from agents.preferences.labels.answers import CHOICES, UNDO, Answers, checked_name
 from agents.preferences.pairs import Pair, Preference, as_lines
@@ -105,7 +106,7 @@ class Labelling:
         pairs_file = files(path)[1]
         pairs_file.parent.mkdir(parents=True, exist_ok=True)
         rows = [_pair_as_row(pair) for pair in pairs]
-        files.write_json(pairs_file, {"settings": dict(settings), "pairs": rows})
+        write_json(pairs_file, {"settings": dict(settings), "pairs": rows})
         return cls(path)
 
     # --- what a page needs ------------------------------------------------------------------
@@ -205,7 +206,7 @@ class Labelling:
         self._write_preferences()
 
     def _write_preferences(self) -> None:
-        files.write_text(self.path, as_lines(self._preferences()))
+        write_text(self.path, as_lines(self._preferences()))
 
     def _preferences(self) -> list[Preference]:
         found = []

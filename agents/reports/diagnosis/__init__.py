@@ -9,11 +9,11 @@
 learning    what the algorithm learns from: the reward, the ratio, the clip, the critic
 behaviour   what has become of the policy and its texts
 
-Each diagnosis is a pure function of an `agents.runs.RunNumbers`: a sentence with the option to
-change, or None if all is well. Its docstring says why its threshold is where it is. They are chosen
-to be silent on healthy runs (all algorithms with their presets), and so leave out what is only
-unusual. "Late" means the mean over the last quarter of the rollouts, which says where a run has
-ended and has less noise than its last rollout.
+Each diagnosis is a pure function of a `RunNumbers`: a sentence with the option to change, or None
+if all is well. Its docstring says why its threshold is where it is. They are chosen to be silent on
+healthy runs (all algorithms with their presets), and so leave out what is only unusual. "Late"
+means the mean over the last quarter of the rollouts, which says where a run has ended and has less
+noise than its last rollout.
 """
 
 from __future__ import annotations

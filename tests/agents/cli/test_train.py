@@ -104,7 +104,7 @@ def test_a_run_is_not_overwritten_unless_asked(small, tmp_path, monkeypatch):
     options = ["train", *small, "--n-epochs", "1", "--total-timesteps", "8"]
     main([*options, "--output", "one"])
     first = (tmp_path / "one" / "settings.json").read_bytes()
-    with pytest.raises(SystemExit, match="There is a run in 'one' already"):
+    with pytest.raises(SystemExit, match=r"There is a run in 'one' already: .*--resume"):
         main([*options, "--output", "one"])
     assert (tmp_path / "one" / "settings.json").read_bytes() == first
     # What belonged to the first run is gone: `evaluate` would compare with its optimum.

@@ -12,6 +12,7 @@ import stable_baselines3 as sb3
 import torch
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.vec_env import DummyVecEnv
+from stateful import STATEFUL
 
 import agents
 from agents import BestOfN, Greedy, RandomTokens, Untouched, evaluate
@@ -223,8 +224,10 @@ def test_policies_and_functions_act_in_any_environment(on_cartpole):
     assert found.returns.mean() > 20
 
 
-def test_evaluating_in_its_own_environment_changes_nothing(on_cartpole):
-    plain, watched = (on_cartpole(agents.PPO, n_envs=2, n_steps=32, seed=0) for _ in range(2))
+def test_evaluating_in_its_own_environment_changes_nothing():
+    """It says where it is, and is put back there."""
+    few = {"n_envs": 2, "n_steps": 32, "seed": 0, "device": "cpu"}
+    plain, watched = (agents.PPO("MlpPolicy", STATEFUL, **few) for _ in range(2))
     for agent in (plain, watched):
         agent.learn(64)
     evaluate(watched, n_episodes=6)
@@ -232,6 +235,15 @@ def test_evaluating_in_its_own_environment_changes_nothing(on_cartpole):
     for column in ("observations", "actions", "rewards", "mask"):
         assert torch.equal(getattr(one, column), getattr(other, column))
     assert one.episodes == other.episodes
+
+
+def test_other_episodes_begin_after_each_evaluation_where_the_environment_says_nothing(on_cartpole):
+    agent, first = on_cartpole(agents.PPO).learn(64), []
+    for _ in range(2):
+        evaluate(agent, n_episodes=2, seed=3)
+        first.append(agent.collect().observations[:, 0])
+    assert not torch.equal(*first)
+    assert not torch.equal(first[0], torch.as_tensor(agent.env.reset(seed=3)[0]))
 
 
 def test_a_folder_leaves_the_environment_as_it_was(make_agent, model_folder, tmp_path):

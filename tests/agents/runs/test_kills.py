@@ -6,7 +6,6 @@ minutes. The moments are random, but the same in each call.
 
 from __future__ import annotations
 
-import json
 import os
 import random
 import signal
@@ -19,12 +18,14 @@ import torch
 import transformers
 from forked import fork
 from safetensors.torch import load_file
+from stateful import STATEFUL
 from torch.testing import assert_close
 
 from agents import GRPO, PPO
 from agents.cli import main
 from agents.runs import RunFolder, RunRecorder
 from agents.runs.folder import read_json
+from agents.saving.agent_folder import describe, find
 from textenv.lm.loading import hide_progress_bars
 
 pytestmark = pytest.mark.slow
@@ -77,7 +78,7 @@ def moment(run: RunFolder) -> str:
     if "after" in evaluations:
         return "at the end"
     if run.has_checkpoint:
-        timesteps = json.loads((run.newest / "agent.json").read_text())["num_timesteps"]
+        timesteps = describe(find(run.newest))["num_timesteps"]
         if timesteps >= options.get("options", {}).get("total_timesteps", 1e9):
             return "evaluating"
     return "learning"
@@ -86,7 +87,7 @@ def moment(run: RunFolder) -> str:
 def lost_rollouts(run: RunFolder) -> int:
     """How many rollouts of the log are not in the newest checkpoint."""
     rows = run.progress.read_text().splitlines()[1:] if run.progress.is_file() else []
-    saved = json.loads((run.newest / "agent.json").read_text()) if run.has_checkpoint else {}
+    saved = describe(find(run.newest)) if run.has_checkpoint else {}
     return len(rows) - saved.get("num_rollouts", 0)
 
 
@@ -147,7 +148,7 @@ def test_cartpole_is_killed_and_resumed(tmp_path):
         if resumes and RunFolder(path).has_checkpoint:
             agent = PPO.load(path)
         else:
-            agent = PPO("MlpPolicy", "CartPole-v1", seed=3, n_steps=128, device="cpu")
+            agent = PPO("MlpPolicy", STATEFUL, seed=3, n_steps=128, device="cpu")
             resumes = False
         recorder = RunRecorder(path, "2 rollouts", resume=resumes, overwrite=not resumes)
         agent.learn(12_000 - agent.num_timesteps, recorder, reset_num_timesteps=False)
@@ -216,8 +217,8 @@ def test_no_mixture_in_200_kills_of_save(text_options, model_folder, tmp_path):
     found = Counter()
     for _ in range(200):
         assert kill_after(fork(save_in_turn, log), numbers.uniform(0, 4 * seconds))
-        name = json.loads((folder / "agent.json").read_text())["algorithm"]
-        assert_close(state(folder), wholes[name], rtol=0, atol=0)
+        name = describe(find(folder))["algorithm"]
+        assert_close(state(find(folder)), wholes[name], rtol=0, atol=0)
         found[name] += 1
     assert set(found) == {"PPO", "GRPO"}
     loaded = {"PPO": PPO, "GRPO": GRPO}[name].load(folder)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import gymnasium as gym
 import pytest
 import torch
@@ -9,10 +11,11 @@ import transformers
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from gymnasium.wrappers import RecordEpisodeStatistics
 from stable_baselines3.common.callbacks import BaseCallback
+from stateful import STATEFUL
 from torch.testing import assert_close
 
 import agents.algorithms
-from agents import PPO, REINFORCE
+from agents import PPO
 from agents.experience.steps import Stopped
 from agents.training.hyperparameters import state_names
 from textenv import TextGenEnv
@@ -142,43 +145,101 @@ def test_text_that_is_stepped_and_wrapped(steps_mode, model_folder, text_agent, 
     assert_goes_on(agent, lambda f: PPO.load(f, env=environment()), tmp_path / "saved", 140)
 
 
-@pytest.mark.parametrize("env", ["CartPole-v1", "Pendulum-v1", "Acrobot-v1"])
-@pytest.mark.parametrize("algorithm", ["PPO", "TRPO", "ActorCritic"])
-def test_small_networks(algorithm, env, tmp_path):
+@pytest.mark.parametrize("algorithm", ["PPO", "TRPO", "ActorCritic", "REINFORCE"])
+def test_small_networks(algorithm, tmp_path):
+    """In an environment of somebody's own that says where it is."""
     cls = getattr(agents.algorithms, algorithm)
-    agent = cls("MlpPolicy", env, seed=1, n_envs=4, n_steps=64, device="cpu")
+    agent = cls("MlpPolicy", STATEFUL, seed=1, n_envs=4, n_steps=64, device="cpu")
     assert_goes_on(agent, cls.load, tmp_path / "saved", 1000)
 
 
-def test_a_moving_baseline(tmp_path):
-    agent = REINFORCE("MlpPolicy", "CartPole-v1", seed=1, n_envs=4, n_steps=64, device="cpu")
-    assert_goes_on(agent, REINFORCE.load, tmp_path / "saved", 1000)
+def test_an_agent_that_has_not_begun_begins_with_its_seed(tmp_path):
+    agent = PPO("MlpPolicy", "CartPole-v1", seed=1, n_envs=2, n_steps=16, device="cpu")
+    agent.save(tmp_path / "saved")
+    assert torch.equal(PPO.load(tmp_path / "saved").collect().actions, agent.collect().actions)
 
 
 def test_the_kind_of_vector_is_saved(tmp_path):
     kind = {"vectorization_mode": "sync"}
-    agent = PPO(
-        "MlpPolicy", "CartPole-v1", seed=1, n_envs=4, n_steps=64, device="cpu", env_kwargs=kind
-    )
-    again = assert_goes_on(agent, PPO.load, tmp_path / "saved", 1000)
-    assert isinstance(again.env.unwrapped, SyncVectorEnv)
+    agent = PPO("MlpPolicy", "CartPole-v1", n_envs=4, device="cpu", env_kwargs=kind)
+    agent.save(tmp_path / "saved")
+    assert isinstance(PPO.load(tmp_path / "saved").env.unwrapped, SyncVectorEnv)
 
 
-def test_one_environment_after_another(tmp_path):
+@pytest.mark.parametrize("steps_mode", AutoresetMode)
+def test_one_environment_after_another(steps_mode, tmp_path):
     def environment():
-        return SyncVectorEnv([lambda: gym.make("CartPole-v1") for _ in range(3)])
+        return SyncVectorEnv([lambda: gym.make(STATEFUL)] * 3, autoreset_mode=steps_mode)
 
     agent = PPO("MlpPolicy", environment(), seed=1, n_steps=64, device="cpu")
     assert_goes_on(agent, lambda f: PPO.load(f, env=environment()), tmp_path / "saved", 1000)
 
 
-def test_a_wrapper_that_counts(tmp_path):
-    def environment():
-        envs = gym.make_vec("Pendulum-v1", num_envs=4)
-        return gym.wrappers.vector.NormalizeObservation(envs)
+@pytest.mark.parametrize(
+    ("env", "unknown"), [("CartPole-v1", "CartPoleVectorEnv"), ("Pendulum-v1", "PendulumEnv")]
+)
+def test_new_episodes_where_the_environment_does_not_say_where_it_is(
+    env, unknown, tmp_path, caplog
+):
+    agent = PPO("MlpPolicy", env, seed=1, n_envs=2, n_steps=64, device="cpu").learn(256)
+    agent.save(tmp_path / "saved")
+    assert caplog.text == ""
+    again = PPO.load(tmp_path / "saved")
+    sentence = f"The environment begins new episodes: {unknown} has no state_dict"
+    assert caplog.text.count(sentence) == 1
+    assert_close(everything(again), everything(agent), rtol=0, atol=0)
+    assert again.collector.seed not in (None, 1)  # not the first run's episodes again
+    assert again.collector.seed == PPO.load(tmp_path / "saved").collector.seed
+    again.learn(128, reset_num_timesteps=False)
 
-    agent = PPO("MlpPolicy", environment(), seed=1, n_steps=64, device="cpu")
-    assert_goes_on(agent, lambda f: PPO.load(f, env=environment()), tmp_path / "saved", 1000)
+
+def test_a_wrapper_that_counts_lets_new_episodes_begin(tmp_path, caplog):
+    def environment():
+        return gym.wrappers.vector.NormalizeObservation(gym.make_vec(STATEFUL, num_envs=4))
+
+    caplog.set_level("INFO")
+    agent = PPO("MlpPolicy", environment(), seed=1, n_steps=64, device="cpu").learn(256)
+    agent.save(tmp_path / "saved")
+    PPO.load(tmp_path / "saved", env=environment()).learn(64, reset_num_timesteps=False)
+    assert "begins new episodes: NormalizeObservation has no state_dict" in caplog.text
+
+
+def test_a_checkpoint_of_an_earlier_release(text_agent, tmp_path):
+    """It has the attributes of the collector as a tree, each with its kind."""
+    agent = text_agent("PPO").learn(100)
+    agent.save(tmp_path / "saved")
+    file = tmp_path / "saved" / "learning.json"
+    learning = json.loads(file.read_text())
+    ((_, env),) = learning["collector"]["env"]
+    learning["collector"] = {"object": {"env": {"own": as_tree(env)}, "seed": None}}
+    file.write_text(json.dumps(learning | {"settings": {}}))
+    again = PPO.load(tmp_path / "saved")
+    for run in (agent, again):
+        run.learn(100, reset_num_timesteps=False)
+    assert_close(everything(again), everything(agent), rtol=0, atol=0)
+
+
+def as_tree(data):
+    """Data in the format of earlier releases."""
+    if isinstance(data, list):
+        return {"list": [as_tree(part) for part in data]}
+    if isinstance(data, dict) and data.keys() == {"tensor", "numpy"}:
+        return {"array": data}
+    if isinstance(data, dict):
+        return {"dict": [[key, as_tree(part)] for key, part in data.items()]}
+    return data
+
+
+def test_a_checkpoint_of_an_earlier_release_without_a_text_environment(tmp_path, caplog):
+    agent = PPO("MlpPolicy", "CartPole-v1", seed=1, n_envs=2, n_steps=64, device="cpu").learn(256)
+    agent.save(tmp_path / "saved")
+    file = tmp_path / "saved" / "learning.json"
+    attributes = {"env": {"object": {"_elapsed": 3}}, "seed": None, "at_start": {"constant": "x"}}
+    file.write_text(json.dumps({"collector": {"object": attributes}, "device": "cpu"}))
+    again = PPO.load(tmp_path / "saved")
+    assert "The environment begins new episodes" in caplog.text
+    assert_close(everything(again), everything(agent), rtol=0, atol=0)
+    again.learn(64, reset_num_timesteps=False)
 
 
 # After an error
@@ -228,25 +289,6 @@ def test_a_callback_that_stops_in_mid_rollout_leaves_no_trace(text_agent):
     assert stopped.num_timesteps < 200
     stopped.learn(200 - stopped.num_timesteps, reset_num_timesteps=False)
     assert_close(everything(stopped), everything(undisturbed), rtol=0, atol=0)
-
-
-def test_new_episodes_where_the_state_cannot_be_read(tmp_path, caplog):
-    """A simulator in C: what it holds is not guessed."""
-
-    class Simulated(gym.Wrapper):
-        def __init__(self, env):
-            super().__init__(env)
-            self.memory = memoryview(b"state")
-
-    def environment():
-        return SyncVectorEnv([lambda: Simulated(gym.make("CartPole-v1"))])
-
-    agent = PPO("MlpPolicy", environment(), seed=1, n_steps=64, device="cpu").learn(128)
-    agent.save(tmp_path / "saved")
-    assert "memory is a memoryview, whose state cannot be read" in caplog.text
-    again = PPO.load(tmp_path / "saved", env=environment())
-    assert again.collector.seed not in (None, 1)  # not the first run's episodes again
-    again.learn(128, reset_num_timesteps=False)
 
 
 def test_an_environment_of_another_size_begins_anew(text_agent, tmp_path):
