@@ -4,9 +4,11 @@ import textenv  # noqa: F401  (registers TextGen-v0)
 from agents.agent import Agent
 from agents.algorithms import GRPO, PPO, REINFORCE, RLOO, TRPO, ActorCritic
 from agents.evaluation import BestOfN, Greedy, RandomTokens, Untouched
-from agents.evaluation.evaluate import compare, evaluate
+from agents.evaluation.evaluate import evaluate
 from agents.experience.environments import bind
 from agents.policies import CausalLMPolicy, MlpPolicy, Policy
+from agents.runs.compare import compare
+from agents.runs.train import train
 
 __all__ = [
     "GRPO",
@@ -26,4 +28,5 @@ __all__ = [
     "bind",
     "compare",
     "evaluate",
+    "train",
 ]

@@ -102,7 +102,7 @@ class Agent(SB3Interface, Arguments):
     compares_groups: ClassVar[bool] = False  # whether a group_size of 1 makes no sense
 
     def __new__(cls, *positional: Any, **named: Any) -> Any:
-        known = {each.name for each in fields(cls)}  # type: ignore[arg-type]
+        known = {each.name for each in fields(cls)}
         for name in {"batch_size", "n_epochs"} & named.keys() - known:
             raise TypeError(unknown_argument(cls.__name__, name, ()) + ONE_STEP)
         return super().__new__(cls, *positional, **named)

@@ -25,10 +25,10 @@ import torch
 from matplotlib.figure import Figure
 
 from agents import RLOO, CausalLMPolicy
+from agents.evaluation.plots import save_figure
 from agents.functional import critic_losses, surrogates
 from agents.functional.advantages import leave_one_out, moving_average_baseline
 from agents.functional.reductions import sequence_sum, token_mean
-from agents.reports.plots import save_figure
 from textenv.lm.loading import hide_progress_bars
 from textenv.rewards import resolve_reward
 

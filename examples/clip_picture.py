@@ -10,8 +10,8 @@ clip limits it.
 import torch
 from matplotlib.figure import Figure
 
+from agents.evaluation.plots import save_figure
 from agents.functional import surrogates
-from agents.reports.plots import save_figure
 
 CLIP_RANGE, DUAL_CLIP = 0.2, 3.0
 LOSSES = {

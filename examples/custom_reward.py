@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from agents import PPO
 from agents.evaluation import evaluate_text
-from agents.reports.plots import read_progress, save_figure
+from agents.evaluation.plots import read_progress, save_figure
 from agents.runs import RunRecorder
 from textenv.lm.loading import hide_progress_bars
 

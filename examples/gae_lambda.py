@@ -25,8 +25,8 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from agents.evaluation.plots import save_figure
 from agents.functional.advantages import generalized_advantages
-from agents.reports.plots import save_figure
 
 STATES = 9
 ADVANTAGE = 2 / (STATES + 1)  # of a step to the right

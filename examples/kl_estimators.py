@@ -27,7 +27,7 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from agents.reports.plots import save_figure
+from agents.evaluation.plots import save_figure
 from textenv.kl import estimators
 from textenv.lm.loading import hide_progress_bars, load_model, load_tokenizer
 

@@ -21,7 +21,7 @@ from torch.nn.utils import parameters_to_vector, vector_to_parameters
 from vaderSentiment.vaderSentiment import SentimentIntensityAnalyzer
 
 from agents import REINFORCE
-from agents.reports.plots import save_figure
+from agents.evaluation.plots import save_figure
 from textenv.lm.loading import hide_progress_bars, load_tokenizer
 
 PROMPT = "The film is"

@@ -20,7 +20,7 @@ import torch
 from matplotlib.figure import Figure
 
 from agents import REINFORCE
-from agents.reports.plots import save_figure
+from agents.evaluation.plots import save_figure
 
 SHOWN = (0, 10, 13, 18, 30, 40)  # of the 61 values of μ in the table
 START, LEARNING_RATE, MOMENTUM = -2.0, 0.01, 0.9

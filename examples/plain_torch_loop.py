@@ -14,7 +14,7 @@ from stable_baselines3.common.monitor import Monitor
 from transformers import AutoModelForCausalLM
 
 from agents import REINFORCE
-from agents.reports.plots import save_figure
+from agents.evaluation.plots import save_figure
 from textenv.lm.loading import hide_progress_bars
 from textenv.lm.sources import BUNDLED
 

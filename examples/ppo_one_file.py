@@ -16,11 +16,11 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from agents import CausalLMPolicy
+from agents.evaluation.plots import save_figure
 from agents.functional.advantages import generalized_advantages, normalize
 from agents.functional.critic_losses import squared_error
 from agents.functional.reductions import token_mean
 from agents.functional.surrogates import clip_fraction, clipped, kl_old_new
-from agents.reports.plots import save_figure
 from textenv.lm.loading import hide_progress_bars
 
 

@@ -18,10 +18,10 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from agents import PPO, REINFORCE, Agent
-from agents.preferences.pairs import Preference, label
+from agents.evaluation.plots import read_progress, save_figure
+from agents.evaluation.sampling import sample
+from agents.preferences.pairs import Preference, label, sample_pairs
 from agents.preferences.reward_model import train_reward_model
-from agents.preferences.sampling import sample, sample_pairs
-from agents.reports.plots import read_progress, save_figure
 from agents.runs import RunRecorder
 from textenv.lm.loading import hide_progress_bars
 

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from agents import RLOO
 from agents.evaluation import evaluate_text
-from agents.reports.plots import save_figure
+from agents.evaluation.plots import save_figure
 from textenv.lm.loading import hide_progress_bars, load_model
 
 MARKERS = ["v", "s", "D", "^"]

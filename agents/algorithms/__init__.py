@@ -18,11 +18,47 @@ over the single steps of a small network's rollout. REINFORCE, ActorCritic and R
 each rollout; the others, whose ratio corrects for π ≠ π_old, may take several.
 """
 
+import re
+
+from agents.agent import Agent
 from agents.algorithms.actor_critic import ActorCritic
 from agents.algorithms.grpo import GRPO
 from agents.algorithms.ppo import PPO
 from agents.algorithms.reinforce import REINFORCE
 from agents.algorithms.rloo import RLOO
 from agents.algorithms.trpo import TRPO
+from textenv.rewards.names import import_object
 
 __all__ = ["GRPO", "PPO", "REINFORCE", "RLOO", "TRPO", "ActorCritic"]
+
+
+def kebab_case(name: str) -> str:
+    """PPO → ppo, ActorCritic → actor-critic."""
+    return re.sub("(?<=[a-z])(?=[A-Z])", "-", name).lower()
+
+
+OF_OTHERS = ("sb3", "stable_baselines3", "sb3_contrib")  # modules
+NAMES: dict[str, type[Agent]] = {kebab_case(name): globals()[name] for name in __all__}
+
+
+def is_own(name: str) -> bool:
+    """Whether a name may be one of `find`, as far as can be said without importing."""
+    return name in NAMES or (":" in name and name.partition(":")[0] not in OF_OTHERS)
+
+
+def find(name: str) -> type[Agent]:
+    """The class of an algorithm's name, or of "module:Class".
+
+    Raises:
+        ValueError: there is no such algorithm, or the class is no `Agent`.
+    """
+    if name in NAMES:
+        return NAMES[name]
+    if ":" not in name:
+        raise ValueError(
+            f"--agent {name} is unknown: use one of {', '.join(NAMES)}, or 'module:Class'."
+        )
+    cls = import_object(name, "agent")
+    if not (isinstance(cls, type) and issubclass(cls, Agent)):
+        raise ValueError(f"--agent {name} is no class derived from agents.Agent.")
+    return cls

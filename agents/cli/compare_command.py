@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -12,35 +13,41 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Annotated, Any, Literal
 
+import stable_baselines3.common.logger as sb3_logger
 import tyro
+from rich.markup import escape
 
 from agents.agent import Agent
-from agents.cli.compared import Job, finish
 from agents.cli.errors import ENDINGS, checking_options, exit_code, in_words
 from agents.cli.names import AGENTS, Candidate, parse_candidate
-from agents.cli.options import (
-    NOT_OFFERED,
-    Train,
+from agents.cli.parsing import values_of
+from agents.cli.printing import print_comparison
+from agents.evaluation import evaluate_text
+from agents.evaluation.candidates import UNTRAINED
+from agents.evaluation.comparison import EVALUATION_SEED
+from agents.runs import RunFolder, Signals
+from agents.runs.compare import Comparing, Job, Known, folder_name, write_result
+from agents.runs.options import (
+    RunOptions,
     check_options,
-    run_presets,
-    values_of,
+    chosen_presets,
+    defaults_of,
+    offered_hyperparameters,
     with_absolute_paths,
 )
-from agents.cli.printing import print_comparison
-from agents.cli.reach import Reach
-from agents.cli.tasks import defaults_of
-from agents.evaluation.candidates import UNTRAINED
-from agents.evaluation.comparison import Comparison
-from agents.evaluation.statistics import interval
-from agents.reports.plots import comparison, read_progress
-from agents.runs import RunFolder, Signals
 from agents.runs.recorder import SAVE_EVERY
+from agents.runs.train import carry_out, find_attainable, open_agent, task_arguments, untouched
 from agents.training import presets
+from agents.training.device import find_device
+from agents.training.optimization import lr_schedule
 from agents.training.progress import console
 from textenv.arguments import Range, check_ranges
+from textenv.lm.loading import hide_progress_bars
 
 # Arguments of stable-baselines3 that the run itself gives.
-OF_SB3_RUN = {*NOT_OFFERED, "policy", "env", "_init_setup_model"} - {"n_steps", "policy_kwargs"}
+OF_SB3_RUN = {
+    "policy", "env", "_init_setup_model", "tensorboard_log", "verbose", "seed", "device"
+}  # fmt: skip
 OF_POLICY = ("critic_layers", "lora", "temperature")  # arguments of a policy that runs have
 DEFAULT = (*AGENTS, "sb3:PPO", "untouched", "greedy", "best-of-4", "best-of-16")
 
@@ -62,7 +69,7 @@ class Compare:
     """At most this number of seeds for --until-decided."""
     model: str = "bundled"
     """As for train."""
-    env: list[str] = field(default_factory=lambda: [Train.env])
+    env: list[str] = field(default_factory=lambda: [RunOptions.env])
     """The tasks, as for train; prompts, reward and budget of each are then its defaults."""
     reward: str = "sentiment"
     """As for train."""
@@ -107,13 +114,13 @@ def main(arguments: list[str]) -> None:
     Runs in the output folder that are finished are not repeated, and those that are not go on.
     """
     with checking_options():
-        envs = dict.fromkeys(values_of(arguments, "--env") or [Train.env])
+        envs = dict.fromkeys(values_of(arguments, "--env") or [RunOptions.env])
         tasks = [_parse(arguments, env) for env in envs]
         options = tasks[0]
         candidates = [parse_candidate(text) for text in options.agents]
         _check(options, candidates)
     with Signals() as signals, _output(options) as output:
-        runner = Runner(options, signals)
+        comparing = Comparing(signals, _announce)
         try:
             with checking_options():
                 plan = [
@@ -122,113 +129,48 @@ def main(arguments: list[str]) -> None:
                     for seed in range(options.seeds)
                     for candidate in candidates
                 ]
-            for job in plan:  # all, before the first one takes its time
-                job.check_folder(options.overwrite)
-            if options.overwrite:  # all at once, so that what is there later is only what is new
-                for job in plan:
-                    RunFolder.create(job.folder, overwrite=True).unlock()
-            runner.finish(plan)
-            while more := runner.undecided(options):
-                runner.finish(more)
-            runner.report(output)
+            comparing.run(plan, options.until_decided, options.max_seeds, options.overwrite)
+            _show(comparing, options, output)
         except ENDINGS as error:
-            sys.exit(runner.end_early(error))
+            sys.exit(_end_early(comparing, options, error))
 
 
-class Runner:
-    """Finishes runs one after the other, and reports them.
+def _announce(title: str) -> None:
+    console.print(f"\n[bold]{escape(title)}[/]")
 
-    Args:
-        options: of the comparison.
-        signals: which signals wait for the end of an update.
-    """
 
-    def __init__(self, options: Compare, signals: Signals):
-        self.options, self.signals = options, signals
-        self.planned: list[Job] = []
-        self.finished: list[Job] = []
-        self.reach: dict[str, Reach | None] = {}  # of each task, the same in all its runs
+def _show(comparing: Comparing, options: Compare, output: Path) -> None:
+    """Print the tables, draw the plots, and write both unless nothing is to be kept."""
+    found = comparing.comparison()
+    for task in found.tasks:
+        several = len(found.tasks) > 1
+        if several:
+            console.print(f"\n[bold]{task}[/]")
+        print_comparison(found, task)
+        target = output / (f"comparison-{task}.png" if several else "comparison.png")
+        title = f"{options.model}, reward {options.reward}, {options.seeds} seeds"
+        if options.save and comparing.draw(task, target, title):
+            console.print(f"\nplot   {target}", soft_wrap=True)
+    if options.save:
+        found.save(output)
+        console.print(
+            f"tables {output / 'summary.csv'}, runs.csv, differences.csv, comparison.json and the "
+            "episodes",
+            soft_wrap=True,
+        )
 
-    def finish(self, jobs: list[Job]) -> None:
-        """Finish further runs."""
-        self.planned += jobs
-        for job in jobs:
-            number, task = len(self.finished) + 1, job.options.env
-            title = f"run {number} of {len(self.planned)}: {job.candidate.label}"
-            self.reach[task] = finish(job, self.reach.get(task), self.signals, title)
-            self.finished.append(job)
 
-    def comparison(self) -> Comparison:
-        """What is finished so far."""
-        reach = {task: None if r is None else r.evaluation for task, r in self.reach.items()}
-        return Comparison([job.result() for job in self.finished], reach)
-
-    def undecided(self, options: Compare) -> list[Job]:
-        """One more seed of each candidate whose interval is too wide; nothing when all is said."""
-        if options.until_decided is None:
-            return []
-        found, more = self.comparison(), []
-        for task in dict.fromkeys(job.options.env for job in self.finished):
-            for label, returns in found.returns(task).items():
-                wide = interval(returns).half_width > options.until_decided
-                if wide and len(returns) < options.max_seeds:
-                    first = next(
-                        job for job in self.finished
-                        if (job.options.env, job.candidate.label) == (task, label)
-                    )  # fmt: skip
-                    more.append(first.on_seed(len(returns)))
-        for job in more:
-            job.check_folder(options.overwrite)
-        return more
-
-    def report(self, output: Path) -> None:
-        """Print the tables, draw the plots, and write both unless nothing is to be kept."""
-        found = self.comparison()
-        for task in dict.fromkeys(job.options.env for job in self.finished):
-            if len(self.reach) > 1:
-                console.print(f"\n[bold]{task}[/]")
-            print_comparison(found, task)
-            if self.options.save:
-                self._draw(task, output)
-        if self.options.save:
-            found.save(output)
-            console.print(
-                f"tables {output / 'summary.csv'}, runs.csv, differences.csv, comparison.json and "
-                "the episodes",
-                soft_wrap=True,
-            )
-
-    def _draw(self, task: str, output: Path) -> None:
-        """The plot of a task: what learned, with the curves of its runs."""
-        logs: dict[str, list] = {}
-        ends: dict[str, list[tuple[float, float]]] = {}
-        jobs = [job for job in self.finished if job.options.env == task]
-        for job in jobs:
-            if not isinstance(job.candidate.what, UNTRAINED):
-                row = job.result().columns()
-                ends.setdefault(job.candidate.label, []).append((row["kl"], row["score"]))
-                log = read_progress(RunFolder(job.folder).progress)
-                logs.setdefault(job.candidate.label, []).append(log)
-        if not logs:
-            return
-        reach = self.reach[task] or Reach()
-        name = "comparison.png" if len(self.reach) == 1 else f"comparison-{task}.png"
-        one = jobs[0].options
-        title = f"{one.model}, reward {one.reward}, {self.options.seeds} seeds"
-        comparison(logs, ends, reach.evaluation, output / name, title, reach.learning)
-        console.print(f"\nplot   {output / name}", soft_wrap=True)
-
-    def end_early(self, error: BaseException) -> int:
-        """Say what ended the comparison, and how to go on; returns the exit code."""
-        console.print(in_words(error), soft_wrap=True, markup=False)
-        if not isinstance(error, FileExistsError) and self.options.save:
-            without = " without --overwrite" if self.options.overwrite else ""
-            console.print(
-                f"It was run {len(self.finished) + 1} of {len(self.planned)}. The same command"
-                f"{without} goes on: finished runs are not repeated.",
-                soft_wrap=True,
-            )
-        return exit_code(error)
+def _end_early(comparing: Comparing, options: Compare, error: BaseException) -> int:
+    """Say what ended the comparison, and how to go on; returns the exit code."""
+    console.print(in_words(error), soft_wrap=True, markup=False)
+    if not isinstance(error, FileExistsError) and options.save:
+        without = " without --overwrite" if options.overwrite else ""
+        console.print(
+            f"It was run {len(comparing.finished) + 1} of {len(comparing.planned)}. The same "
+            f"command{without} goes on: finished runs are not repeated.",
+            soft_wrap=True,
+        )
+    return exit_code(error)
 
 
 @contextmanager
@@ -273,7 +215,7 @@ def _job(task: Compare, candidate: Candidate, seed: int, output: Path) -> Job:
     Raises:
         ValueError: it has no such hyper-parameter.
     """
-    of_run = {field.name for field in dataclasses.fields(Train)}
+    of_run = {field.name for field in dataclasses.fields(RunOptions)}
     given = {
         name: value for name, value in vars(task).items() if name in of_run and value is not None
     }
@@ -281,9 +223,8 @@ def _job(task: Compare, candidate: Candidate, seed: int, output: Path) -> Job:
     preset, hyperparameters = presets.training(task.model), dict[str, Any]()
     what, arguments, known = candidate.what, dict(candidate.arguments), set[str]()
     if isinstance(what, type) and issubclass(what, Agent):
-        preset, hyperparameters = run_presets(candidate.name, task.model, arguments.get("lora"))
-        known = {*hyperparameters, *OF_POLICY, *inspect.signature(what).parameters}
-        known -= NOT_OFFERED | {"policy", "env", "common"}
+        preset, hyperparameters = chosen_presets(candidate.name, task.model, arguments.get("lora"))
+        known = {*hyperparameters, *OF_POLICY, *offered_hyperparameters(what)}
     elif isinstance(what, type):
         budget = given["max_new_tokens"]
         hyperparameters = presets.stable_baselines3(what.__name__, task.model, budget)
@@ -295,6 +236,79 @@ def _job(task: Compare, candidate: Candidate, seed: int, output: Path) -> Job:
             f"{', '.join(sorted(known))}."
         )
     of_options = {name: arguments.pop(name) for name in arguments.keys() & of_run}
-    options = Train(**{**preset, **given, **of_options})
-    folder = output / f"{candidate.folder}-{seed}"
-    return Job(candidate, options, {**hyperparameters, **arguments}, folder)
+    options = RunOptions(**{**preset, **given, **of_options})
+    return _job_of(candidate, options, {**hyperparameters, **arguments}, output)
+
+
+def _job_of(
+    candidate: Candidate, options: RunOptions, hyperparameters: dict[str, Any], output: Path
+) -> Job:
+    """A run in its folder, of whichever kind its candidate is."""
+    what = candidate.what
+    is_agent = isinstance(what, type) and issubclass(what, Agent)
+
+    def run(folder: RunFolder, known: Known, signals: Signals) -> Known:
+        if not is_agent:
+            return _measure(candidate, options, hyperparameters, folder, known)
+        agent, resumed = open_agent(options, hyperparameters, folder)
+        done = carry_out(options, hyperparameters, folder, agent, resumed, known, signals)
+        return done.attainable, done.learning_attainable
+
+    def on_seed(seed: int) -> Job:
+        again = dataclasses.replace(options, seed=seed)
+        return _job_of(candidate, again, hyperparameters, output)
+
+    return Job(
+        options.env, candidate.label, options.seed,
+        output / f"{folder_name(candidate.label)}-{options.seed}",
+        options.settings(hyperparameters), learns=not isinstance(what, UNTRAINED), carry_out=run,
+        goes_on=is_agent, on_seed=on_seed,
+    )  # fmt: skip
+
+
+def _measure(
+    candidate: Candidate,
+    options: RunOptions,
+    hyperparameters: dict[str, Any],
+    folder: RunFolder,
+    known: Known,
+) -> Known:
+    """The run of what cannot go on after a break: a model of others, or what never learns."""
+    hide_progress_bars()
+    folder.write_settings(options.settings(hyperparameters))
+    base = untouched(options)
+    known = find_attainable(options, base, folder, known)
+    actor: Any = candidate.what
+    timesteps, seconds, number = 0, 0.0, options.seed
+    if not isinstance(actor, UNTRAINED):
+        actor, timesteps, seconds = _learned(actor, options, dict(hyperparameters), folder)
+        number = 0
+    console.print(f"[dim]evaluating {options.eval_episodes} episodes of {options.agent}[/]")
+    found = evaluate_text(
+        actor, base.env, options.eval_episodes, EVALUATION_SEED,
+        prompts=options.evaluation_prompts(), draw=number,
+    )  # fmt: skip
+    write_result(folder, found, timesteps, seconds)
+    return known
+
+
+def _learned(
+    algorithm: Any, options: RunOptions, own: dict[str, Any], folder: RunFolder
+) -> tuple[Any, int, float]:
+    """A trained model of stable-baselines3 with our policy, its tokens and seconds."""
+    from agents.sb3 import SB3CausalLMPolicy, text_vec_env
+
+    env = text_vec_env(
+        options.env, options.n_envs, tokenizer=options.model, **task_arguments(options, "float32")
+    )
+    policy = {"model": options.model, "temperature": options.temperature}
+    policy |= own.pop("policy_kwargs", {})
+    anneal, rate = lr_schedule(own.pop("lr_schedule", "constant")), own.pop("learning_rate")
+    model = algorithm(
+        SB3CausalLMPolicy, env, seed=options.seed, device=str(find_device(options.device)),
+        policy_kwargs=policy, learning_rate=lambda left: rate * anneal(left), **own,
+    )  # fmt: skip
+    model.set_logger(sb3_logger.configure(str(folder.path), ["csv"]))
+    began = time.perf_counter()
+    model.learn(options.total_timesteps)
+    return model, model.num_timesteps, time.perf_counter() - began

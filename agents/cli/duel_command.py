@@ -12,7 +12,6 @@ import tyro
 from rich.table import Table
 
 from agents.cli.errors import checking_options
-from agents.cli.options import check_options
 from agents.cli.people import (
     NO_REWARD,
     ask_people,
@@ -22,11 +21,12 @@ from agents.cli.people import (
     saved_labelling,
 )
 from agents.cli.sources import given_options, open_candidates, reward_name
+from agents.evaluation.sampling import sample
 from agents.evaluation.statistics import Interval
 from agents.preferences.duels import Duel as Result
 from agents.preferences.duels import duel, judged_duel, judged_tournament, tournament
 from agents.preferences.labels import Labelling
-from agents.preferences.sampling import sample
+from agents.runs.options import check_options
 from agents.training.progress import console
 from textenv.arguments import Range
 from textenv.lm.loading import hide_progress_bars

@@ -10,13 +10,14 @@ import tyro
 
 from agents.agent import Agent
 from agents.cli.errors import checking_options
-from agents.cli.options import Train, check_options
 from agents.cli.printing import print_evaluations
-from agents.cli.reach import EVALUATION_SEED, measure_reach
 from agents.cli.sources import load_saved, options_of_run, prompts_of_evaluations
 from agents.evaluation import evaluate_text
-from agents.evaluation.optimum import WithinReach
+from agents.evaluation.comparison import EVALUATION_SEED
+from agents.evaluation.optimum import Attainable
 from agents.runs import RunFolder
+from agents.runs.options import RunOptions, check_options
+from agents.runs.train import measure_attainable
 from agents.saving import agent_folder
 from textenv.arguments import Range
 from textenv.lm.loading import hide_progress_bars
@@ -64,10 +65,10 @@ def main(arguments: list[str]) -> None:
         of_run = options_of_run(options.path)
         agent, same_task = load_agent(options, prompts_of_evaluations(options.path))
     kl_coef = of_run.get("kl_coef") if options.kl_coef is None else options.kl_coef
-    episodes = options.episodes or of_run.get("eval_episodes", Train.eval_episodes)
+    episodes = options.episodes or of_run.get("eval_episodes", RunOptions.eval_episodes)
     result = evaluate_text(agent, None, episodes, options.seed, kl_coef)
-    within_reach = find_reach(agent, options, result.kl_coef, same_task)
-    print_evaluations({"agent": result}, within_reach)
+    attainable = find_reach(agent, options, result.kl_coef, same_task)
+    print_evaluations({"agent": result}, attainable)
 
 
 def load_agent(options: Evaluate, eval_prompts: Any) -> tuple[Agent, bool]:
@@ -95,9 +96,9 @@ def load_agent(options: Evaluate, eval_prompts: Any) -> tuple[Agent, bool]:
 
 def find_reach(
     agent: Agent, options: Evaluate, kl_coef: float, same_task: bool
-) -> WithinReach | None:
+) -> Attainable | None:
     """The optimum and best-of-n: from the samples of the training run, or from new ones."""
     file = RunFolder(options.path).reference_scores
     if same_task and kl_coef > 0 and file.is_file() and options.reference_episodes > 0:
-        return WithinReach(WithinReach.load(file).scores, kl_coef)
-    return measure_reach(agent, kl_coef, options.reference_episodes, None)
+        return Attainable(Attainable.load(file).scores, kl_coef)
+    return measure_attainable(agent, kl_coef, options.reference_episodes, None)

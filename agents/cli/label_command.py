@@ -9,7 +9,6 @@ from typing import Annotated, Any
 import tyro
 
 from agents.cli.errors import checking_options
-from agents.cli.options import check_options
 from agents.cli.people import (
     NO_REWARD,
     ask_people,
@@ -20,6 +19,7 @@ from agents.cli.people import (
 )
 from agents.cli.sources import given_options, open_candidates
 from agents.preferences.labels import Labelling
+from agents.runs.options import check_options
 from agents.training.progress import console
 from textenv.arguments import Range
 from textenv.lm.loading import hide_progress_bars

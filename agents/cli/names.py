@@ -16,15 +16,7 @@ from agents.evaluation import BestOfN, Greedy, RandomTokens, Untouched
 from agents.evaluation.candidates import UNTRAINED
 from textenv.rewards.names import import_object
 
-
-def kebab_case(name: str) -> str:
-    """PPO → ppo, ActorCritic → actor-critic."""
-    return re.sub("(?<=[a-z])(?=[A-Z])", "-", name).lower()
-
-
-AGENTS: dict[str, type[Agent]] = {
-    kebab_case(name): getattr(algorithms, name) for name in algorithms.__all__
-}
+AGENTS = algorithms.NAMES
 
 WITHOUT_TRAINING: dict[str, Callable[[], UNTRAINED]] = {
     "untouched": Untouched, "greedy": Greedy, "random": RandomTokens,
@@ -33,30 +25,6 @@ BEST_OF = re.compile("best-of-([0-9]+)")
 SHORT = {"sb3": "stable_baselines3"}  # names of modules
 OWN_POLICY = ("MaskablePPO", "RecurrentPPO")  # of sb3-contrib
 CALL = re.compile(r"([^()]+?)\s*(?:\((.*)\))?", re.DOTALL)
-
-
-def can_go_on(name: str) -> bool:
-    """Whether a run of this name goes on after a break, as far as can be said without importing."""
-    of_others = name.partition(":")[0] in (*SHORT, *SHORT.values(), "sb3_contrib")
-    return not (of_others or name in WITHOUT_TRAINING or BEST_OF.fullmatch(name))
-
-
-def find_agent(name: str) -> type[Agent]:
-    """The class of an algorithm's name, or of "module:Class".
-
-    Raises:
-        ValueError: there is no such algorithm, or the class is no `Agent`.
-    """
-    if name in AGENTS:
-        return AGENTS[name]
-    if ":" not in name:
-        raise ValueError(
-            f"--agent {name} is unknown: use one of {', '.join(AGENTS)}, or 'module:Class'."
-        )
-    cls = _imported(name)
-    if not (isinstance(cls, type) and issubclass(cls, Agent)):
-        raise ValueError(f"--agent {name} is no class derived from agents.Agent.")
-    return cls
 
 
 @dataclass(frozen=True)

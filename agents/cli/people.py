@@ -9,12 +9,10 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from agents.agent import Agent
 from agents.preferences.labels import Labelling
 from agents.preferences.labels.answers import checked_name
 from agents.preferences.labels.labelling import check_new, files
-from agents.preferences.pairs import Pair
-from agents.preferences.sampling import sample_pairs
+from agents.preferences.pairs import Pair, sample_pairs
 from agents.runs import Interrupted
 from agents.runs.signals import Signals
 from agents.training.progress import console
@@ -68,7 +66,7 @@ def saved_labelling(path: Path, settings: Mapping[str, Any]) -> Labelling | None
 
 
 def pairs_of(
-    agents: Mapping[str, Agent], couples: Sequence[tuple[str, str]], count: int, seed: int
+    agents: Mapping[str, Any], couples: Sequence[tuple[str, str]], count: int, seed: int
 ) -> list[Pair]:
     """``count`` pairs of each couple of agents, each couple on prompts of its own."""
     pairs: list[Pair] = []

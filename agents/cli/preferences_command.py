@@ -10,10 +10,9 @@ import tyro
 
 from agents import files
 from agents.cli.errors import checking_options
-from agents.cli.options import check_options
 from agents.cli.sources import given_options, open_candidates, reward_name
-from agents.preferences.pairs import as_lines, ceiling, label
-from agents.preferences.sampling import sample_pairs
+from agents.preferences.pairs import as_lines, ceiling, label, sample_pairs
+from agents.runs.options import check_options
 from agents.training.progress import console
 from textenv.arguments import Range
 from textenv.lm.loading import hide_progress_bars

@@ -9,9 +9,10 @@ import numpy as np
 from rich.markup import escape
 from rich.table import Table
 
-from agents.evaluation import TextEvaluation, mean_and_error
+from agents.evaluation import TextEvaluation
 from agents.evaluation.comparison import Comparison
-from agents.evaluation.optimum import WithinReach
+from agents.evaluation.optimum import Attainable
+from agents.evaluation.results import with_error
 from agents.evaluation.statistics import Difference
 from agents.runs.recorder import sample_line
 from agents.training.progress import console
@@ -21,29 +22,27 @@ SAMPLES = 5
 MANY = 12  # differences, beyond which each is only in the file
 
 
-def print_evaluations(
-    columns: Mapping[str, TextEvaluation], within_reach: WithinReach | None
-) -> None:
+def print_evaluations(columns: Mapping[str, TextEvaluation], attainable: Attainable | None) -> None:
     """Print a table with a column for each evaluation, and samples of each."""
-    console.print(evaluation_table(columns, within_reach))
-    if within_reach is not None and within_reach.optimum.warning:
-        console.print(f"[yellow]{within_reach.optimum.warning}[/]", soft_wrap=True)
+    console.print(evaluation_table(columns, attainable))
+    if attainable is not None and attainable.optimum.warning:
+        console.print(f"[yellow]{attainable.optimum.warning}[/]", soft_wrap=True)
     for name, evaluation in columns.items():
         print_samples(name, evaluation)
 
 
 def evaluation_table(
-    columns: Mapping[str, TextEvaluation], within_reach: WithinReach | None = None
+    columns: Mapping[str, TextEvaluation], attainable: Attainable | None = None
 ) -> Table:
     """Return, score, KL, length, diversity and speed of each evaluation.
 
     Args:
         columns: the evaluations.
-        within_reach: best-of-n and the optimum, as further columns.
+        attainable: best-of-n and the optimum, as further columns.
     """
     table = Table(box=None, pad_edge=False)
     table.add_column("", no_wrap=True)
-    points = within_reach.points() if within_reach is not None else {}
+    points = attainable.points() if attainable is not None else {}
     for name in (*columns, *(name.replace(" of", "\nof") for name in points)):
         table.add_column(name, justify="right", no_wrap=True)
 
@@ -56,10 +55,10 @@ def evaluation_table(
         table.add_row(label, *cells, *(of_point(point) for point in points.values()))
 
     shaped = all(len(evaluation.kls) for evaluation in columns.values())
-    if within_reach is not None:
-        value, share = within_reach.value, within_reach.optimum.share
+    if attainable is not None:
+        value, share = attainable.value, attainable.optimum.share
         row(
-            f"[bold]return = score − {within_reach.kl_coef:g}·KL[/]",
+            f"[bold]return = score − {attainable.kl_coef:g}·KL[/]",
             lambda e: with_error(e.returns),
             lambda point: f"{value(point):+.3f}",
         )
@@ -96,13 +95,6 @@ def percentage(share: float) -> str:
     return "" if np.isnan(share) else f"{share:z.0%}"
 
 
-def with_error(values: np.ndarray) -> str:
-    """The mean and its standard error, which a single value does not have."""
-    summary = mean_and_error(values)
-    error = summary["standard_error"]
-    return f"{summary['mean']:+.3f}" + ("" if error is None else f" ± {error:.3f}")
-
-
 def print_samples(name: str, evaluation: TextEvaluation) -> None:
     """The first few episodes, each with its score."""
     console.print(f"\n[bold]{escape(name)}[/]")
@@ -113,7 +105,7 @@ def print_samples(name: str, evaluation: TextEvaluation) -> None:
 
 def print_comparison(found: Comparison, task: str) -> None:
     """A table of a task's candidates by return, with what can be reached, and which differ."""
-    reach, summary = found.within_reach.get(task), found.summary()
+    reach, summary = found.attainable.get(task), found.summary()
     rows = [
         (row["return"], candidate_row(row), row["share"])
         for _, row in summary[summary["task"] == task].iterrows()
@@ -179,7 +171,7 @@ def candidate_row(row: Any) -> tuple[str, ...]:
 
 
 def reach_rows(
-    within_reach: WithinReach, shown: Container[str]
+    attainable: Attainable, shown: Container[str]
 ) -> list[tuple[float, tuple[str, ...], float]]:
     """Return, cells and share of the untouched model, of best-of-n, and of the optimum.
 
@@ -187,17 +179,17 @@ def reach_rows(
         shown: names of those that are in the table already.
     """
     points = {
-        "untouched": best_of_n_curve(within_reach.scores, [1])[0],
-        **within_reach.points(),
+        "untouched": best_of_n_curve(attainable.scores, [1])[0],
+        **attainable.points(),
     }
     return [
         (
             value,
             tuple(f"[dim]{cell}[/]" for cell in (name, *map("{:z.3f}".format, numbers))),
-            within_reach.optimum.share(value),
+            attainable.optimum.share(value),
         )
         for name, point in points.items()
         if name not in shown
-        for value in [within_reach.value(point)]
+        for value in [attainable.value(point)]
         for numbers in [(value, point.score, point.kl)]
     ]

@@ -12,11 +12,11 @@ import tyro
 
 from agents import files
 from agents.cli.errors import REFUSALS, checking_options, in_words
-from agents.cli.options import check_options
-from agents.cli.reach import EVALUATION_SEED
 from agents.cli.sources import load_saved, prompts_of_evaluations
+from agents.evaluation.comparison import EVALUATION_SEED
 from agents.evaluation.traces import trace_episodes
 from agents.reports import ReportedRun, as_page, read_runs
+from agents.runs.options import check_options
 from agents.saving import agent_folder
 from agents.training.progress import console
 from textenv.arguments import Range

@@ -9,10 +9,10 @@ from pathlib import Path
 import tyro
 
 from agents.cli.errors import ENDINGS, checking_options, exit_code, in_words
-from agents.cli.options import check_options
+from agents.evaluation import plots
 from agents.preferences.pairs import load_preferences
 from agents.preferences.reward_model import Training
-from agents.reports import plots
+from agents.runs.options import check_options
 from agents.training.progress import console
 from textenv.lm.loading import hide_progress_bars
 

@@ -6,25 +6,21 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from agents import algorithms
 from agents.agent import Agent
-from agents.cli.tasks import evaluation_prompts
 from agents.evaluation.evaluate import algorithm_of
+from agents.evaluation.sampling import ROWS, Sampler, sampler
 from agents.experience import environments
 from agents.runs import RunFolder
 from agents.runs.folder import read_json
+from agents.runs.options import evaluation_prompts
 from agents.saving import agent_folder
-from agents.training.device import find_device
-
-ROWS = 8  # of the environment that an agent brings along; samples are drawn in one of their own
-
 
 OF_EPISODES = ("prompts", "reward", "max_new_tokens", "min_new_tokens", "stop", "chat")
 
 
 def open_candidates(
     sources: Sequence[str], given: dict[str, Any], device: str, held_out: bool = False
-) -> list[Agent]:
+) -> list[Agent | Sampler]:
     """Agents that only sample, all in the task of the first one that learned.
 
     Args:
@@ -51,14 +47,7 @@ def open_candidates(
     return [
         load_saved(folder, task, device, n_envs=ROWS)
         if learned
-        else algorithms.REINFORCE(  # never learns
-            "CausalLMPolicy",
-            env_id,
-            n_envs=ROWS,
-            device=str(find_device(device)),
-            policy_kwargs={"model": source},
-            env_kwargs=task,
-        )
+        else sampler(source, env_id, task, device)
         for source, folder, learned in zip(sources, folders, saved, strict=True)
     ]
 
@@ -84,7 +73,7 @@ def given_options(options: Any, names: Mapping[str, str]) -> dict[str, Any]:
     return {argument: value for argument, value in values.items() if value is not None}
 
 
-def reward_name(agent: Agent) -> str:
+def reward_name(agent: Agent | Sampler) -> str:
     """The name of the reward of a text agent's environment."""
     return environments.text_environments(agent.env)[0].task.reward.name
 

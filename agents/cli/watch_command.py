@@ -15,9 +15,9 @@ from rich.text import Text
 
 from agents.agent import Agent
 from agents.cli.errors import checking_options
-from agents.cli.options import check_options
 from agents.cli.sources import load_saved, prompts_of_evaluations
 from agents.evaluation.traces import TracedEpisode, shades, trace_episodes
+from agents.runs.options import check_options
 from agents.saving import agent_folder
 from agents.training.progress import console
 from textenv.arguments import Range

@@ -9,7 +9,8 @@ episodes    the numbers and texts of evaluated episodes, and their files
 from agents.evaluation.candidates import BestOfN, Greedy, RandomTokens, Untouched
 from agents.evaluation.results import TextEvaluation, distinct_n, mean_and_error
 from agents.evaluation.returns import Returns, evaluate_returns
-from agents.evaluation.text import evaluate_text, own_environment, recomputed_kl
+from agents.evaluation.sampling import evaluation_env
+from agents.evaluation.text import evaluate_text, recomputed_kl
 
 __all__ = [
     "BestOfN",
@@ -21,7 +22,7 @@ __all__ = [
     "distinct_n",
     "evaluate_returns",
     "evaluate_text",
+    "evaluation_env",
     "mean_and_error",
-    "own_environment",
     "recomputed_kl",
 ]

@@ -1,9 +1,6 @@
 """Several candidates, on several seeds and tasks: one table of runs, and what it says.
 
-found = compare({"PPO": PPO, "GRPO": (GRPO, {"learning_rate": 3e-4}), "untouched": Untouched()},
-                env_kwargs={"reference": "bundled", "kl_coef": 0.1}, total_timesteps=20_000)
-found.summary()
-found.save("runs/compared")
+`agents.compare` makes them; ``found.summary()``, ``found.save("runs/compared")``.
 """
 
 from __future__ import annotations
@@ -20,7 +17,7 @@ import pandas as pd
 
 from agents import files
 from agents.evaluation import Returns, TextEvaluation, statistics
-from agents.evaluation.optimum import WithinReach
+from agents.evaluation.optimum import Attainable
 from agents.evaluation.statistics import Interval
 
 EVALUATION_SEED = 1_000_000  # different from the seeds of training
@@ -29,7 +26,7 @@ DIFFERENCE_COLUMNS = [
 ]  # fmt: skip
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Run:
     """One candidate on one seed of one task, at its end.
 
@@ -47,6 +44,9 @@ class Run:
     evaluation: TextEvaluation | Returns
     timesteps: int = 0
     seconds: float = 0.0
+
+    def __repr__(self) -> str:
+        return f"{self.candidate} on {self.task}, seed {self.seed}: {self.evaluation!r}"
 
     def columns(self) -> dict[str, Any]:
         """Its row of `Comparison.runs`."""
@@ -76,7 +76,7 @@ class Run:
         return table
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Comparison:
     """Runs, as tables of pandas.
 
@@ -85,11 +85,16 @@ class Comparison:
 
     Attributes:
         entries: the runs.
-        within_reach: for each task the optimum and best-of-n, where they are known.
+        attainable: for each task the optimum and best-of-n, where they are known.
     """
 
     entries: Sequence[Run]
-    within_reach: Mapping[str, WithinReach | None] = field(default_factory=dict)
+    attainable: Mapping[str, Attainable | None] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        shown = ["task", "candidate", "seeds", "return", "return_low", "return_high", "share"]
+        table = self.summary()[shown].dropna(axis="columns", how="all")
+        return f"Comparison of {len(self.entries)} runs\n{table.round(3).to_string(index=False)}"
 
     @cached_property
     def runs(self) -> pd.DataFrame:
@@ -125,7 +130,7 @@ class Comparison:
         """
         found = []
         for task in self.tasks:
-            reach = self.within_reach.get(task)
+            reach = self.attainable.get(task)
             for name, returns in self.returns(task).items():
                 rows = self.runs[(self.runs["task"] == task) & (self.runs["candidate"] == name)]
                 mean = statistics.interval(returns)

@@ -1,15 +1,8 @@
-"""``agents.evaluate`` and ``agents.compare``: whatever acts, in whichever environment.
-
-evaluate("runs/ppo-bundled-0").returns.mean()
-found = compare({"PPO": PPO, "GRPO": (GRPO, {"learning_rate": 3e-4}), "untouched": Untouched()},
-                env_kwargs={"reference": "bundled", "kl_coef": 0.1}, total_timesteps=20_000)
-found.summary()
-"""
+"""``agents.evaluate``: whatever acts, in whichever environment."""
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +16,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from agents import algorithms
 from agents.agent import Agent
 from agents.evaluation import Returns, TextEvaluation, evaluate_returns, evaluate_text
-from agents.evaluation.candidates import UNTRAINED, as_predictor, env_of
-from agents.evaluation.comparison import EVALUATION_SEED, Comparison, Run
+from agents.evaluation.candidates import as_predictor, env_of
 from agents.experience import environments
 from agents.experience.undo import way_back
 from agents.saving import agent_folder, resume
@@ -132,93 +124,3 @@ def algorithm_of(folder: str | Path) -> type[Agent]:
             f"from Python, where {name}.load gives an agent for agents.evaluate."
         )
     return getattr(algorithms, name)
-
-
-def compare(
-    candidates: Mapping[str, Any],
-    env: str | Sequence[str] = "TextGen-v0",
-    seeds: int | Sequence[int] = 5,
-    total_timesteps: int = 60_000,
-    n_episodes: int = 512,
-    *,
-    env_kwargs: Mapping[str, Any] | None = None,
-    policy_kwargs: Mapping[str, Any] | None = None,
-    prompts: Any = None,
-    evaluation_seed: int = EVALUATION_SEED,
-    device: str = "auto",
-    report: Callable[[str], Any] = print,
-) -> Comparison:
-    """Train and evaluate each candidate on each seed of each task, in this process.
-
-    Args:
-        candidates: by their names: an agent's class, or (class, hyper-parameters); a function of
-            the seed that makes an agent or a model of stable-baselines3 to be trained; or something
-            that is evaluated as it is, as `agents.evaluate` takes it.
-        env: ids of environments.
-        seeds: their number, or the seeds themselves.
-        total_timesteps: of each run's learning: tokens, for text.
-        n_episodes: of each evaluation.
-        env_kwargs: arguments of the environments.
-        policy_kwargs: arguments of the policies of classes; by default the reference's model, if it
-            is named.
-        prompts: of the evaluations; None for those of the environment.
-        evaluation_seed: the seed of the prompts of all evaluations.
-        device: as of `Agent`.
-        report: is told what begins.
-    """
-    tasks = [env] if isinstance(env, str) else list(dict.fromkeys(env))
-    numbers = list(dict.fromkeys(range(seeds) if isinstance(seeds, int | np.integer) else seeds))
-    for name, values in (("candidates", candidates), ("env", tasks), ("seeds", numbers)):
-        if not values:
-            raise ValueError(f"{name} is empty: there is nothing to compare.")
-    plan = [(task, seed, name) for task in tasks for seed in numbers for name in candidates]
-    entries = []
-    for number, (task, seed, name) in enumerate(plan, 1):
-        report(f"run {number} of {len(plan)}: {name} on {task}, seed {seed}")
-        # Live objects, such as models and schedules of β, are new in each run.
-        fresh = copy.deepcopy(env_kwargs), copy.deepcopy(policy_kwargs)
-        actor = _made(candidates[name], task, seed, *fresh, device)
-        learns = actor is not candidates[name] and hasattr(actor, "learn")
-        if learns:
-            actor.learn(total_timesteps)
-        found = evaluate(
-            actor, None if learns else task, n_episodes, evaluation_seed, prompts=prompts,
-            env_kwargs=copy.deepcopy(env_kwargs), device=device, draw=seed,
-        )  # fmt: skip
-        timesteps, seconds = (
-            (actor.num_timesteps, getattr(actor, "learning_seconds", np.nan)) if learns else (0, 0)
-        )
-        entries.append(Run(task, name, seed, found, timesteps, seconds))
-    return Comparison(entries)
-
-
-def _made(
-    candidate: Any,
-    task: str,
-    seed: int,
-    env_kwargs: Mapping[str, Any] | None,
-    policy_kwargs: Mapping[str, Any] | None,
-    device: str,
-) -> Any:
-    """What acts for a candidate on one seed: an untrained agent, or the candidate itself."""
-    cls, arguments = candidate if isinstance(candidate, tuple) else (candidate, {})
-    arguments = copy.deepcopy(arguments)
-    if isinstance(cls, type) and issubclass(cls, Agent):
-        native = environments.native_text_class(environments.imported(task))
-        policy = "MlpPolicy" if native is None else "CausalLMPolicy"
-        model = (env_kwargs or {}).get("reference")
-        by_name = native is not None and isinstance(model, str | Path)
-        of_policy = {"model": model} if by_name else {}
-        return cls(policy, task, **{
-            "seed": seed, "device": device, "env_kwargs": env_kwargs,
-            "policy_kwargs": {**of_policy, **(policy_kwargs or {})}, **arguments,
-        })  # fmt: skip
-    acts = any(hasattr(candidate, name) for name in ("predict", "act"))
-    if (acts and not isinstance(candidate, type)) or isinstance(candidate, UNTRAINED | str | Path):
-        return candidate
-    if not callable(candidate) or isinstance(candidate, type):
-        raise TypeError(
-            f"{candidate!r} cannot be compared: give an agent's class, (class, hyper-parameters), "
-            "a function of the seed that makes something, or what agents.evaluate takes."
-        )
-    return candidate(seed)

@@ -12,18 +12,17 @@ from typing import Any
 import numpy as np
 
 from agents import files
-from agents.evaluation import own_environment
+from agents.evaluation.sampling import evaluation_env, sample_on
 from agents.experience import environments
 from agents.policies.acting import ReferencePolicy
-from agents.preferences.sampling import sample_on
 from textenv.optimum import BestOf, Optimum, best_of_n_curve, optimum
 
 MIN_PER_PROMPT = 32  # of many prompts, only some are sampled, but these often enough
 BEST_OF = (4, 16)  # shown in tables
 
 
-@dataclass(frozen=True)
-class WithinReach:
+@dataclass(frozen=True, repr=False)
+class Attainable:
     """What can be reached in a task: the optimum and best-of-n, from samples of the reference.
 
     Attributes:
@@ -33,6 +32,10 @@ class WithinReach:
 
     scores: Sequence[np.ndarray]
     kl_coef: float
+
+    def __repr__(self) -> str:
+        levels = ", ".join(f"{name} {self.value(at):+z.3f}" for name, at in self.points().items())
+        return f"Attainable at β = {self.kl_coef:g}, returns: {levels}"
 
     @cached_property
     def optimum(self) -> Optimum:
@@ -55,7 +58,7 @@ class WithinReach:
         files.write_text(path, json.dumps(data) + "\n")
 
     @classmethod
-    def load(cls, path: Path) -> WithinReach:
+    def load(cls, path: Path) -> Attainable:
         """Read what `save` wrote."""
         data = json.loads(path.read_text())
         return cls([np.array(scores) for scores in data["scores"]], data["kl_coef"])
@@ -94,7 +97,7 @@ def reference_scores(
         )
     policy = ReferencePolicy(shaped[0].reference, agent.policy.sampling, seed)
     changes = {"reference": None} if prompts is None else {"reference": None, "prompts": prompts}
-    own = own_environment(env, policy, n_episodes, **changes)
+    own = evaluation_env(env, policy, n_episodes, **changes)
     count = len(own.prompts)
     chosen = np.arange(count)
     if n_episodes < count * MIN_PER_PROMPT:

@@ -15,7 +15,7 @@ from agents import files
 DISTINCT_EPISODES = 256  # distinct-n decreases with the number of texts, so all use the same
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class TextEvaluation:
     """Episodes of text and their scores, one entry per episode.
 
@@ -44,6 +44,13 @@ class TextEvaluation:
     tokens_per_second: float
     kl_coef: float = 0.0
     sampled_tokens: int = 0
+
+    def __repr__(self) -> str:
+        kl = f", KL {self.kls.mean():z.2f} nats" if len(self.kls) else ""
+        return (
+            f"TextEvaluation of {len(self.scores)} episodes: return {with_error(self.returns)}, "
+            f"score {with_error(self.scores)}{kl}, {self.lengths.mean():.1f} tokens"
+        )
 
     @property
     def returns(self) -> np.ndarray:
@@ -125,3 +132,10 @@ def distinct_n(texts: Sequence[str], n: int) -> float:
         for i in range(len(words) - n + 1)
     ]
     return len(set(grams)) / max(len(grams), 1)
+
+
+def with_error(values: np.ndarray) -> str:
+    """The mean and its standard error, which a single value does not have."""
+    summary = mean_and_error(values)
+    error = summary["standard_error"]
+    return f"{summary['mean']:+.3f}" + ("" if error is None else f" ± {error:.3f}")

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from gymnasium.vector import AutoresetMode, VectorEnv
 
+from agents import files
+from agents.evaluation.results import mean_and_error, with_error
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, repr=False)
 class Returns:
     """Episodes of any other environment than text.
 
@@ -18,6 +23,24 @@ class Returns:
     """
 
     returns: np.ndarray
+
+    def __repr__(self) -> str:
+        return f"Returns of {len(self.returns)} episodes: {with_error(self.returns)}"
+
+    def summary(self) -> dict[str, Any]:
+        """The return, with mean, standard error and count."""
+        return {"return": mean_and_error(self.returns)}
+
+    def save(self, path: Path) -> None:
+        """Write the episodes as JSON lines."""
+        lines = (json.dumps({"return": float(value)}) + "\n" for value in self.returns)
+        files.write_text(path, "".join(lines))
+
+    @classmethod
+    def load(cls, path: Path, summary: Any = None) -> Returns:
+        """The evaluation of the episodes that `save` wrote."""
+        lines = path.read_text(encoding="utf-8").splitlines()
+        return cls(np.array([json.loads(line)["return"] for line in lines]))
 
 
 def evaluate_returns(

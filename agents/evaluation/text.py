@@ -2,28 +2,22 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
-from gymnasium.vector import AutoresetMode
 
 from agents.evaluation.candidates import BestOfN, Untouched, env_of, text_policy
 from agents.evaluation.results import TextEvaluation
+from agents.evaluation.sampling import check_text, drawing, evaluation_env, random_rollouts
 from agents.experience import environments
-from agents.experience.episodes import collect_episodes
 from agents.experience.rollout import Rollout
 from agents.policies.acting import ForeignPolicy
 from agents.training import presets
 from textenv.lm.early_stops import all_early_stops
 from textenv.optimum import best_of_n_kl
-from textenv.vector_env import TextGenVectorEnv
 
-# Of an evaluation; another number of rows gives other random texts.
-MAX_ROWS = 256
-TOKENS_AT_ONCE = 2**14  # rows times the longest episode
 LOGITS_AT_ONCE = 2**25  # of a plain forward pass; 128 MB in float32
 RECOMPUTED = 64  # episodes of a real model
 
@@ -76,9 +70,10 @@ def evaluate_text(
     shaped = environments.text_environments(env)[0].shaping is not None
     if isinstance(policy, ForeignPolicy):
         changes["reference"] = None
-    own = own_environment(env, policy, n_episodes, **changes)
+    own = evaluation_env(env, policy, n_episodes, **changes)
     own.bind(policy)
-    rollouts, texts, seconds = _sample(own, policy, n_episodes, seed, draw)
+    with drawing(policy, seed, draw):
+        rollouts, seconds = random_rollouts(own, policy, n_episodes, seed)
 
     def column(key: str) -> np.ndarray:
         every = [value for rollout in rollouts for value in rollout.episodes.get(key, [])]
@@ -91,35 +86,11 @@ def evaluate_text(
         kls = np.full(n_episodes, np.nan)
     lengths = column("length")
     return TextEvaluation(
-        column("score"), column("return"), kls, plain, lengths, texts, column("response").tolist(),
+        column("score"), column("return"), kls, plain, lengths, column("prompt").tolist(),
+        column("response").tolist(),
         sum(sum(rollout.episodes["length"]) for rollout in rollouts) / seconds,
         kl_coef if shaped else 0.0, int(lengths.sum()),
     )  # fmt: skip
-
-
-def _sample(
-    own: TextGenVectorEnv, policy: Any, n_episodes: int, seed: int, draw: int
-) -> tuple[list[Rollout], list[str], float]:
-    """Rollouts of at least ``n_episodes``, the prompts of these, and the seconds that they took."""
-    before = policy.generator.get_state()
-    policy.seed(seed_of(seed, draw))
-    rollouts: list[Rollout] = []
-    texts: list[str] = []
-    seconds = 0.0
-    try:
-        while len(texts) < n_episodes:
-            began = time.perf_counter()
-            rollouts.append(collect_episodes(own, policy, seed=None if rollouts else seed))
-            seconds += time.perf_counter() - began
-            texts += [own.prompts[index].text for index in own.prompt_index]
-    finally:
-        policy.generator.set_state(before)
-    return rollouts, texts[:n_episodes], seconds
-
-
-def seed_of(seed: int, draw: int) -> int:
-    """The seed of the actions, for one of several draws on the same prompts."""
-    return seed if draw == 0 else int(np.random.SeedSequence([seed, draw]).generate_state(1)[0])
 
 
 def best_of(draws: Sequence[TextEvaluation]) -> TextEvaluation:
@@ -141,45 +112,6 @@ def best_of(draws: Sequence[TextEvaluation]) -> TextEvaluation:
         np.zeros(0), chosen("lengths"), first.prompts, chosen("responses").tolist(),
         float(np.mean([draw.tokens_per_second for draw in draws])), first.kl_coef,
         sum(draw.sampled_tokens for draw in draws),
-    )  # fmt: skip
-
-
-def check_text(env: Any) -> None:
-    """Raise an error unless there is a text environment inside ``env``.
-
-    Raises:
-        ValueError: there is none.
-    """
-    if not environments.text_environments(env):
-        raise ValueError(
-            f"{env} is no text environment: evaluate_returns measures agents in any other."
-        )
-
-
-def own_environment(env: Any, policy: Any, n_episodes: int, **changes: Any) -> TextGenVectorEnv:
-    """A native environment of the same task, whose rewards are not shaped.
-
-    Args:
-        env: any text environment, single, vector or wrapped.
-        policy: what will act in it, on the same device.
-        n_episodes: how many episodes are wanted, at least as many as there are rows.
-        changes: other arguments of the task.
-
-    Raises:
-        ValueError: there is no text environment, or it is on another device.
-    """
-    check_text(env)
-    found = environments.text_environments(env)
-    shaping = None if changes.get("reference", True) is None else found[0].shaping
-    if shaping is not None and shaping.reference.device.type != policy.device.type:
-        raise ValueError(
-            f"The agent is on {policy.device}, the environment's reference on "
-            f"{shaping.reference.device}: make the environment with the agent's device."
-        )
-    rows = min(n_episodes, max(8, min(MAX_ROWS, TOKENS_AT_ONCE // found[0].task.max_length)))
-    return found[0].sibling(
-        rows, autoreset_mode=AutoresetMode.DISABLED, scoring="batch", array="torch",
-        device=policy.device, copy=False, group_size=1, **changes,
     )  # fmt: skip
 
 

@@ -10,9 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from agents.evaluation import own_environment
+from agents.evaluation.sampling import drawing, evaluation_env, rollouts_on
 from agents.experience import environments
-from agents.experience.episodes import collect_episodes
 from agents.experience.rollout import Rollout
 from agents.functional import advantages as psi
 from agents.policies.causal_lm import CausalLMPolicy
@@ -25,7 +24,7 @@ ORANGES = (230, 223, 215, 208)
 UNCOLOURED = 0.05  # numbers up to this share of the largest one
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class TracedEpisode:
     """An episode of text, with one entry per token in each array ``[T]``.
 
@@ -52,6 +51,9 @@ class TracedEpisode:
     score: float
     episode_return: float
     finish_reason: str
+
+    def __repr__(self) -> str:
+        return f"TracedEpisode({self.prompt!r} ▸ {self.response!r}; {', '.join(self.summary)})"
 
     @property
     def columns(self) -> dict[str, np.ndarray]:
@@ -95,20 +97,15 @@ def trace_episodes(
     policy = agent.policy
     group = agent.group_size if agent.compares_groups else 1
     changes = {} if prompts is None else {"prompts": prompts}
-    own = own_environment(agent.env, policy, group, **changes)
+    own = evaluation_env(agent.env, policy, group, **changes)
     own.bind(policy)
     kl_coef = environments.kl_coef(agent.env)
     chosen = np.random.default_rng(seed).integers(len(own.prompts), size=n_episodes)
-    before = policy.generator.get_state()
-    policy.seed(seed)
     acting = MostLikely(policy) if deterministic else policy
-    traced = []
-    for index in chosen:
-        options = {"prompt_index": np.full(own.num_envs, index)}
-        rollout = shaped(collect_episodes(own, acting, options=options), kl_coef)
-        traced.append(first_episode(agent, rollout, own.task.tokenizer))
-    policy.generator.set_state(before)
-    return traced
+    with drawing(policy, seed):
+        rollouts = rollouts_on(own, acting, np.repeat(chosen, own.num_envs))
+    tokenizer = own.task.tokenizer
+    return [first_episode(agent, shaped(rollout, kl_coef), tokenizer) for rollout in rollouts]
 
 
 class MostLikely:

@@ -59,7 +59,7 @@ class Step(NamedTuple):
     lengths: Any
 
 
-@dataclass
+@dataclass(repr=False)
 class Rollout:
     """Collected steps, in rows ``[B, T]``.
 
@@ -99,6 +99,10 @@ class Rollout:
     log_prob_mismatch: Tensor | None = None
     episodes: dict[str, list] = field(default_factory=dict)
     all_reduce: Callable[[Iterable[float]], list[float]] | None = None
+
+    def __repr__(self) -> str:
+        ended = len(self.episodes.get("return", ()))
+        return f"Rollout of {self.num_steps} steps in {len(self.mask)} rows; {ended} episodes ended"
 
     @property
     def num_steps(self) -> int:
@@ -222,7 +226,7 @@ class Rollout:
         self.log_prob_mismatch = (evaluated - self.log_probs).abs()
         self.log_probs = evaluated
 
-    def batch(self, **columns: Tensor) -> Batch:
+    def batch(self, **columns: Any) -> Batch:
         """The whole rollout as one batch, with further columns ``[B, T]`` such as advantages.
 
         Single steps become rows of their own; sequences stay whole.
@@ -279,7 +283,7 @@ class Rollout:
             yield whole.take(to_device(rows, whole.mask.device), whole.counts_of(steps[rows]))
 
 
-@dataclass
+@dataclass(repr=False)
 class Batch:
     """Rows for one optimiser step. Columns as in `Rollout`; "old" means the policy that acted.
 
@@ -309,6 +313,9 @@ class Batch:
 
     def __len__(self) -> int:
         return len(self.mask)
+
+    def __repr__(self) -> str:
+        return f"Batch of {len(self)} rows, {self.counts.steps:g} steps in its optimiser step"
 
     @property
     def reference_log_probs(self) -> Tensor:

@@ -190,7 +190,7 @@ def check_policy(policy: Any) -> None:
         TypeError: a member is missing, or one without a default is not implemented.
     """
     cls = policy if isinstance(policy, type) else type(policy)
-    without_default: frozenset[str] = Policy.__abstractmethods__  # type: ignore[attr-defined]
+    without_default: frozenset[str] = Policy.__abstractmethods__
     lacking = {
         name for name in without_default if getattr(cls, name, None) in (None, vars(Policy)[name])
     }

@@ -17,8 +17,12 @@ from typing import Any
 
 import numpy as np
 
+from agents.evaluation.sampling import sample
+from agents.experience import environments
+
 Text = str | tuple[Mapping[str, str], ...]  # or a conversation
 RESPONSES = ("chosen", "rejected")
+MAX_DRAWS = 20  # rounds of drawing pairs anew whose two responses are equal
 CHARACTERS_OF_WORDS = string.ascii_letters + string.digits + string.punctuation
 
 
@@ -274,3 +278,54 @@ def render(preference: Preference, tokenizer: Any) -> tuple[str, str]:
             )
         head = tokenizer.apply_chat_template(list(head), add_generation_prompt=True, tokenize=False)
     return head + plain(preference.chosen), head + plain(preference.rejected)
+
+
+def sample_pairs(
+    first: Any,
+    second: Any,
+    n_pairs: int,
+    seed: int,
+    names: tuple[str, str] = ("first", "second"),
+    **changes: Any,
+) -> list[Pair]:
+    """Two responses to each of ``n_pairs`` prompts, in random order; never the same text twice.
+
+    Args:
+        first, second: the agents, which may be the same one.
+        n_pairs: number of pairs.
+        seed: the seed of prompts, actions and order.
+        names: of the two, for `Pair.sources`.
+        changes: other arguments of their task, such as ``prompts`` or ``reward``; by default the
+            reward of the first scores the texts of both.
+
+    Raises:
+        ValueError: the two answer with the same texts again and again.
+    """
+    changes = {"reward": environments.text_environments(first.env)[0].task.reward} | changes
+    rng = np.random.default_rng([seed, n_pairs])
+    pairs: list[Pair] = []
+    for number in range(MAX_DRAWS):
+        missing = n_pairs - len(pairs)
+        drawn = [
+            sample(agent, missing, seed + number, draw, **changes)
+            for draw, agent in enumerate((first, second))
+        ]
+        for prompt, messages, *answers in zip(
+            drawn[0].prompts,
+            drawn[0].messages,
+            *(zip(d.responses, d.scores, strict=True) for d in drawn),
+            strict=True,
+        ):
+            sides = list(zip(answers, names, strict=True))
+            if rng.random() < 0.5:
+                sides.reverse()
+            ((one, one_score), one_name), ((other, other_score), other_name) = sides
+            if one != other:
+                scores, sources = (one_score, other_score), (one_name, other_name)
+                pairs.append(Pair(prompt, (one, other), scores, sources, messages))
+        if len(pairs) >= n_pairs:
+            return pairs
+    raise ValueError(
+        f"Only {len(pairs)} of {n_pairs} pairs have two different responses: raise the "
+        "temperature, or compare agents that differ."
+    )

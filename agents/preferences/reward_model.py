@@ -39,7 +39,7 @@ def preference_loss(chosen: Tensor, rejected: Tensor) -> Tensor:
     return -logsigmoid(chosen - rejected)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class RewardModel:
     """A trained reward model, and how it did on the pairs that it has not seen.
 
@@ -55,6 +55,12 @@ class RewardModel:
     losses: list[float]
     differences: np.ndarray
     ceiling: float | None
+
+    def __repr__(self) -> str:
+        return (
+            f"RewardModel after {len(self.losses)} updates: accuracy {self.accuracy} on "
+            f"{len(self.differences)} held-out pairs"
+        )
 
     @property
     def accuracy(self) -> Interval:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from agents.evaluation import TextEvaluation
-from agents.evaluation.optimum import WithinReach
+from agents.evaluation.optimum import Attainable
 from agents.evaluation.traces import TracedEpisode
 from agents.reports.diagnosis import Diagnosis, diagnose
 from agents.reports.run_numbers import RunNumbers
@@ -37,8 +37,8 @@ class ReportedRun:
     diagnosis: Diagnosis
     before: TextEvaluation | None = None
     after: TextEvaluation | None = None
-    reach: WithinReach | None = None
-    learning_reach: WithinReach | None = None
+    reach: Attainable | None = None
+    learning_reach: Attainable | None = None
     episodes: list[TracedEpisode] = field(default_factory=list)
     note: str = ""
 
@@ -82,12 +82,12 @@ def read_run(path: Path, name: str) -> ReportedRun:
     )
 
 
-def known(file: Path) -> WithinReach | None:
+def known(file: Path) -> Attainable | None:
     """What can be reached, if it was measured."""
-    return WithinReach.load(file) if file.is_file() else None
+    return Attainable.load(file) if file.is_file() else None
 
 
-def common_reach(runs: Sequence[ReportedRun]) -> WithinReach | None:
+def common_reach(runs: Sequence[ReportedRun]) -> Attainable | None:
     """What can be reached in the learning of all runs; None if their tasks differ.
 
     Runs of one task have their own samples of the same model, so that those of the first run serve.

@@ -7,7 +7,8 @@ import importlib.metadata
 from collections.abc import Sequence
 from importlib.resources import files
 
-from agents.reports import plots, tables, texts
+from agents.evaluation import plots
+from agents.reports import tables, texts
 from agents.reports.gathering import ReportedRun, common_reach
 from agents.reports.tables import shown
 

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from agents.evaluation.optimum import WithinReach
-from agents.reports.plots import read_progress
+from agents.evaluation.optimum import Attainable
+from agents.evaluation.plots import read_progress
 from agents.runs.folder import RunFolder
 
 LATE = 4  # the last 1/4 of the rollouts
@@ -55,7 +55,7 @@ class RunNumbers:
             raise FileNotFoundError(f"The run in {str(path)!r} has not logged a rollout yet.")
         # The log is of the prompts of the learning.
         scores = [folder.learning_reference_scores, folder.reference_scores]
-        known = [WithinReach.load(file) for file in scores if file.is_file()]
+        known = [Attainable.load(file) for file in scores if file.is_file()]
         return cls(
             progress,
             settings.get("hyperparameters", {}),

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from agents.evaluation import TextEvaluation, mean_and_error
+from agents.evaluation.plots import TOKENS
 from agents.reports.gathering import ReportedRun
-from agents.reports.plots import TOKENS
 from textenv.rendering.ansi import printable
 
 SECTIONS = ("hyperparameters", "policy_kwargs")

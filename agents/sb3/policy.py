@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
 import gymnasium as gym
 import torch
@@ -197,7 +198,8 @@ class CausalLMMembers(BasePolicy):
         return action_dist.proba_distribution(action_logits=logits.clamp(min=LEAST))
 
 
-class _Steps(NamedTuple):
+@dataclass
+class _Steps:
     """N single steps; actions and mask are ``[N, 1]``."""
 
     observations: dict[str, Tensor]

@@ -21,12 +21,12 @@ NOT_SAVED = {"policy", "env", "n_envs", "env_kwargs", "policy_kwargs", "tensorbo
 
 def hyperparameter_names(cls: type) -> list[str]:
     """The names of an algorithm's arguments that are saved with it."""
-    return [each.name for each in fields(cls) if each.init and each.name not in NOT_SAVED]  # type: ignore[arg-type]
+    return [each.name for each in fields(cls) if each.init and each.name not in NOT_SAVED]
 
 
 def state_names(cls: type) -> list[str]:
     """The names of the fields that are no arguments: what updates change, saved as well."""
-    return [each.name for each in fields(cls) if not each.init]  # type: ignore[arg-type]
+    return [each.name for each in fields(cls) if not each.init]
 
 
 def fill_in(agent: Any) -> None:

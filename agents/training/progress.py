@@ -39,7 +39,8 @@ class ProgressBar:
     )
 
     def __init__(self, visible: bool = True, goal: float | None = None):
-        self.total, self.start, self.goal, self.visible = 0, 0, goal, visible
+        self.total: float = 0
+        self.start, self.goal, self.visible = 0, goal, visible
         self.bar = Progress(
             BarColumn(8),
             TextColumn("{task.percentage:>3.0f}%"),
@@ -54,7 +55,7 @@ class ProgressBar:
         """A bar as it is; True and False make a visible one and one that shows nothing."""
         return bar if isinstance(bar, cls) else cls(visible=bool(bar))
 
-    def over(self, total: int, start: int = 0) -> ProgressBar:
+    def over(self, total: float, start: int = 0) -> ProgressBar:
         """This bar, for the timesteps from ``start`` to ``total``."""
         self.total, self.start = total, start
         return self

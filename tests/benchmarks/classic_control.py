@@ -151,8 +151,8 @@ def report(results: list[dict], options: Options) -> str:
     """A table of final returns and of seconds, and the picture of the learning curves."""
     from matplotlib.figure import Figure
 
+    from agents.evaluation.plots import band, save_figure
     from agents.evaluation.statistics import difference, interval
-    from agents.reports.plots import band, save_figure
 
     lines = [
         "| task | algorithm | ours | theirs | ours − theirs | our time / their time |",

@@ -19,7 +19,7 @@ from typing import Annotated
 import numpy as np
 import tyro
 
-from agents.evaluation.optimum import WithinReach
+from agents.evaluation.optimum import Attainable
 from agents.evaluation.statistics import interval
 from textenv.optimum import best_of_n_curve
 
@@ -34,7 +34,7 @@ class Options:
 
 def main(options: Options) -> None:
     """Print a row for each run, and their mean."""
-    reach = WithinReach.load(
+    reach = Attainable.load(
         next(
             path
             for folder in options.folders

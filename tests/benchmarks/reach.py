@@ -16,8 +16,8 @@ from typing import Annotated
 import tyro
 
 from agents import PPO
-from agents.evaluation.optimum import WithinReach, reference_scores
-from agents.reports.plots import draw_plane, save_figure
+from agents.evaluation.optimum import Attainable, reference_scores
+from agents.evaluation.plots import draw_plane, save_figure
 from textenv.lm.loading import hide_progress_bars
 
 
@@ -61,8 +61,8 @@ def main(options: Options) -> None:
         )  # fmt: skip
         scores = reference_scores(agent, None, options.episodes, seed=1_000_001)
         options.file.parent.mkdir(parents=True, exist_ok=True)
-        WithinReach(scores, options.kl_coef).save(options.file)
-    reach = WithinReach.load(options.file)
+        Attainable(scores, options.kl_coef).save(options.file)
+    reach = Attainable.load(options.file)
     optimum = reach.optimum
     print("| | return | share | score | KL, nats per episode |\n|---|---|---|---|---|")
     rows = [(name, point.score, point.kl) for name, point in reach.points().items()]
@@ -79,7 +79,7 @@ def main(options: Options) -> None:
         draw(reach, options)
 
 
-def draw(reach: WithinReach, options: Options) -> None:
+def draw(reach: Attainable, options: Options) -> None:
     """The points in the score-KL plane."""
     from matplotlib.figure import Figure
 

@@ -95,7 +95,7 @@ class Job:
 def make_agent(job: Job) -> Any:
     """The untrained agent of a run, as the command line would make it."""
     import agents
-    from agents.cli.options import choose_dtype
+    from agents.runs.options import choose_dtype
 
     cls = getattr(agents, job.algorithm)
     arguments = dict(job.arguments)

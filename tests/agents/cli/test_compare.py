@@ -166,7 +166,7 @@ def test_what_was_to_be_replaced_is_never_mixed_in(options, printed, tmp_path, m
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises((SystemExit, KeyboardInterrupt)):
-        patch.setattr("agents.cli.compared._evaluate", interrupted)
+        patch.setattr("agents.cli.compare_command._measure", interrupted)
         main([*options, "--overwrite"])
     text = printed(*options)
     assert text.count("evaluating") == 4

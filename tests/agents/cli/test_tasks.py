@@ -11,8 +11,8 @@ import pytest
 
 from agents.cli import main
 from agents.cli.sources import open_candidates
-from agents.cli.tasks import HELD_OUT, OF_TASK, defaults_of, evaluation_prompts
-from agents.evaluation.optimum import WithinReach
+from agents.evaluation.optimum import Attainable
+from agents.runs.options import HELD_OUT, OF_TASK, defaults_of, evaluation_prompts
 from textenv import TASKS
 
 SMALL = "--total-timesteps 40 --n-envs 4 --eval-episodes 8 --reference-episodes 0".split()
@@ -107,7 +107,7 @@ def test_learning_is_compared_with_the_optimum_of_its_own_prompts(tmp_path, monk
     main(["train", "--prompts", "own.jsonl", "--eval-prompts", "held_out.jsonl", "--reward",
           "mine:reward", "--output", "run", *small])  # fmt: skip
     of = {
-        name: WithinReach.load(tmp_path / "run" / f"{name}reference_scores.json").optimum.value
+        name: Attainable.load(tmp_path / "run" / f"{name}reference_scores.json").optimum.value
         for name in ("", "learning_")
     }
     assert of[""] == pytest.approx(0) and of["learning_"] > 1

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from agents.evaluation import evaluate_text
-from agents.evaluation.optimum import WithinReach, reference_scores
+from agents.evaluation.optimum import Attainable, reference_scores
 from textenv.optimum import optimum
 
 
@@ -82,16 +82,16 @@ def test_without_a_reference_there_is_nothing_to_sample(make_agent, shaping):
 
 def test_what_is_within_reach(tmp_path):
     rng = np.random.default_rng(0)
-    reach = WithinReach([rng.standard_normal(50), rng.standard_normal(50)], 0.5)
+    reach = Attainable([rng.standard_normal(50), rng.standard_normal(50)], 0.5)
     assert reach.optimum == optimum(reach.scores, 0.5)
     points = reach.points()
     assert list(points) == ["best of 4", "best of 16", "optimum"]
     assert reach.value(points["optimum"]) == pytest.approx(reach.optimum.value)
     four = points["best of 4"]
     assert reach.value(four) == four.score - 0.5 * (np.log(4) - 3 / 4)
-    assert list(WithinReach([np.zeros(5)], 0.5).points()) == ["best of 4", "optimum"]
+    assert list(Attainable([np.zeros(5)], 0.5).points()) == ["best of 4", "optimum"]
     reach.save(tmp_path / "scores.json")
-    again = WithinReach.load(tmp_path / "scores.json")
+    again = Attainable.load(tmp_path / "scores.json")
     assert again.optimum == reach.optimum and again.kl_coef == 0.5
 
 

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from agents import REINFORCE
-from agents.preferences.sampling import sample, sample_pairs
+from agents.evaluation.sampling import sample
+from agents.preferences.pairs import sample_pairs
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,7 @@ from textenv.optimum import frontier as optimal_frontier
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from agents.evaluation.optimum import WithinReach
+    from agents.evaluation.optimum import Attainable
     from agents.preferences.calibration import Calibration
 
 SCORE, KL = "rollout/score_mean", "rollout/kl"
@@ -53,17 +53,17 @@ def band(axes, label: str, grid: np.ndarray, curves: np.ndarray) -> None:
 def comparison(
     runs: Mapping[str, list[dict[str, np.ndarray]]],
     finals: Mapping[str, list[tuple[float, float]]],
-    within_reach: WithinReach | None,
+    attainable: Attainable | None,
     target: str | Path,
     title: str = "",
-    learning_reach: WithinReach | None = None,
+    learning_reach: Attainable | None = None,
 ) -> None:
     """Several algorithms, several seeds each: return against tokens, and final score against KL.
 
     Args:
         runs: for each algorithm the logs of its seeds, as `read_progress` gives them.
         finals: for each algorithm and seed the KL (nats per episode) and the score at the end.
-        within_reach: the optimum and best-of-n of the task, whose β is that of the returns; None
+        attainable: the optimum and best-of-n of the task, whose β is that of the returns; None
             shows scores instead.
         target: the file of the plot.
         title: the title of the plot.
@@ -76,15 +76,15 @@ def comparison(
     for label, logs in runs.items():
         steps = [log[TOKENS] for log in logs]
         grid = np.linspace(max(s[0] for s in steps), min(s[-1] for s in steps), 40)
-        values = [on_grid(with_return(log, within_reach), RETURN, grid) for log in logs]
+        values = [on_grid(with_return(log, attainable), RETURN, grid) for log in logs]
         band(curves, label, grid, np.array(values))
         trade.scatter(*zip(*finals[label], strict=True), s=22, zorder=3)  # the same colours
     curves.set(xlabel="tokens", ylabel="mean return of a rollout")
     curves.legend(frameon=False, loc="lower right", ncols=2)  # the levels are at the left
     trade.set(xlabel="KL to the reference, nats per episode", ylabel="mean score at the end")
-    if within_reach is not None:
-        draw_levels(curves, learning_reach or within_reach)
-        draw_plane(trade, within_reach, max(kl for pairs in finals.values() for kl, _ in pairs))
+    if attainable is not None:
+        draw_levels(curves, learning_reach or attainable)
+        draw_plane(trade, attainable, max(kl for pairs in finals.values() for kl, _ in pairs))
     figure.suptitle(title)
     save_figure(figure, target)
 
@@ -93,7 +93,7 @@ def learning_curve(
     progress: Mapping[str, np.ndarray],
     target: str | Path,
     title: str = "",
-    within_reach: WithinReach | None = None,
+    attainable: Attainable | None = None,
 ) -> None:
     """One text run: return (or score, without an optimum) against tokens, and score against KL.
 
@@ -101,20 +101,20 @@ def learning_curve(
         progress: the log of the run, as `read_progress` gives it.
         target: the file of the plot.
         title: the title of the plot.
-        within_reach: the optimum and best-of-n of the task; None shows scores alone.
+        attainable: the optimum and best-of-n of the task; None shows scores alone.
     """
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(11, 4.4), layout="constrained")
     curve, trade = figure.subplots(1, 2)
-    draw_returns(curve, {"": progress}, within_reach)
+    draw_returns(curve, {"": progress}, attainable)
     if KL in progress:
         points = trade.scatter(
             progress[KL], progress[SCORE], c=progress[TOKENS], s=14, cmap="viridis", zorder=3
         )
         figure.colorbar(points, ax=trade, label="tokens")
-        if within_reach is not None:
-            draw_plane(trade, within_reach, float(progress[KL].max()))
+        if attainable is not None:
+            draw_plane(trade, attainable, float(progress[KL].max()))
     trade.set(xlabel="KL to the reference, nats per episode", ylabel="mean score of a rollout")
     figure.suptitle(title)
     save_figure(figure, target)
@@ -123,14 +123,14 @@ def learning_curve(
 # --- one panel for a page -----------------------------------------------------------------------
 
 
-def returns_panel(runs: Mapping[str, Progress], within_reach: WithinReach | None) -> str:
+def returns_panel(runs: Mapping[str, Progress], attainable: Attainable | None) -> str:
     """Return against tokens, a line for each run, as SVG."""
     figure, axes = panel()
-    draw_returns(axes, runs, within_reach)
+    draw_returns(axes, runs, attainable)
     return as_svg(figure)
 
 
-def plane_panel(runs: Mapping[str, Progress], within_reach: WithinReach | None) -> str:
+def plane_panel(runs: Mapping[str, Progress], attainable: Attainable | None) -> str:
     """The way of each run through the score-KL plane, with its end marked, as SVG."""
     figure, axes = panel()
     for label, progress in runs.items():
@@ -138,8 +138,8 @@ def plane_panel(runs: Mapping[str, Progress], within_reach: WithinReach | None) 
         end = progress[KL][-1], progress[SCORE][-1]
         axes.plot(*end, "o", color=line.get_color(), markersize=8, label=label, zorder=5)
     axes.set(xlabel="KL to the reference, nats per episode", ylabel="mean score of a rollout")
-    if within_reach is not None:
-        draw_plane(axes, within_reach, max(float(run[KL].max()) for run in runs.values()))
+    if attainable is not None:
+        draw_plane(axes, attainable, max(float(run[KL].max()) for run in runs.values()))
     return as_svg(figure)
 
 
@@ -183,7 +183,7 @@ def as_svg(figure: Figure) -> str:
 
 
 def with_return(
-    progress: Mapping[str, np.ndarray], within_reach: WithinReach | None
+    progress: Mapping[str, np.ndarray], attainable: Attainable | None
 ) -> dict[str, np.ndarray]:
     """A log with the return score − β·KL of this β, whichever the rewards of the run had.
 
@@ -192,24 +192,24 @@ def with_return(
     if SCORE not in progress:
         return {**progress, RETURN: progress["rollout/ep_rew_mean"]}
     scores = progress[SCORE]
-    if within_reach is None:
+    if attainable is None:
         return {**progress, RETURN: scores}
-    return {**progress, RETURN: scores - within_reach.kl_coef * progress[KL]}
+    return {**progress, RETURN: scores - attainable.kl_coef * progress[KL]}
 
 
-def draw_returns(axes, runs: Mapping[str, Progress], within_reach: WithinReach | None) -> None:
+def draw_returns(axes, runs: Mapping[str, Progress], attainable: Attainable | None) -> None:
     """Return against tokens, a line for each run, with what can be reached."""
     for label, progress in runs.items():
-        axes.plot(progress[TOKENS], with_return(progress, within_reach)[RETURN], label=label)
+        axes.plot(progress[TOKENS], with_return(progress, attainable)[RETURN], label=label)
     axes.set(xlabel="tokens", ylabel="mean return of a rollout")
-    if within_reach is not None:
-        draw_levels(axes, within_reach)
+    if attainable is not None:
+        draw_levels(axes, attainable)
 
 
-def draw_levels(axes, within_reach: WithinReach) -> None:
+def draw_levels(axes, attainable: Attainable) -> None:
     """Horizontal lines at the optimal return and at those of best-of-n, over tokens."""
-    for name, point in within_reach.points().items():
-        value = within_reach.value(point)
+    for name, point in attainable.points().items():
+        value = attainable.value(point)
         style = {"color": "black", "linestyle": "--" if name == "optimum" else ":", "linewidth": 1}
         axes.axhline(value, **style)
         above = name == "optimum"  # the others may be very close to it
@@ -217,26 +217,26 @@ def draw_levels(axes, within_reach: WithinReach) -> None:
             f"{name}, {value:.2f}", (0.01, value), xycoords=("axes fraction", "data"), fontsize=8,
             va="bottom" if above else "top",
         )  # fmt: skip
-    axes.set(ylabel=f"mean return = score − {within_reach.kl_coef:g}·KL")
+    axes.set(ylabel=f"mean return = score − {attainable.kl_coef:g}·KL")
     axes.margins(y=0.1)
 
 
-def draw_plane(axes, within_reach: WithinReach, largest_kl: float) -> None:
+def draw_plane(axes, attainable: Attainable, largest_kl: float) -> None:
     """The score-KL plane: the optimal frontier, best-of-n, and lines of equal return.
 
     Nothing can be above the frontier. A point's return is where the line of equal return through it
     meets the left edge; the optimum is where such a line touches the frontier.
     """
-    kl_coef, optimum = within_reach.kl_coef, within_reach.optimum
+    kl_coef, optimum = attainable.kl_coef, attainable.optimum
     right = 1.08 * max(largest_kl, optimum.kl)
     betas = kl_coef * np.geomspace(30, 0.2, 40)
-    frontier = [p for p in optimal_frontier(within_reach.scores, betas) if p.kl < right]
+    frontier = [p for p in optimal_frontier(attainable.scores, betas) if p.kl < right]
     axes.plot([p.kl for p in frontier], [p.score for p in frontier], color="black", linewidth=1.2)
     if frontier:
         label = ("optimal frontier", (frontier[-1].kl, frontier[-1].score))
         axes.annotate(*label, fontsize=8, ha="right", va="bottom")
     ns = range(1, min(optimum.samples, 64) + 1)
-    best = [p for p in best_of_n_curve(within_reach.scores, ns) if p.kl < right]
+    best = [p for p in best_of_n_curve(attainable.scores, ns) if p.kl < right]
     axes.plot([p.kl for p in best], [p.score for p in best], "k:", linewidth=1)
     for point in best[1:]:
         if point.n.bit_count() == 1:  # powers of two

@@ -1,0 +1,102 @@
+"""Reading the options of ``train``, whose defaults depend on other options."""
+
+from __future__ import annotations
+
+import dataclasses
+import types
+from dataclasses import field
+from itertools import takewhile
+from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
+
+import tyro
+
+from agents import algorithms
+from agents.runs.options import (
+    RunOptions,
+    chosen_presets,
+    defaults_of,
+    offered_hyperparameters,
+    with_absolute_paths,
+)
+from textenv.arguments import hints_of, sentences_of
+
+
+def parse_train(arguments: list[str]) -> tuple[RunOptions, dict[str, Any]]:
+    """The options of a run and the hyper-parameters of its algorithm.
+
+    Their defaults are the presets of the chosen algorithm and model, and those of the task.
+
+    Raises:
+        ValueError: there is no such algorithm or task.
+    """
+    name = chosen(arguments, "--agent", RunOptions.agent)
+    cls_of_agent, lora = algorithms.find(name), chosen(arguments, "--lora", "None")
+    preset, hyperparameters = chosen_presets(
+        name, chosen(arguments, "--model", RunOptions.model), None if lora == "None" else lora
+    )
+    preset |= defaults_of(chosen(arguments, "--env", RunOptions.env))
+    fields = _hyperparameter_fields(cls_of_agent, hyperparameters)
+    group = dataclasses.make_dataclass(cls_of_agent.__name__, fields)
+    group.__doc__ = f"Hyper-parameters of {cls_of_agent.__name__}."
+    hints = get_type_hints(RunOptions, include_extras=True)
+    cls = dataclasses.make_dataclass(
+        "Train",
+        [
+            *((key, hints[key], _default(value)) for key, value in preset.items()),
+            (
+                "hyperparameters",
+                Annotated[group, tyro.conf.arg(name=""), tyro.conf.FlagConversionOff],
+                field(default_factory=group),
+            ),
+        ],
+        bases=(RunOptions,),
+    )
+    cls.__doc__ = "Fine-tune a language model on a reward, and show what changed."
+    options: Any = tyro.cli(cls, args=arguments, prog="python -m agents train")
+    return with_absolute_paths(options), dataclasses.asdict(options.hyperparameters)
+
+
+def _default(value: Any) -> Any:
+    """The field of a dataclass with this default, which may be a list."""
+    return field(default_factory=lambda: value)
+
+
+def _hyperparameter_fields(cls: type, preset: dict[str, Any]) -> list[tuple]:
+    """The hyper-parameters of an algorithm as fields of a dataclass, with their sentences."""
+    defaults = {each.name: each.default for each in dataclasses.fields(cls)}
+    hints, sentences = hints_of(cls), sentences_of(cls)
+    return [
+        (
+            name,
+            Annotated[_plain(hints[name]), tyro.conf.arg(help=sentences.get(name, ""))],
+            field(default=preset.get(name, defaults[name])),
+        )
+        for name in offered_hyperparameters(cls)
+    ]
+
+
+def _plain(hint: Any) -> Any:
+    """A type that fits a command line: schedules, which are functions, are left out."""
+    if get_origin(hint) is Annotated:
+        hint = get_args(hint)[0]
+    if get_origin(hint) in (types.UnionType, Union):
+        kept = [part for part in get_args(hint) if part in (int, float, bool, str, type(None))]
+        hint = kept[0]
+        for part in kept[1:]:
+            hint = hint | part
+    return hint
+
+
+def values_of(arguments: list[str], option: str) -> list[str]:
+    """The values of one option, on which the other options depend; empty without it."""
+    for i, argument in enumerate(arguments):
+        if argument == option:
+            return list(takewhile(lambda value: not value.startswith("--"), arguments[i + 1 :]))
+        if argument.startswith(option + "="):
+            return [argument.split("=", 1)[1]]
+    return []
+
+
+def chosen(arguments: list[str], option: str, default: str) -> str:
+    """The first value of an option, or else its default."""
+    return next(iter(values_of(arguments, option)), default)

@@ -1,0 +1,389 @@
+"""Several candidates on several seeds and tasks, each run in a folder; one engine for all of them.
+
+candidates = {"PPO": PPO, "GRPO": (GRPO, {"learning_rate": 3e-4}), "untouched": Untouched()}
+found = agents.compare(candidates, env_kwargs={"reference": "bundled", "kl_coef": 0.1})
+found.summary()
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import re
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Annotated, Any
+
+import numpy as np
+
+from agents import files
+from agents.agent import Agent
+from agents.evaluation import Returns, TextEvaluation, statistics
+from agents.evaluation.candidates import UNTRAINED
+from agents.evaluation.comparison import EVALUATION_SEED, Comparison, Run
+from agents.evaluation.evaluate import evaluate
+from agents.evaluation.optimum import Attainable
+from agents.evaluation.plots import comparison, read_progress
+from agents.experience import environments
+from agents.runs.folder import RunFolder
+from agents.runs.recorder import RunRecorder
+from agents.runs.signals import Signals
+from agents.runs.train import measure_attainable, stored_attainable
+from textenv.arguments import Range, check_ranges
+from textenv.sharing import is_data, plain
+
+Known = tuple[Attainable | None, Attainable | None]  # in the evaluations, and in the learning
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run to make.
+
+    Attributes:
+        task: the id of the environment.
+        candidate: its name.
+        seed: of its learning; of a candidate that does not learn, the number of the draw.
+        path: its folder.
+        settings: what defines it, as data.
+        learns: whether it has a curve.
+        carry_out: makes the run in its locked folder, from where it was broken off if it can be
+            gone on with: of the folder, what is attainable in its task as far as that is known, and
+            the signals that wait. Returns what is attainable.
+        goes_on: whether a run that was broken off can be gone on with.
+        on_seed: the same job on another seed.
+    """
+
+    task: str
+    candidate: str
+    seed: int
+    path: Path
+    settings: dict[str, Any]
+    learns: bool
+    carry_out: Callable[[RunFolder, Known, Signals], Known]
+    goes_on: bool
+    on_seed: Callable[[int], Job]
+
+    def check_folder(self, overwrite: bool) -> None:
+        """Raise an error if the folder holds something that must not be mixed or replaced.
+
+        Raises:
+            FileExistsError: it holds no run, or one of other settings.
+        """
+        folder = RunFolder(self.path)
+        if folder.is_run() and not overwrite:
+            found, wanted = folder.settings(), json.loads(json.dumps(self.settings, default=str))
+            for part, values in wanted.items():
+                others = found.get(part, {})
+                for name in sorted({*values, *others}):
+                    if values.get(name) != others.get(name):
+                        raise FileExistsError(
+                            f"The run in {str(self.path)!r} has {name}={others.get(name)!r}, not "
+                            f"{values.get(name)!r}: choose another folder (--output), or replace "
+                            "it (--overwrite)."
+                        )
+        elif not folder.is_run() and self.path.is_dir():
+            if any(not path.name.startswith(".") for path in self.path.iterdir()):
+                raise FileExistsError(
+                    f"The folder {str(self.path)!r} is not empty and holds no run that can be "
+                    "read: remove it, or choose another folder (--output)."
+                )
+
+    def result(self) -> Run:
+        """The finished run, from its folder."""
+        folder = RunFolder(self.path)
+        after = folder.evaluations()["after"]
+        kind = TextEvaluation if "score" in after else Returns
+        found = kind.load(folder.episodes("after"), after)
+        return Run(
+            self.task, self.candidate, self.seed, found, after["timesteps"], after["seconds"]
+        )
+
+
+class Comparing:
+    """Finishes jobs one after the other.
+
+    Args:
+        signals: which signals wait for the end of an update.
+        report: is told what begins.
+
+    Attributes:
+        planned, finished: the jobs.
+    """
+
+    def __init__(self, signals: Signals, report: Callable[[str], Any]):
+        self.signals, self.report = signals, report
+        self.planned: list[Job] = []
+        self.finished: list[Job] = []
+        self.attainable: dict[str, Known] = {}  # of each task, the same in all its runs
+
+    def run(
+        self,
+        jobs: Sequence[Job],
+        until_decided: float | None = None,
+        max_seeds: int = 20,
+        overwrite: bool = False,
+    ) -> Comparison:
+        """Finish the jobs, and as many further seeds as it takes (`compare`)."""
+        for job in jobs:  # all, before the first one takes its time
+            job.check_folder(overwrite)
+        if overwrite:  # all at once, so that what is there later is only what is new
+            for job in jobs:
+                RunFolder.create(job.path, overwrite=True).unlock()
+        while jobs:
+            self.planned += jobs
+            for job in jobs:
+                self.finish(job)
+            jobs = self.undecided(until_decided, max_seeds)
+            for job in jobs:
+                job.check_folder(overwrite)
+        return self.comparison()
+
+    def finish(self, job: Job) -> None:
+        """See to it that a run is finished; one that is there already is not repeated."""
+        folder = RunFolder(job.path)
+        if not folder.is_run():
+            folder = RunFolder.create(folder.path)
+        elif not folder.finished and job.goes_on:
+            folder.lock()
+        elif not folder.finished:
+            folder = RunFolder.create(folder.path, overwrite=True)
+        known = self.attainable.get(job.task, (None, None))
+        try:
+            if folder.finished:
+                known = stored_attainable(folder) if known == (None, None) else known
+            else:
+                number = len(self.finished) + 1
+                self.report(f"run {number} of {len(self.planned)}: {job.candidate} on {job.task}, "
+                            f"seed {job.seed}")  # fmt: skip
+                known = job.carry_out(folder, known, self.signals)
+        finally:
+            folder.unlock()
+        self.attainable[job.task] = known
+        self.finished.append(job)
+
+    def comparison(self) -> Comparison:
+        """What is finished so far."""
+        attainable = {task: known[0] for task, known in self.attainable.items()}
+        return Comparison([job.result() for job in self.finished], attainable)
+
+    def undecided(self, width: float | None, max_seeds: int) -> list[Job]:
+        """One more seed of each candidate whose interval is too wide; nothing when all is said."""
+        if width is None:
+            return []
+        found, more = self.comparison(), []
+        first = {(job.task, job.candidate): job for job in reversed(self.finished)}
+        for task in found.tasks:
+            for name, returns in found.returns(task).items():
+                wide = statistics.interval(returns).half_width > width
+                if wide and len(returns) < max_seeds:
+                    more.append(first[task, name].on_seed(len(returns)))
+        return more
+
+    def draw(self, task: str, target: Path, title: str) -> bool:
+        """The plot of what learned in a task, with the curves of its runs; whether there is one."""
+        logs: dict[str, list] = {}
+        ends: dict[str, list[tuple[float, float]]] = {}
+        for job in self.finished:
+            if job.task == task and job.learns:
+                row = job.result().columns()
+                ends.setdefault(job.candidate, []).append((row["kl"], row["score"]))
+                log = read_progress(RunFolder(job.path).progress)
+                logs.setdefault(job.candidate, []).append(log)
+        if logs:
+            of_evaluation, of_learning = self.attainable[task]
+            comparison(logs, ends, of_evaluation, target, title, of_learning)
+        return bool(logs)
+
+
+def write_result(
+    folder: RunFolder, found: TextEvaluation | Returns, timesteps: int, seconds: float
+) -> None:
+    """Write the evaluation of a run that has none before its learning."""
+    found.save(folder.episodes("after"))
+    summary = found.summary() | {"timesteps": timesteps, "seconds": seconds}
+    files.write_json(folder.evaluation, {"after": summary})
+
+
+# --- from Python --------------------------------------------------------------------------------
+
+
+def compare(
+    candidates: Mapping[str, Any],
+    env: str | Sequence[str] = "TextGen-v0",
+    seeds: int | Sequence[int] = 5,
+    total_timesteps: Annotated[int, Range(1)] = 30_000,
+    n_episodes: Annotated[int, Range(1)] = 512,
+    *,
+    env_kwargs: Mapping[str, Any] | None = None,
+    policy_kwargs: Mapping[str, Any] | None = None,
+    prompts: Any = None,
+    reference_episodes: Annotated[int, Range(0)] = 1024,
+    evaluation_seed: int = EVALUATION_SEED,
+    until_decided: float | None = None,
+    max_seeds: int = 20,
+    folder: str | Path | None = None,
+    overwrite: bool = False,
+    device: str = "auto",
+    report: Callable[[str], Any] = print,
+) -> Comparison:
+    """Train and evaluate each candidate on each seed of each task.
+
+    Args:
+        candidates: by their names: an agent's class, or (class, hyper-parameters); a function of
+            the seed that makes an agent or a model of stable-baselines3 to be trained; or something
+            that is evaluated as it is, as `agents.evaluate` takes it.
+        env: ids of environments.
+        seeds: their number, or the seeds themselves.
+        total_timesteps: of each run's learning: tokens, for text.
+        n_episodes: of each evaluation.
+        env_kwargs: arguments of the environments.
+        policy_kwargs: arguments of the policies of classes; by default the reference's model, if it
+            is named.
+        prompts: of the evaluations; None for those of the environment.
+        reference_episodes: episodes of the reference, from which the optimum of a text task with a
+            cost of KL is estimated; 0 leaves it out.
+        evaluation_seed: the seed of the prompts of all evaluations.
+        until_decided: add seeds to those whose 95 % interval of the mean return is wider than this
+            to either side; intervals that end such a search are a little too narrow.
+        max_seeds: at most this number of seeds for ``until_decided``.
+        folder: of all runs, each in a folder of its own; those that are finished there are not
+            repeated, and agents that are not go on. None keeps nothing but what is returned.
+        overwrite: repeat runs that are in the folder.
+        device: as of `Agent`.
+        report: is told what begins.
+
+    Raises:
+        FileExistsError: the folder has runs of other settings.
+    """
+    check_ranges(compare, locals())
+    tasks = [env] if isinstance(env, str) else list(dict.fromkeys(env))
+    numbers = list(dict.fromkeys(range(seeds) if isinstance(seeds, int | np.integer) else seeds))
+    for name, values in (("candidates", candidates), ("env", tasks), ("seeds", numbers)):
+        if not values:
+            raise ValueError(f"{name} is empty: there is nothing to compare.")
+    common = {
+        "total_timesteps": total_timesteps, "n_episodes": n_episodes, "env_kwargs": env_kwargs,
+        "policy_kwargs": policy_kwargs, "prompts": prompts, "evaluation_seed": evaluation_seed,
+        "reference_episodes": reference_episodes, "device": device,
+    }  # fmt: skip
+    with ExitStack() as stack:
+        temporary = stack.enter_context(TemporaryDirectory()) if folder is None else folder
+        jobs = [
+            _job(Path(temporary), name, candidates[name], task, seed, common)
+            for task in tasks
+            for seed in numbers
+            for name in candidates
+        ]
+        signals = stack.enter_context(Signals())
+        found = Comparing(signals, report).run(jobs, until_decided, max_seeds, overwrite)
+        if folder is not None:
+            found.save(folder)
+        return found
+
+
+def folder_name(candidate: str) -> str:
+    """The name of a candidate as a part of a folder's name."""
+    return re.sub(r"[^\w.=+-]+", "-", candidate).strip("-")
+
+
+def _job(
+    folder: Path, name: str, candidate: Any, task: str, seed: int, common: dict[str, Any]
+) -> Job:
+    """The run of a candidate that was given in Python."""
+    cls, arguments = candidate if isinstance(candidate, tuple) else (candidate, {})
+    is_agent = isinstance(cls, type) and issubclass(cls, Agent)
+    acts = any(hasattr(candidate, member) for member in ("predict", "act"))
+    as_it_is = (acts and not isinstance(candidate, type)) or isinstance(
+        candidate, UNTRAINED | str | Path
+    )
+    if not (is_agent or as_it_is) and (not callable(candidate) or isinstance(candidate, type)):
+        raise TypeError(
+            f"{candidate!r} cannot be compared: give an agent's class, (class, hyper-parameters), "
+            "a function of the seed that makes something, or what agents.evaluate takes."
+        )
+    described = {"candidate": _described(candidate), "task": task, "seed": seed, **common}
+    settings = {"comparison": {key: _described(value) for key, value in described.items()}}
+
+    def carry_out(run: RunFolder, known: Known, signals: Signals) -> Known:
+        if run.has_checkpoint:
+            live = {} if common["env_kwargs"] is None else {"env_kwargs": common["env_kwargs"]}
+            actor = cls.load(run.newest, device=common["device"], **live)
+        elif is_agent:
+            actor = _agent(cls, arguments, task, seed, common)
+        else:
+            actor = candidate if as_it_is else candidate(seed)
+        if not run.is_run():
+            run.write_settings(settings)
+        learns = actor is not candidate and hasattr(actor, "learn")
+        left = common["total_timesteps"] - getattr(actor, "num_timesteps", 0)
+        began, timesteps, seconds = time.perf_counter(), 0, 0.0
+        if isinstance(actor, Agent) and learns:
+            recorder = RunRecorder(
+                run, resume=run.has_checkpoint, settings=settings, signals=signals
+            )
+            actor.learn(max(left, 0), callback=recorder, reset_num_timesteps=False)
+        elif learns:
+            actor.learn(left)
+        if learns:
+            timesteps, seconds = actor.num_timesteps, time.perf_counter() - began
+            seconds = getattr(actor, "learning_seconds", seconds)
+        found = evaluate(
+            actor, None if learns else task, common["n_episodes"], common["evaluation_seed"],
+            prompts=common["prompts"], env_kwargs=copy.deepcopy(common["env_kwargs"]),
+            device=common["device"], draw=seed,
+        )  # fmt: skip
+        if known == (None, None) and isinstance(actor, Agent):
+            known = _attainable(actor, common)
+        write_result(run, found, timesteps, seconds)
+        return known
+
+    path = folder / f"{folder_name(name)}-{folder_name(task)}-{seed}"
+    return Job(
+        task, name, seed, path, settings, learns=not as_it_is, carry_out=carry_out,
+        goes_on=is_agent,
+        on_seed=lambda other: _job(folder, name, candidate, task, other, common),
+    )  # fmt: skip
+
+
+def _agent(
+    cls: type[Agent], arguments: Mapping[str, Any], task: str, seed: int, common: dict[str, Any]
+) -> Agent:
+    # Live objects, such as models and schedules of β, are new in each run.
+    env_kwargs, policy_kwargs, arguments = (
+        copy.deepcopy(each) for each in (common["env_kwargs"], common["policy_kwargs"], arguments)
+    )
+    native = environments.native_text_class(environments.imported(task))
+    model = (env_kwargs or {}).get("reference")
+    by_name = native is not None and isinstance(model, str | Path)
+    policy = {**({"model": model} if by_name else {}), **(policy_kwargs or {})}
+    given = {
+        "seed": seed, "device": common["device"], "env_kwargs": env_kwargs, "policy_kwargs": policy
+    }  # fmt: skip
+    return cls("MlpPolicy" if native is None else "CausalLMPolicy", task, **{**given, **arguments})
+
+
+def _attainable(actor: Agent, common: dict[str, Any]) -> Known:
+    """What is attainable in the task of an agent, if it is one of text with a cost of KL."""
+    kl_coef = environments.kl_coef(actor.env)
+    found = measure_attainable(actor, kl_coef, common["reference_episodes"], common["prompts"])
+    return found, found
+
+
+def _described(value: Any) -> Any:
+    """A setting as data; a live object by its kind, which does not change between two programs."""
+    value = plain(value)
+    if is_data(value):
+        return value
+    if isinstance(value, tuple | list):
+        return [_described(part) for part in value]
+    if isinstance(value, Mapping):
+        return {str(key): _described(part) for key, part in value.items()}
+    return (
+        repr(value)
+        if isinstance(value, UNTRAINED)
+        else getattr(value, "__qualname__", type(value).__name__)
+    )

@@ -1,0 +1,313 @@
+"""The options of a training run: what they are, what fills in those that are not given.
+
+Presets fit the algorithm and the model; a registered task has prompts, a reward and a budget of its
+own. The options are data, so that a run can be made again from its ``settings.json``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import gymnasium as gym
+import torch
+
+from agents import algorithms
+from agents.experience import environments
+from agents.runs.folder import RunFolder
+from agents.runs.recorder import SAVE_EVERY, parse_interval
+from agents.training import presets
+from agents.training.device import find_device
+from agents.training.hyperparameters import hyperparameter_names
+from textenv import TASKS
+from textenv.arguments import Range, check_names, first_line, ranges_of
+from textenv.rewards import names_code
+from textenv.rewards.names import parse_name
+from textenv.sharing import unwrap_shared
+
+OF_TASK = "(task)"  # the value of an option that is left to the environment
+HELD_OUT = "(held out)"  # the task's own prompts to evaluate with
+TASK_OPTIONS = {"prompts": str, "reward": str, "max_new_tokens": int, "stop": list, "chat": bool}
+
+
+# Arguments of an agent that are options of the run, or functions.
+NOT_OFFERED = {"n_steps", "verbose", "seed", "advantage_fn", "reduction"}
+
+
+@dataclass
+class RunOptions:
+    """What a training run of the command line, or of `agents.train`, is made from."""
+
+    agent: str = "ppo"
+    """The algorithm: ppo, reinforce, actor-critic, rloo, grpo, trpo, or "module:Class" of your
+    own. It has its own options."""
+    model: str = "bundled"
+    """"bundled", "smollm2", a folder, a .gguf file or a hub id. The reference is a copy of it."""
+    env: str = "TextGen-v0"
+    """The task: TextGen-v0 with the options below, or Haiku-v0, DigitSum-v0, ..., or
+    "module:Id-v0" of your own, whose prompts, reward and budget are then their defaults."""
+    reward: str = "sentiment"
+    """A name ("sentiment", "haiku", "length(20)", "keyword(love)"), "module:function", or a
+    sequence-classification model."""
+    reward_timeout: float | None = None
+    """Seconds that scoring a rollout may take; by default any time."""
+    reward_retries: int = 0
+    """How often a reward that raises an error is asked again, before the run ends."""
+    prompts: str = "bundled"
+    """"bundled", a text file with one prompt per line, or a .jsonl, .csv or .parquet file with a
+    column "prompt" (texts) or "messages" (conversations)."""
+    chat: bool = False
+    """Make each prompt that is a plain text a message of the user, in the model's chat template."""
+    total_timesteps: Annotated[int, Range(1)] = 60_000
+    """Tokens to generate while learning."""
+    kl_coef: Annotated[float, Range(0)] = 0.05
+    """β, the cost of a nat of KL to the reference, in units of the score."""
+    max_new_tokens: Annotated[int, Range(1)] = 24
+    """Token budget of a response."""
+    stop: list[str] = field(default_factory=list)
+    """Stop strings, in addition to the end-of-sequence token."""
+    temperature: float = 1.0
+    """Temperature of sampling, in learning and in evaluation."""
+    critic_layers: int | None = None
+    """Layers of the critic's own body, which begins as a copy of the model's first ones; 0 puts the
+    value head on the model itself. Not given, it suits the algorithm and the model."""
+    lora: Annotated[int | None, Range(1)] = None
+    """Learn adapters of this rank (16, say) instead of all weights: less memory, larger steps."""
+    n_envs: int = 256
+    """Episodes per rollout."""
+    seed: int = 0
+    """The same seed gives exactly the same run, on the same CPU and number of threads."""
+    output: Path | None = None
+    """Folder of the run, which must be new; by default runs/AGENT-MODEL-SEED, with a number if that
+    exists."""
+    overwrite: bool = False
+    """Replace a run that is in the folder."""
+    resume: Path | None = None
+    """Go on with the run in this folder, exactly where it ended, with its own settings; or with
+    more --total-timesteps."""
+    save_every: str = SAVE_EVERY
+    """Time or rollouts between two checkpoints: "30 s", "2 min", "20 rollouts"."""
+    show_samples: Annotated[int, Range(0)] = 0
+    """Episodes to print after each rollout."""
+    eval_prompts: str | None = None
+    """Held-out prompts for both evaluations and the optimum, as for --prompts; by default those of
+    the learning."""
+    eval_episodes: Annotated[int, Range(1)] = 512
+    """Episodes of the evaluations before and after."""
+    reference_episodes: Annotated[int, Range(0)] = 1024
+    """Episodes of the untouched model, from which the optimal return and best-of-n are computed.
+    0 leaves them out."""
+    device: str = "auto"
+    """"auto" uses an accelerator if there is one."""
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Precision of acting and of the forward passes. The weights that learn are always float32.
+    "auto" is bfloat16 if the hardware is fast with it and the model is not tiny."""
+
+    def settings(self, hyperparameters: dict[str, Any]) -> dict[str, Any]:
+        """What defines the run, as data; not where it is, or what it shows."""
+        names = [each.name for each in dataclasses.fields(self) if each.name in OF_THE_RUN]
+        return {
+            "options": {name: getattr(self, name) for name in names}, "chosen": hyperparameters
+        }  # fmt: skip
+
+    def evaluation_prompts(self) -> Any:
+        """The prompts of both evaluations; None for those of the learning."""
+        return evaluation_prompts(self.eval_prompts, self.env)
+
+
+# Fields that define a run; the others say where it is, or what it shows.
+OF_THE_RUN = {each.name for each in dataclasses.fields(RunOptions)} - {
+    "resume", "output", "overwrite", "save_every", "show_samples"
+}  # fmt: skip
+
+
+def offered_hyperparameters(cls: type) -> list[str]:
+    """The hyper-parameters of an algorithm that are no options of the run."""
+    grouped = cls.compares_groups or cls.group_size != 1  # type: ignore[attr-defined]
+    left_out = NOT_OFFERED if grouped else {*NOT_OFFERED, "group_size"}
+    return [name for name in hyperparameter_names(cls) if name not in left_out]
+
+
+def chosen_presets(
+    agent: str, model: Any, lora: Any = None
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The presets of an algorithm and a model: for `RunOptions`, and for the hyper-parameters."""
+    cls = algorithms.find(agent)
+    chosen = {
+        **presets.hyperparameters(cls, sequential=True, model=model, lora=lora),
+        **presets.training(model),
+    }
+    of_run = {each.name for each in dataclasses.fields(RunOptions)}
+    offered = offered_hyperparameters(cls)
+    return (
+        {name: value for name, value in chosen.items() if name in of_run},
+        {name: value for name, value in chosen.items() if name in offered},
+    )
+
+
+def complete(given: dict[str, Any]) -> tuple[RunOptions, dict[str, Any]]:
+    """The options of a run and the hyper-parameters of its algorithm, of which some are given.
+
+    Raises:
+        TypeError: there is neither an option nor a hyper-parameter of a name.
+        ValueError: there is no such algorithm or task.
+    """
+    agent, model = given.get("agent", RunOptions.agent), given.get("model", RunOptions.model)
+    options, hyperparameters = chosen_presets(agent, model, given.get("lora"))
+    options |= defaults_of(given.get("env", RunOptions.env))
+    of_run = {each.name for each in dataclasses.fields(RunOptions)}
+    cls = algorithms.find(agent)
+    check_names(cls, given.keys() - of_run)
+    hyperparameters |= {name: value for name, value in given.items() if name not in of_run}
+    options |= {name: value for name, value in given.items() if name in of_run}
+    found = with_absolute_paths(RunOptions(**options))
+    check_options(found)
+    return found, hyperparameters
+
+
+def check_options(options: Any) -> None:
+    """Raise an error for an option of any command that is out of its range.
+
+    Args:
+        options: of any command.
+
+    Raises:
+        ValueError: the message names the option, its value and what is allowed.
+    """
+    cls: Any = type(options)
+    for name, allowed in ranges_of(cls).items():
+        if (value := getattr(options, name)) not in allowed:
+            raise ValueError(f"--{name.replace('_', '-')} {value} must be {allowed}.")
+    if hasattr(options, "save_every"):
+        parse_interval(options.save_every)
+    find_device(options.device)
+
+
+def with_absolute_paths(options: Any) -> Any:
+    """The options, with files and folders that exist by their whole paths.
+
+    What is saved with a run then means the same in another working directory.
+    """
+    for name in ("model", "prompts", "eval_prompts", "reward"):
+        value = getattr(options, name)
+        is_name = value in ("bundled", "smollm2") or (name == "reward" and parse_name(value))
+        if isinstance(value, str) and not is_name and Path(value).expanduser().exists():
+            setattr(options, name, str(Path(value).expanduser().resolve()))
+    return options
+
+
+def choose_dtype(name: str, device: str, model: str, needed: str | None = None) -> str:
+    """ "auto" is bfloat16 if the hardware is fast with it and the model is not tiny.
+
+    Args:
+        needed: the only precision in which the algorithm works; None if any will do.
+
+    Raises:
+        ValueError: another one is asked for.
+    """
+    if needed is not None and name not in ("auto", needed):
+        raise ValueError(f"--dtype {name} does not suit this algorithm, which needs {needed}.")
+    if needed is not None or name != "auto":
+        return needed or name
+    quick = (
+        torch.cuda.is_bf16_supported()
+        if device.startswith("cuda")
+        else getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)()
+    )
+    return "bfloat16" if quick and not presets.is_small(model) else "float32"
+
+
+def defaults_of(env_id: str) -> dict[str, Any]:
+    """The options that an environment was registered with.
+
+    Args:
+        env_id: as `gymnasium.make` takes it; of a text environment.
+
+    Raises:
+        ValueError: there is none, or it generates no text.
+    """
+    try:
+        registered = gym.spec(environments.imported(env_id)).kwargs
+        native = environments.native_text_class(environments.imported(env_id))
+    except (gym.error.Error, ImportError) as error:
+        raise ValueError(
+            f"--env {env_id} cannot be made ({first_line(error)}): use TextGen-v0, "
+            f"{', '.join(TASKS)}, or 'module:Id-v0' of your own."
+        ) from error
+    if native is None:
+        raise ValueError(
+            f"--env {env_id} is no text environment with many rows: register it with "
+            "vector_entry_point='textenv:TextGenVectorEnv', or train in it from Python."
+        )
+    found = {}
+    for name, kind in TASK_OPTIONS.items():
+        value = unwrap_shared(registered.get(name))
+        if name == "stop" and value is not None:
+            every = list(value) if isinstance(value, list | tuple) else [value]
+            value = every if all(isinstance(stop, str) for stop in every) else [OF_TASK]
+        if value is not None:
+            # Rows of prompts and functions are no values of options; the environment has them.
+            found[name] = value if isinstance(value, kind) else OF_TASK
+    if env_id in TASKS:
+        found["eval_prompts"] = HELD_OUT
+        if TASKS[env_id].kl_coef is not None:
+            found["kl_coef"] = TASKS[env_id].kl_coef
+    return found
+
+
+def evaluation_prompts(option: str | None, env_id: str) -> Any:
+    """The prompts of an evaluation: those of ``--eval-prompts``, or of the task."""
+    return TASKS[env_id].held_out if option == HELD_OUT else option
+
+
+def settings_to_go_on(
+    path: str | Path, again: dict[str, Any], now: dict[str, Any]
+) -> tuple[RunOptions, dict[str, Any]]:
+    """The options and hyper-parameters of the run in a folder, to go on with.
+
+    Args:
+        path: the folder.
+        again: the run's agent and reward, which have to be named again if they are code: code that
+            a file names is not imported.
+        now: options that may differ from those of the run.
+
+    Raises:
+        FileNotFoundError: there is no run in the folder.
+        ValueError: it cannot be gone on with here, or its reward or agent must be named again.
+    """
+    settings = RunFolder(path).settings()
+    if not {"options", "chosen"} <= settings.keys():
+        raise ValueError(
+            f"The run in {str(path)!r} was not made by this command: go on with it from Python, "
+            "with Agent.load and RunRecorder(resume=True)."
+        )
+    saved, chosen = settings["options"], settings["chosen"]
+    if not algorithms.is_own(saved["agent"]):
+        raise ValueError(
+            f"The run in {str(path)!r} is of {saved['agent']}, which cannot go on after a break: "
+            "the same compare command repeats it."
+        )
+    _check_named_again(path, "agent", saved["agent"] not in algorithms.NAMES, again, saved)
+    _check_named_again(path, "reward", names_code(saved["reward"]), again, saved)
+    fields = {each.name for each in dataclasses.fields(RunOptions)}
+    known = hyperparameter_names(algorithms.find(saved["agent"]))
+    options = RunOptions(**{name: value for name, value in saved.items() if name in fields} | now)
+    return options, {name: value for name, value in chosen.items() if name in known}
+
+
+def _check_named_again(
+    path: str | Path, what: str, is_code: bool, again: dict[str, Any], saved: dict[str, Any]
+) -> None:
+    here = again.get(what)
+    if is_code and here is None:
+        raise ValueError(
+            f"The run in {str(path)!r} has {what}={saved[what]!r}, which names code. Code that a "
+            f"file names is not imported: name it yourself, with --{what}."
+        )
+    if here not in (None, saved[what]):
+        raise ValueError(
+            f"--{what} {here} is another one than that of the run, {saved[what]}: begin a new run "
+            "for it."
+        )
