@@ -9,7 +9,7 @@ from pathlib import Path
 import tyro
 
 from agents.cli.errors import ENDINGS, checking_options, exit_code, in_words
-from agents.evaluation import plots
+from agents.preferences.calibration import draw_calibration
 from agents.preferences.pairs import load_preferences
 from agents.preferences.reward_model import Training
 from agents.runs.options import check_options
@@ -79,7 +79,7 @@ def main(arguments: list[str]) -> None:
         console.print(in_words(error), soft_wrap=True, markup=False)
         raise SystemExit(exit_code(error)) from None
     plot = options.output / "calibration.png"
-    plots.calibration(model.calibration, plot)
+    draw_calibration(model.calibration, plot)
     accuracy, known = model.accuracy, model.ceiling
     of_ceiling = f"; a perfect judge {known:.1%}" if known is not None else ""
     console.print(

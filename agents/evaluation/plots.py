@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from agents.evaluation.optimum import Attainable
-    from agents.preferences.calibration import Calibration
 
 SCORE, KL = "rollout/score_mean", "rollout/kl"
 RETURN = "return"  # a column that is computed here, for one β
@@ -252,25 +251,6 @@ def draw_plane(axes, attainable: Attainable, largest_kl: float) -> None:
         axes.plot([0, right], [value, value + kl_coef * right], color="0.85", linewidth=0.7)
     axes.plot([0, right], [optimum.value, optimum.value + kl_coef * right], "k--", linewidth=0.7)
     axes.set(xlim=(0, right), ylim=(low, max(high, optimum.score + 0.1)))
-
-
-def calibration(curve: Calibration, target: str | Path) -> None:
-    """How often a reward model's preferred response was preferred, against its own probability."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(4.6, 4.2), layout="constrained")
-    axes = figure.subplots()
-    axes.plot([0.5, 1], [0.5, 1], color="gray", linewidth=1, linestyle="--", label="calibrated")
-    error = np.sqrt(np.maximum(curve.observed * (1 - curve.observed), 0.01) / curve.counts)
-    axes.errorbar(curve.predicted, curve.observed, 1.96 * error, fmt="o-", capsize=3)
-    axes.set(
-        xlabel="probability of the preferred response, by the model",
-        ylabel="share of pairs where it was preferred",
-        ylim=(0, 1.05),
-        title=f"Calibration on {curve.counts.sum()} held-out pairs",
-    )
-    axes.legend(loc="lower right")
-    save_figure(figure, target)
 
 
 def save_figure(figure: Figure, target: str | Path) -> Path:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from scipy.stats import binomtest
 
+from agents.evaluation.plots import save_figure
 from agents.evaluation.statistics import Interval
 
 BINS = 10  # of the calibration curve
@@ -45,3 +47,22 @@ def agreement(differences: np.ndarray) -> Interval:
     right, count = int((differences > 0).sum()), len(differences)
     bounds = binomtest(right, count).proportion_ci(method="wilson")
     return Interval(right / count, float(bounds.low), float(bounds.high))
+
+
+def draw_calibration(curve: Calibration, target: str | Path) -> None:
+    """How often a reward model's preferred response was preferred, against its own probability."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(4.6, 4.2), layout="constrained")
+    axes = figure.subplots()
+    axes.plot([0.5, 1], [0.5, 1], color="gray", linewidth=1, linestyle="--", label="calibrated")
+    error = np.sqrt(np.maximum(curve.observed * (1 - curve.observed), 0.01) / curve.counts)
+    axes.errorbar(curve.predicted, curve.observed, 1.96 * error, fmt="o-", capsize=3)
+    axes.set(
+        xlabel="probability of the preferred response, by the model",
+        ylabel="share of pairs where it was preferred",
+        ylim=(0, 1.05),
+        title=f"Calibration on {curve.counts.sum()} held-out pairs",
+    )
+    axes.legend(loc="lower right")
+    save_figure(figure, target)
