@@ -10,15 +10,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 
 from agents import files
 from agents.evaluation import Returns, TextEvaluation, statistics
 from agents.evaluation.optimum import Attainable
 from agents.evaluation.statistics import Interval
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 EVALUATION_SEED = 1_000_000  # different from the seeds of training
 DIFFERENCE_COLUMNS = [
@@ -63,6 +65,8 @@ class Run:
 
     def episodes(self) -> pd.DataFrame:
         """Its rows of `Comparison.episodes`."""
+        import pandas as pd
+
         found = self.evaluation
         columns: dict[str, Any] = {"return": found.returns}
         if isinstance(found, TextEvaluation):
@@ -103,11 +107,15 @@ class Comparison:
         Columns: task, candidate, seed, return, score, kl (nats per episode), length (tokens),
         distinct_2, tokens_per_answer (best of n samples several), timesteps, seconds.
         """
+        import pandas as pd
+
         return pd.DataFrame([run.columns() for run in self.entries])
 
     @cached_property
     def episodes(self) -> pd.DataFrame:
         """A row for each episode: task, candidate, seed, episode, return, score, kl, texts."""
+        import pandas as pd
+
         return pd.concat([run.episodes() for run in self.entries], ignore_index=True)
 
     @property
@@ -128,6 +136,8 @@ class Comparison:
         interquartile mean; share of the way from the untouched model to the optimum, if that is
         known; means of the other columns of `runs`.
         """
+        import pandas as pd
+
         found = []
         for task in self.tasks:
             reach = self.attainable.get(task)
@@ -199,6 +209,8 @@ class Comparison:
     def difference_table(self) -> pd.DataFrame:
         """`differences` of every task: task, better, worse, difference, low, high, p_value,
         and the probability of improvement (Agarwal et al. 2021)."""
+        import pandas as pd
+
         rows = []
         for task, differences in self.differences.items():
             returns = self.returns(task)

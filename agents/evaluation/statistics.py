@@ -13,9 +13,6 @@ from dataclasses import dataclass
 from itertools import combinations
 
 import numpy as np
-from scipy.optimize import brentq
-from scipy.stats import mannwhitneyu, norm, t, tukey_hsd
-from scipy.stats.mstats import trimmed_mean_ci
 
 Values = Sequence[float] | np.ndarray  # one per run
 
@@ -60,6 +57,8 @@ def interval(values: Values, level: float = LEVEL) -> Interval:
 
     The interval of a single value is infinite: nothing is known of its spread.
     """
+    from scipy.stats import t
+
     sample = np.asarray(values, dtype=float)
     mean = float(sample.mean())
     if len(sample) < 2:
@@ -74,6 +73,8 @@ def interquartile_mean(values: Values, level: float = LEVEL) -> Interval:
     Agarwal et al. 2021 recommend it for comparisons. With fewer than four values nothing is left
     out. The interval is that of a trimmed mean (Tukey and McLaughlin 1963).
     """
+    from scipy.stats.mstats import trimmed_mean_ci
+
     sample = np.asarray(values, dtype=float)
     cut = len(sample) // 4
     mean = float(np.sort(sample)[cut : len(sample) - cut].mean())
@@ -81,20 +82,6 @@ def interquartile_mean(values: Values, level: float = LEVEL) -> Interval:
         return interval(sample, level)
     low, high = trimmed_mean_ci(sample, limits=(0.25, 0.25), alpha=1 - level)
     return Interval(mean, float(low), float(high))
-
-
-def difference(first: Values, second: Values, level: float = LEVEL) -> Interval:
-    """Mean of ``first`` minus mean of ``second``, of independent runs: Welch's t-interval."""
-    one, other = (np.asarray(values, dtype=float) for values in (first, second))
-    mean = float(one.mean() - other.mean())
-    if min(len(one), len(other)) < 2:
-        return Interval(mean, -math.inf, math.inf)
-    parts = [sample.var(ddof=1) / len(sample) for sample in (one, other)]
-    if sum(parts) == 0:
-        return Interval(mean, mean, mean)
-    freedom = sum(parts) ** 2 / (parts[0] ** 2 / (len(one) - 1) + parts[1] ** 2 / (len(other) - 1))
-    half = float(t.ppf((1 + level) / 2, freedom)) * math.sqrt(sum(parts))
-    return Interval(mean, mean - half, mean + half)
 
 
 def paired_difference(first: Values, second: Values, level: float = LEVEL) -> Interval:
@@ -116,6 +103,9 @@ def probability_of_improvement(first: Values, second: Values, level: float = LEV
     The share of all pairs of runs, U / (m·n). The interval is a score interval (Newcombe 2006,
     method 5), which also holds at 0 and at 1.
     """
+    from scipy.optimize import brentq
+    from scipy.stats import mannwhitneyu, norm
+
     m, n = len(first), len(second)
     share = float(mannwhitneyu(first, second).statistic) / (m * n)
     z, middle = norm.ppf((1 + level) / 2), (m + n) / 2
@@ -149,6 +139,8 @@ def all_differences(results: Mapping[str, Values], level: float = LEVEL) -> list
     Raises:
         ValueError: a candidate has fewer than 2 results, so its variance is unknown.
     """
+    from scipy.stats import tukey_hsd
+
     if any(len(values) < 2 for values in results.values()):
         raise ValueError("A comparison needs at least 2 seeds of each candidate.")
     names = sorted(results, key=lambda name: -float(np.mean(results[name])))
