@@ -45,6 +45,9 @@ CHECKS = {
         import pygame
         assert type(env).__name__ == "HumanRendering" and not pygame.display.get_init()
     """,
+    "stable-baselines3 with the cache": """
+        assert model.num_timesteps == 384 and -4 < mean < 1
+    """,
     "stable-baselines3": """
         assert agent.num_timesteps >= 500 and -1 <= mean <= 1
     """,
