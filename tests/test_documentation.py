@@ -47,5 +47,5 @@ def test_the_reference_can_be_made(tmp_path):
     command = [sys.executable, "-m", "pdoc", "agents.algorithms", "textenv.kl", "-o", str(tmp_path)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    page = (tmp_path / "agents" / "algorithms" / "ppo.html").read_text()
+    page = (tmp_path / "agents" / "algorithms.html").read_text()
     assert "bounds the loss of a bad action" in page

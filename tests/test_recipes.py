@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -62,6 +64,8 @@ def test_every_recipe_of_a_page_is_found(page):
 def test_a_recipe_runs(name, tmp_path, monkeypatch, skip_without_packages):
     skip_without_packages(RECIPES[name], *NEEDS.get(name, ()))
     monkeypatch.chdir(tmp_path)  # a recipe may write to runs/
-    names = {"__name__": "recipe"}
+    recipe = ModuleType("recipe")  # as a file that is imported: classes look for their module
+    monkeypatch.setitem(sys.modules, "recipe", recipe)
+    names = vars(recipe)
     exec(compile(RECIPES[name], name, "exec"), names)
     exec(CHECKS.get(name, ""), names)
