@@ -13,16 +13,6 @@ from agents.evaluation.sampling import evaluation_env
 from agents.evaluation.text import evaluate_text, recomputed_kl
 
 __all__ = [
-    "BestOfN",
-    "Greedy",
-    "RandomTokens",
-    "Returns",
-    "TextEvaluation",
-    "Untouched",
-    "distinct_n",
-    "evaluate_returns",
-    "evaluate_text",
-    "evaluation_env",
-    "mean_and_error",
-    "recomputed_kl",
-]
+    "BestOfN", "Greedy", "RandomTokens", "Returns", "TextEvaluation", "Untouched", "distinct_n",
+    "evaluate_returns", "evaluate_text", "evaluation_env", "mean_and_error", "recomputed_kl",
+]  # fmt: skip
