@@ -39,8 +39,8 @@ IN_A_RUN = ("checkpoints/newest", "agent")
 
 def save(agent: Any, folder: Path, optimizer: bool, **notes: Any) -> None:
     """Write ``agent`` (see `agents.Agent.save`), and ``notes`` into its description."""
-    others = _other_files(folder)
     with files.replacing(folder) as new:
+        others = _other_files(folder)  # where a killed process has left it, it is back by now
         agent.policy.save(new, _tokenizer(agent.env))
         if optimizer:
             resume.write(agent, new)

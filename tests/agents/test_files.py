@@ -151,6 +151,15 @@ def test_saving_over_another_agent_leaves_nothing_of_it(make_agent, on_cartpole,
     assert REINFORCE.load(tmp_path / "agent").num_timesteps == 0
 
 
+def test_what_a_killed_save_has_moved_aside_is_loaded_and_kept(on_cartpole, tmp_path):
+    on_cartpole(REINFORCE).save(tmp_path / "agent")
+    (tmp_path / "agent" / "notes.txt").write_text("mine")
+    (tmp_path / "agent").rename(tmp_path / ".agent.old")
+    REINFORCE.load(tmp_path / "agent").save(tmp_path / "agent")
+    assert names(tmp_path) == ["agent"]
+    assert (tmp_path / "agent" / "notes.txt").read_text() == "mine"
+
+
 def test_an_agent_does_not_take_the_place_of_something_else(on_cartpole, tmp_path, monkeypatch):
     (tmp_path / "thesis.tex").write_text("years of work")
     with pytest.raises(FileExistsError, match="not empty and holds no agent"):
