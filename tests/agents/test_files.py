@@ -8,6 +8,7 @@ import sys
 
 import pytest
 from forked import fork
+from safetensors import SafetensorError
 
 from agents import PPO, REINFORCE, files
 from agents.saving import agent_folder, resume
@@ -200,6 +201,18 @@ def test_a_save_that_fails_leaves_the_old_agent(make_agent, tmp_path, monkeypatc
     with pytest.raises(OSError, match="full"):
         agent.learn(20).save(tmp_path / "agent")
     assert {path.name: path.read_bytes() for path in (tmp_path / "agent").iterdir()} == saved
+
+
+def test_a_full_disk_is_an_error_of_the_system(on_cartpole, tmp_path, monkeypatch):
+    """Whichever library meets it."""
+
+    def full(*arguments):
+        raise SafetensorError("I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr(resume, "save_file", full)
+    with pytest.raises(OSError) as error:
+        on_cartpole(REINFORCE).save(tmp_path / "agent")
+    assert "the disk is full" in files.in_words(error.value) and names(tmp_path) == []
 
 
 def test_a_damaged_description_is_named(on_cartpole, tmp_path):
