@@ -33,8 +33,8 @@ def undone_by_errors(agent: Any) -> Iterator[None]:
 def way_back(collector: Any, read: bool = True, new_seed: int | None = None) -> Callable[[], None]:
     """A function that puts a collector and its environment back to where they are now.
 
-    Where that is unknown, or ``read`` is False, the next rollout then begins new episodes: with
-    ``new_seed``, or with the environment's generators as they are, if it is None.
+    Where that is unknown, or ``read`` is False, the next rollout then begins new episodes, with
+    ``new_seed`` unless it is None.
     """
     try:
         state = collector.state_dict() if read else None
@@ -42,9 +42,11 @@ def way_back(collector: Any, read: bool = True, new_seed: int | None = None) -> 
         state = None
 
     def put_back() -> None:
-        if state is None:
-            collector.observation, collector.seed = None, new_seed
-        else:
+        if state is not None:
             collector.load_state_dict(state)
+            return
+        collector.observation = None
+        if new_seed is not None:
+            collector.seed = new_seed
 
     return put_back

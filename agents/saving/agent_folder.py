@@ -13,10 +13,14 @@ from __future__ import annotations
 
 import inspect
 import json
+import os
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from safetensors import SafetensorError
 
 from agents import distributed, files, policies
 from agents.experience import environments
@@ -39,17 +43,31 @@ IN_A_RUN = ("checkpoints/newest", "agent")
 
 def save(agent: Any, folder: Path, optimizer: bool, **notes: Any) -> None:
     """Write ``agent`` (see `agents.Agent.save`), and ``notes`` into its description."""
-    others = _other_files(folder)
     with files.replacing(folder) as new:
-        agent.policy.save(new, _tokenizer(agent.env))
-        if optimizer:
-            resume.write(agent, new)
+        others = _other_files(folder)  # where a killed process has left it, it is back by now
+        with _errors_of_the_system(folder):
+            agent.policy.save(new, _tokenizer(agent.env))
+            if optimizer:
+                resume.write(agent, new)
         description = describe_agent(agent) | notes
         description["files"] = sorted(path.name for path in new.iterdir())
         files.write_json(new / DESCRIPTION, description)
         for path in others:
             if not (new / path.name).exists():
                 files.link(path, new / path.name)
+
+
+@contextmanager
+def _errors_of_the_system(folder: Path) -> Iterator[None]:
+    """Raise what safetensors says in its own way of a full disk and the like as an OSError."""
+    try:
+        yield
+    except SafetensorError as error:
+        number = re.search(r"os error (\d+)", str(error))
+        if number is None:
+            raise
+        code = int(number[1])
+        raise OSError(code, os.strerror(code), str(folder)) from error
 
 
 def describe_agent(agent: Any) -> dict[str, Any]:

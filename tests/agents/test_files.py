@@ -8,6 +8,7 @@ import sys
 
 import pytest
 from forked import fork
+from safetensors import SafetensorError
 
 from agents import PPO, REINFORCE, files
 from agents.saving import agent_folder, resume
@@ -151,6 +152,15 @@ def test_saving_over_another_agent_leaves_nothing_of_it(make_agent, on_cartpole,
     assert REINFORCE.load(tmp_path / "agent").num_timesteps == 0
 
 
+def test_what_a_killed_save_has_moved_aside_is_loaded_and_kept(on_cartpole, tmp_path):
+    on_cartpole(REINFORCE).save(tmp_path / "agent")
+    (tmp_path / "agent" / "notes.txt").write_text("mine")
+    (tmp_path / "agent").rename(tmp_path / ".agent.old")
+    REINFORCE.load(tmp_path / "agent").save(tmp_path / "agent")
+    assert names(tmp_path) == ["agent"]
+    assert (tmp_path / "agent" / "notes.txt").read_text() == "mine"
+
+
 def test_an_agent_does_not_take_the_place_of_something_else(on_cartpole, tmp_path, monkeypatch):
     (tmp_path / "thesis.tex").write_text("years of work")
     with pytest.raises(FileExistsError, match="not empty and holds no agent"):
@@ -191,6 +201,18 @@ def test_a_save_that_fails_leaves_the_old_agent(make_agent, tmp_path, monkeypatc
     with pytest.raises(OSError, match="full"):
         agent.learn(20).save(tmp_path / "agent")
     assert {path.name: path.read_bytes() for path in (tmp_path / "agent").iterdir()} == saved
+
+
+def test_a_full_disk_is_an_error_of_the_system(on_cartpole, tmp_path, monkeypatch):
+    """Whichever library meets it."""
+
+    def full(*arguments):
+        raise SafetensorError("I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr(resume, "save_file", full)
+    with pytest.raises(OSError) as error:
+        on_cartpole(REINFORCE).save(tmp_path / "agent")
+    assert "the disk is full" in files.in_words(error.value) and names(tmp_path) == []
 
 
 def test_a_damaged_description_is_named(on_cartpole, tmp_path):
