@@ -30,7 +30,7 @@ Infos = dict[str, Any]
 
 
 class Scoring:
-    """What both have in common: the reward is called with episodes that have ended.
+    """The base of both ways: it calls the reward with episodes that have ended.
 
     Args:
         task: has the reward, the penalty, the tokenizer and the stop rule.
