@@ -21,15 +21,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from functools import cache
 from numbers import Integral, Real
-from typing import (
-    Annotated,
-    Any,
-    Union,
-    dataclass_transform,
-    get_args,
-    get_origin,
-    get_type_hints,
-)
+from typing import Annotated, Any, Union, dataclass_transform, get_args, get_origin, get_type_hints
 
 import torch
 from gymnasium.vector import AutoresetMode

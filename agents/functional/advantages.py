@@ -67,11 +67,7 @@ def trajectory_return(rewards: Tensor, gamma: float, mask: Tensor) -> Tensor:
 
 
 def temporal_difference_errors(
-    rewards: Tensor,
-    values: Tensor,
-    next_values: Tensor,
-    gamma: float,
-    mask: Tensor | None = None,
+    rewards: Tensor, values: Tensor, next_values: Tensor, gamma: float, mask: Tensor | None = None
 ) -> Tensor:
     """δ_t = r_t + γ V(s_{t+1}) - V(s_t) (Sutton & Barto 2018, eq. 6.5).
 

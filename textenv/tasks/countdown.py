@@ -14,10 +14,7 @@ OPERATIONS = int.__add__, int.__sub__, int.__mul__
 
 
 def rows(
-    size: int = 128,
-    seed: int = 0,
-    held_out: bool = False,
-    count: Annotated[int, Range(2, 6)] = 3,
+    size: int = 128, seed: int = 0, held_out: bool = False, count: Annotated[int, Range(2, 6)] = 3
 ) -> list[Row]:
     """Rows with the columns ``prompt``, ``numbers`` and ``target``.
 

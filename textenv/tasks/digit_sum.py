@@ -15,10 +15,7 @@ WORKED = ("35", "481", "27")
 
 
 def rows(
-    size: int = 512,
-    seed: int = 0,
-    held_out: bool = False,
-    digits: Annotated[int, Range(2, 9)] = 3,
+    size: int = 512, seed: int = 0, held_out: bool = False, digits: Annotated[int, Range(2, 9)] = 3
 ) -> list[Row]:
     """Rows with the columns ``prompt`` and ``answer``.
 
