@@ -69,16 +69,9 @@ def trajectory_return(rewards: Tensor, gamma: float, mask: Tensor) -> Tensor:
 def temporal_difference_errors(
     rewards: Tensor, values: Tensor, next_values: Tensor, gamma: float, mask: Tensor | None = None
 ) -> Tensor:
-    """δ_t = r_t + γ V(s_{t+1}) - V(s_t) (Sutton & Barto 2018, eq. 6.5).
+    """δ_t = r_t + γ V(s_{t+1}) - V(s_t), [B, T] (Sutton & Barto 2018, eq. 6.5).
 
-    Args:
-        rewards, values: [B, T].
-        next_values: [B, T], V(s_{t+1}): 0 where terminated, V(final observation) where truncated.
-        gamma: discount in [0, 1].
-        mask: [B, T] bool; masked steps return 0.
-
-    Returns:
-        [B, T].
+    Args as for `generalized_advantages`; masked steps return 0.
     """
     check_rows(rewards=rewards, values=values, next_values=next_values, mask=mask)
     check_bool(mask=mask)
@@ -151,12 +144,8 @@ def group_relative(scores: Tensor, group_size: int, epsilon: float = 1e-4) -> Te
 def leave_one_out(scores: Tensor, group_size: int) -> Tensor:
     """score - mean of the others of its group (RLOO: Kool et al. 2019; Ahmadian et al. 2024).
 
-    Args:
-        scores: [N], one per episode; each `group_size` consecutive ones answer the same prompt.
-        group_size: at least 2; divides N.
-
-    Returns:
-        [N]; sums to 0 in each group. Equals `group_centered` times G / (G - 1).
+    Args and shape as for `group_relative`. It sums to 0 in each group, and equals `group_centered`
+    times G / (G - 1).
     """
     return group_centered(scores, group_size) * (group_size / (group_size - 1))
 

@@ -27,10 +27,8 @@ def unflatten(vector: Tensor, like: Sequence[Tensor]) -> list[Tensor]:
     return [piece.view(tensor.shape) for piece, tensor in zip(pieces, like, strict=True)]
 
 
-def fisher_operator(
-    kl: Tensor, parameters: Sequence[Tensor], damping: float = 0.1
-) -> Callable[[Tensor], Tensor]:
-    """v -> (H + damping I) v, with H the Hessian of `kl`, without forming H (Pearlmutter 1994).
+def fisher_operator(kl: Tensor, parameters: Sequence[Tensor]) -> Callable[[Tensor], Tensor]:
+    """v -> H v, with H the Hessian of `kl`, without forming H (Pearlmutter 1994).
 
     The gradient of `kl` is taken once, with graph; each product is one more backward pass.
 
@@ -38,7 +36,6 @@ def fisher_operator(
         kl: a scalar with graph, the mean KL(π_old‖π) in nats. All operations in it must be twice
             differentiable, which fused attention kernels are not: use eager attention.
         parameters: those that π depends on; the KL need not depend on each.
-        damping: added to the diagonal, because H is singular where π does not change.
 
     Returns:
         A function [n] -> [n]; its result has no graph. It keeps the graph of `kl` in memory.
@@ -56,7 +53,7 @@ def fisher_operator(
         along = torch.autograd.grad(
             gradient @ vector, parameters, retain_graph=True, materialize_grads=True
         )
-        return flatten(along) + damping * vector
+        return flatten(along)
 
     return product
 
@@ -74,23 +71,16 @@ def summed_operator(
         parameters: those that π depends on.
 
     Returns:
-        A function [n] -> [n], without damping.
+        A function [n] -> [n].
     """
     if len(kls) == 1:
-        return fisher_operator(kls[0](), parameters, damping=0.0)
+        return fisher_operator(kls[0](), parameters)
 
     def product(vector: Tensor) -> Tensor:
-        products = [fisher_operator(kl(), parameters, damping=0.0)(vector) for kl in kls]
+        products = [fisher_operator(kl(), parameters)(vector) for kl in kls]
         return sum(products, torch.zeros_like(vector))
 
     return product
-
-
-def fisher_vector_product(
-    kl: Tensor, parameters: Sequence[Tensor], vector: Tensor, damping: float = 0.1
-) -> Tensor:
-    """(H + damping I) v for a single v [n]. For several, use `fisher_operator` once."""
-    return fisher_operator(kl, parameters, damping)(vector)
 
 
 @torch.no_grad()
@@ -130,12 +120,8 @@ def conjugate_gradient(
 def natural_step_size(delta: float, step: Tensor, hessian_step: Tensor) -> Tensor:
     """sqrt(2 δ / xᵀHx), which scales x to the edge of the trust region ½ xᵀHx = δ.
 
-    Args:
-        delta: δ, nats.
-        step, hessian_step: x and H x, [n].
-
-    Returns:
-        A scalar. 0 where xᵀHx is not positive: a zero gradient gives no direction to step in.
+    ``delta`` is δ in nats, ``step`` and ``hessian_step`` are x and H x, [n]. The result is a
+    scalar, and 0 where xᵀHx is not positive: a zero gradient gives no direction to step in.
     """
     if step.ndim != 1 or step.shape != hessian_step.shape:
         raise ValueError(
@@ -160,7 +146,7 @@ def natural_step(
     the more the larger λ is than H (Schulman et al. 2015, appendix C, has no damping there).
 
     Args:
-        fisher: v [n] -> H v [n], without damping.
+        fisher: v [n] -> H v [n].
         gradient: g [n], of the loss.
         delta: δ, nats.
         damping: λ.
