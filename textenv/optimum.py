@@ -26,30 +26,18 @@ FEW_SAMPLES = 10.0  # effective samples per prompt, below which an estimate is c
 
 @dataclass(frozen=True)
 class Optimum:
-    """The optimal policy's return J* and what it consists of: J* = score − β·KL.
+    """The optimal policy's return J* and what it consists of: J* = score − β·KL."""
 
-    Attributes:
-        kl_coef: β, units of the score per nat.
-        value: J*, units of the score. An estimate from samples is too low on average.
-        score: E_{π*}[s].
-        kl: KL(π*‖π_ref), nats per episode.
-        start: E_ref[s], the return of the reference itself.
-        samples: number of samples per prompt (of the prompt with the fewest).
-        effective_samples: 1/Σ w² of the weights w ∝ e^{s/β}, the mean over the prompts: how many
-            samples the estimate rests on.
-        standard_error: of ``value``, to first order; 0 for complete lists.
-        bias: of ``value``, to second order, at most 0 (`estimation_error`).
-    """
-
-    kl_coef: float
-    value: float
-    score: float
-    kl: float
-    start: float
-    samples: int
+    kl_coef: float  # β, units of the score per nat
+    value: float  # J*, units of the score; an estimate from samples is too low on average
+    score: float  # E_{π*}[s]
+    kl: float  # KL(π*‖π_ref), nats per episode
+    start: float  # E_ref[s], the return of the reference itself
+    samples: int  # number of samples per prompt (of the prompt with the fewest)
+    # 1/Σ w² of the weights w ∝ e^{s/β}, the mean over the prompts: how many samples it rests on.
     effective_samples: float
-    standard_error: float
-    bias: float
+    standard_error: float  # of ``value``, to first order; 0 for complete lists
+    bias: float  # of ``value``, to second order, at most 0 (`estimation_error`)
 
     @property
     def warning(self) -> str | None:
@@ -73,17 +61,11 @@ class Optimum:
 
 @dataclass(frozen=True)
 class BestOf:
-    """Best-of-n of the reference: draw n responses, keep the one with the highest score.
-
-    Attributes:
-        n: number of responses.
-        score: the expected highest score.
-        kl: an upper bound of its KL to the reference, nats per episode.
-    """
+    """Best-of-n of the reference: draw n responses, keep the one with the highest score."""
 
     n: int
-    score: float
-    kl: float
+    score: float  # the expected highest score
+    kl: float  # an upper bound of its KL to the reference, nats per episode
 
 
 # --- one prompt ---------------------------------------------------------------------------------
@@ -204,35 +186,22 @@ def optimum(
         biases.append(bias)
     value, score = float(np.mean(values)), float(np.mean(means))
     return Optimum(
-        kl_coef=kl_coef,
-        value=value,
-        score=score,
-        kl=(score - value) / kl_coef,
-        start=float(np.mean(starts)),
-        samples=min(len(scores) for scores in prompts),
-        effective_samples=float(np.mean(effective)),
-        standard_error=float(np.linalg.norm(errors)) / len(errors),
-        bias=float(np.mean(biases)),
-    )
+        kl_coef, value, score, kl=(score - value) / kl_coef, start=float(np.mean(starts)),
+        samples=min(map(len, prompts)), effective_samples=float(np.mean(effective)),
+        standard_error=float(np.linalg.norm(errors)) / len(errors), bias=float(np.mean(biases)),
+    )  # fmt: skip
 
 
 def frontier(prompts: Sequence[np.ndarray], kl_coefs: Iterable[float]) -> list[Optimum]:
-    """The optimum at each β: the highest score that any policy can have at its KL.
-
-    Args:
-        prompts: for each prompt the scores ``[N]`` of samples of the reference.
-        kl_coefs: values of β, each above 0; large ones are close to the reference.
+    """The optimum at each β above 0: the highest score that any policy can have at its KL, from the
+    scores ``[N]`` of samples of the reference for each prompt. Large β are close to the reference.
     """
     return [optimum(prompts, kl_coef) for kl_coef in kl_coefs]
 
 
 def best_of_n_curve(prompts: Sequence[np.ndarray], ns: Iterable[int]) -> list[BestOf]:
-    """Best-of-n of the reference for several n, each the mean over the prompts.
-
-    Args:
-        prompts: for each prompt the scores ``[N]`` of samples of the reference.
-        ns: numbers of responses, each at most N.
-    """
+    """Best-of-n of the reference for several n, each the mean over the prompts, from the scores
+    ``[N]`` of samples for each prompt; n is at most N."""
     return [
         BestOf(n, float(np.mean([best_of_n(scores, n) for scores in prompts])), best_of_n_kl(n))
         for n in ns
@@ -240,11 +209,7 @@ def best_of_n_curve(prompts: Sequence[np.ndarray], ns: Iterable[int]) -> list[Be
 
 
 def checked(scores: np.ndarray) -> np.ndarray:
-    """Scores as float64 ``[N]``.
-
-    Raises:
-        ValueError: there is none, or one is not finite.
-    """
+    """Scores as float64 ``[N]``."""
     scores = np.asarray(scores, np.float64)
     if scores.ndim != 1 or not len(scores) or not np.isfinite(scores).all():
         raise ValueError(

@@ -25,9 +25,6 @@ def rows(
         size, seed, held_out: See `textenv.tasks.drawing.draw_rows`. Sets of numbers are held out,
             whichever target belongs to them.
         count: How many numbers are given, from 2 to 6.
-
-    Raises:
-        ValueError: An argument is out of its range, or there are not as many different rows.
     """
     check_ranges(rows, {"count": count})
 

@@ -22,9 +22,6 @@ def rows(
     Args:
         size, seed, held_out: See `textenv.tasks.drawing.draw_rows`.
         digits: The largest number of digits, from 2 to 9.
-
-    Raises:
-        ValueError: An argument is out of its range, or there are not as many numbers.
     """
     check_ranges(rows, {"digits": digits})
 
