@@ -18,12 +18,12 @@ _known: weakref.WeakKeyDictionary[Any, Any] = weakref.WeakKeyDictionary()
 
 
 def vocabulary_size(tokenizer: Any) -> int:
-    """The largest id of a tokenizer plus one; its length is less where there are gaps in the ids."""
+    """The largest id of a tokenizer plus one; its length is less where the ids have gaps."""
     return max(len(tokenizer), 1 + max(tokenizer.get_vocab().values(), default=-1))
 
 
 def own_tokenizer(model: Any) -> Any | None:
-    """The tokenizer at the source of a live model, plain or wrapped by PEFT; None if it is unknown."""
+    """The tokenizer at the source of a live model, plain or with adapters; None if unknown."""
     inner = unwrapped(model)
     if inner not in _known:
         config = getattr(inner, "config", None)  # a model of another kind has none

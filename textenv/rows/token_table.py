@@ -86,11 +86,8 @@ class TokenTable:
         return {name: self.arrays.copy(getattr(self, name)) for name in COLUMNS}
 
     def load_state_dict(self, state: dict[str, Array]) -> None:
-        """Set all rows to those of a `state_dict`; their episodes get new numbers.
-
-        Raises:
-            ValueError: it is of a table of another size.
-        """
+        """Set all rows to those of a `state_dict` of a table of this size; their episodes get new
+        numbers."""
         there = tuple(state["tokens"].shape)
         if there != tuple(self.tokens.shape):
             raise ValueError(
@@ -103,11 +100,11 @@ class TokenTable:
         self.origin = Origin(np.array(every, np.int64), self.origin.steps)
 
     def checked(self, actions: Any, vocabulary: int) -> Array:
-        """Check actions and convert them to the configured kind of array.
+        """Check that actions are one token id for each row, and convert them to the configured kind
+        of array.
 
-        Raises:
-            ValueError: they are not one token id for each row. Ids out of range are detected only
-                if the table is on the CPU; elsewhere this check would make the host wait.
+        Ids out of range are detected only if the table is on the CPU; elsewhere this check would
+        make the host wait.
         """
         if self.arrays.numpy:
             actions = np.asarray(actions)
@@ -134,11 +131,7 @@ class TokenTable:
         return actions
 
     def require_running(self) -> None:
-        """Raise an error if there are rows whose episodes have ended.
-
-        Raises:
-            gymnasium.error.ResetNeeded: there are some.
-        """
+        """Raise ResetNeeded if there are rows whose episodes have ended."""
         rows = np.flatnonzero(to_numpy(~self.running)).tolist()
         if rows:
             raise gym.error.ResetNeeded(
