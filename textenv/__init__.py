@@ -18,17 +18,9 @@ from textenv.tasks import TASKS, TaskSpec, register_tasks
 from textenv.vector_env import TextGenVectorEnv
 
 __all__ = [
-    "TASKS",
-    "ActionRecord",
-    "AdaptiveKL",
-    "Episode",
-    "ParabolaEnv",
-    "RewardError",
-    "Shared",
-    "TaskSpec",
-    "TextGenEnv",
-    "TextGenVectorEnv",
-]
+    "TASKS", "ActionRecord", "AdaptiveKL", "Episode", "ParabolaEnv", "RewardError", "Shared",
+    "TaskSpec", "TextGenEnv", "TextGenVectorEnv",
+]  # fmt: skip
 
 gym.register(
     id="TextGen-v0",

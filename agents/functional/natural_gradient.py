@@ -61,17 +61,12 @@ def fisher_operator(kl: Tensor, parameters: Sequence[Tensor]) -> Callable[[Tenso
 def summed_operator(
     kls: Sequence[Callable[[], Tensor]], parameters: Sequence[Tensor]
 ) -> Callable[[Tensor], Tensor]:
-    """v -> H v, with H the Hessian of the sum of several KLs, such as those of micro-batches.
+    """v [n] -> H v [n], with H the Hessian of the sum of several KLs, such as those of
+    micro-batches.
 
-    The graph of a single KL is kept for all products. Those of several are rebuilt for each
-    product, one after the other, since together they would not fit in memory.
-
-    Args:
-        kls: functions that compute a scalar with graph, each its part of the mean; none give 0.
-        parameters: those that π depends on.
-
-    Returns:
-        A function [n] -> [n].
+    Each of `kls` computes a scalar with graph, its part of the mean. The graph of a single KL is
+    kept for all products. Those of several are rebuilt for each product, one after the other, since
+    together they would not fit in memory; none give 0.
     """
     if len(kls) == 1:
         return fisher_operator(kls[0](), parameters)
@@ -139,7 +134,7 @@ def natural_step(
     damping: float = 0.1,
     iterations: int = 15,
 ) -> Tensor:
-    """The step along the natural gradient to the edge of the trust region.
+    """The step [n] along the natural gradient to the edge of the trust region, without gradient.
 
     Damping changes only the direction, (H + λI) x = -g, since few samples give an uncertain H. The
     length uses H itself, ½ xᵀHx = δ: with the damped matrix a step would be shorter than δ allows,
@@ -151,9 +146,6 @@ def natural_step(
         delta: δ, nats.
         damping: λ.
         iterations: of conjugate gradient.
-
-    Returns:
-        x [n], without gradient.
     """
     direction = conjugate_gradient(lambda v: fisher(v) + damping * v, -gradient, iterations)
     return natural_step_size(delta, direction, fisher(direction)) * direction

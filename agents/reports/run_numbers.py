@@ -21,23 +21,14 @@ class NotLogged(KeyError):
 
 @dataclass(frozen=True)
 class RunNumbers:
-    """The numbers of a run.
+    """The numbers of a run."""
 
-    Attributes:
-        progress: the columns of ``progress.csv``, one entry per rollout; nan where one is missing.
-        hyperparameters: of the algorithm, by their names.
-        task: arguments of the text environment.
-        n_envs: rows of the environment.
-        evaluations: the content of ``evaluation.json``.
-        optimal_kl: KL of the optimal policy, nats per episode; None if it is not known.
-    """
-
-    progress: Mapping[str, np.ndarray]
-    hyperparameters: Mapping[str, Any] = field(default_factory=dict)
-    task: Mapping[str, Any] = field(default_factory=dict)
+    progress: Mapping[str, np.ndarray]  # of ``progress.csv``: a number per rollout, nan for none
+    hyperparameters: Mapping[str, Any] = field(default_factory=dict)  # of the algorithm
+    task: Mapping[str, Any] = field(default_factory=dict)  # arguments of the text environment
     n_envs: int = 1
-    evaluations: Mapping[str, Any] = field(default_factory=dict)
-    optimal_kl: float | None = None
+    evaluations: Mapping[str, Any] = field(default_factory=dict)  # of ``evaluation.json``
+    optimal_kl: float | None = None  # of the optimal policy, nats per episode, if it is known
 
     @classmethod
     def read(cls, path: str | Path) -> RunNumbers:

@@ -51,14 +51,10 @@ class ActionRecord(NamedTuple):
 
     Make a new record, with a copy of the actions, at each act: the environment compares these
     with the actions that it is given, and uses each record once.
-
-    Attributes:
-        actions: ``[B]``.
-        log_probs: ``[B]``, log π(a_t|s_t) in nats; numpy or torch.
     """
 
-    actions: Any
-    log_probs: Any
+    actions: Any  # [B], numpy or torch
+    log_probs: Any  # [B], log π(a_t|s_t) in nats
 
     def __reduce__(self):
         # A copied policy, for instance in another process, has not acted, so it has no record.
@@ -98,15 +94,10 @@ class KLShaping:
         self._noted: list[tuple[Tensor, Tensor]] = []
 
     def bind(self, policy: Any, row: int | None = None) -> None:
-        """Read log π from ``policy`` from now on; None unbinds.
+        """Read log π from ``policy`` from now on, None unbinds (`TextGenVectorEnv.bind`).
 
-        Args:
-            policy: see `BoundPolicy`.
-            row: the index of this environment in the policy's records, if the policy acts for
-                several environments of one row. None: the records hold this environment's rows.
-
-        Raises:
-            ValueError: the policy shares weights that learn with the reference.
+        A policy that shares weights that learn with the reference is a ValueError. If a policy acts
+        for several environments of one row, ``row`` is the index of this one in its records.
         """
         parameters: Any = getattr(policy, "parameters", list)()
         learning = {id(p) for p in parameters if p.requires_grad}

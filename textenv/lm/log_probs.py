@@ -32,19 +32,12 @@ class Sampling:
 
     The same rule applies to acting and to the old, the new and the reference log-probabilities:
     a temperature that is used only in sampling would make every ratio and every KL wrong.
-
-    Attributes:
-        temperature: logits are divided by it; above 0.
-        banned_tokens: ids that are never drawn.
-        vocabulary: logits beyond this number are dropped (some heads are padded); None keeps all.
-        forbids_early_stops: whether stop tokens that could not end the episode yet
-            (`textenv.lm.early_stops`) are never drawn.
     """
 
-    temperature: float = 1.0
-    banned_tokens: tuple[int, ...] = ()
-    vocabulary: int | None = None
-    forbids_early_stops: bool = False
+    temperature: float = 1.0  # above 0; logits are divided by it
+    banned_tokens: tuple[int, ...] = ()  # ids that are never drawn
+    vocabulary: int | None = None  # logits beyond it are dropped (some heads are padded)
+    forbids_early_stops: bool = False  # never draw what cannot stop yet (`textenv.lm.early_stops`)
 
     def __post_init__(self):
         if not self.temperature > 0:

@@ -26,17 +26,11 @@ def unwrapped(model: Any) -> PreTrainedModel:
 
 @dataclass
 class Head:
-    """Hidden states ``[..., H]`` to logits ``[..., V]``, as the architecture defines it.
+    """Hidden states ``[..., H]`` to logits ``[..., V]``, as the architecture defines it."""
 
-    Attributes:
-        embeddings: the output embeddings, a linear map.
-        scale: logits are multiplied by it (Cohere, Granite).
-        soft_cap: logits are limited to ±soft_cap by a tanh (Gemma 2).
-    """
-
-    embeddings: nn.Module
-    scale: float = 1.0
-    soft_cap: float | None = None
+    embeddings: nn.Module  # the output embeddings, a linear map
+    scale: float = 1.0  # logits are multiplied by it (Cohere, Granite)
+    soft_cap: float | None = None  # logits are limited to ±soft_cap by a tanh (Gemma 2)
 
     def __call__(self, hidden: Tensor) -> Tensor:
         logits = self.embeddings(hidden)

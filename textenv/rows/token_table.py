@@ -22,14 +22,6 @@ COLUMNS = (
 class TokenTable:
     """Prompts and responses as rows, contiguous from column 0.
 
-    Attributes (each ``[B]`` unless said otherwise, of the configured kind):
-        tokens, mask: ``[B, L + 1]``. The last column is never shown: the ignored actions of rows
-            that have ended are written there.
-        lengths: tokens of the row so far, the prompt included.
-        prompt_lengths: tokens of the prompt.
-        running: whether the row's episode is still running.
-        stopped: whether it ended by a stop, and not by its token budget.
-
     Args:
         num_rows: B, the number of rows.
         max_length: L, the largest number of tokens in a row.
@@ -49,12 +41,13 @@ class TokenTable:
     ):
         self.num_rows, self.max_length = num_rows, max_length
         self.arrays, self.copy = arrays, copy
+        # The last column is never shown: the ignored actions of rows that have ended go there.
         self.tokens = arrays.zeros((num_rows, max_length + 1), np.int64)
         self.mask = arrays.zeros((num_rows, max_length + 1), np.int8)
-        self.lengths = arrays.zeros(num_rows, np.int64)
+        self.lengths = arrays.zeros(num_rows, np.int64)  # so far, the prompt included
         self.prompt_lengths = arrays.zeros(num_rows, np.int64)
         self.running = arrays.zeros(num_rows, np.bool_)
-        self.stopped = arrays.zeros(num_rows, np.bool_)
+        self.stopped = arrays.zeros(num_rows, np.bool_)  # by a stop, not by the token budget
         self._rows = arrays.convert(np.arange(num_rows))
         self._ones = arrays.convert(np.ones(num_rows, np.int8))  # a number would have to be copied
         self._columns = arrays.zeros(num_rows, np.int64)  # where a row's next token goes
