@@ -23,6 +23,6 @@ from textenv.rewards.names import NAMES
 from textenv.rewards.resolve import names_code, resolve_reward
 
 __all__ = [
-    "NAMES", "NamedReward", "Reward", "RewardError", "names_code", "part_names", "resolve_reward",
-    "score_episodes", "score_in_parts", "score_within_limits",
+    "NAMES", "NamedReward", "Reward", "RewardError", "names_code", "part_names",
+    "resolve_reward", "score_episodes", "score_in_parts", "score_within_limits",
 ]  # fmt: skip
