@@ -21,15 +21,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from functools import cache
 from numbers import Integral, Real
-from typing import (
-    Annotated,
-    Any,
-    Union,
-    dataclass_transform,
-    get_args,
-    get_origin,
-    get_type_hints,
-)
+from typing import Annotated, Any, Union, dataclass_transform, get_args, get_origin, get_type_hints
 
 import torch
 from gymnasium.vector import AutoresetMode
@@ -97,15 +89,8 @@ class Range:
 
 
 def check_ranges(owner: Any, values: Mapping[str, Any]) -> None:
-    """Raise an error for a number outside its range.
-
-    Args:
-        owner: the class or function whose annotations have the ranges.
-        values: of arguments, by their names; those without a range are not checked.
-
-    Raises:
-        ValueError: the message names the argument, its value and what is allowed.
-    """
+    """Raise a ValueError for one of the named ``values`` that is outside its range in the
+    annotations of ``owner``, a class or a function; those without a range are not checked."""
     ranges = ranges_of(owner)
     for name, value in values.items():
         if name in ranges and value not in ranges[name]:
@@ -222,18 +207,8 @@ def _listed(cls: Any, without: Collection[str] = ()) -> str:
     return "\n".join(map(fill, lines))
 
 
-def require(condition: bool, message: str) -> None:
-    """Raise a ValueError with ``message`` unless the condition holds."""
-    if not condition:
-        raise ValueError(message)
-
-
 def autoreset_mode_of(mode: AutoresetMode | str) -> AutoresetMode:
-    """The mode of a name, a value, or itself.
-
-    Raises:
-        ValueError: it is none.
-    """
+    """The mode of a name, a value, or itself."""
     if isinstance(mode, AutoresetMode):
         return mode
     for known in AutoresetMode:
@@ -244,31 +219,26 @@ def autoreset_mode_of(mode: AutoresetMode | str) -> AutoresetMode:
 
 
 def check_scoring(scoring: str, mode: AutoresetMode, text_info: bool) -> None:
-    """Raise an error if batch scoring is combined with what only step scoring has.
-
-    Raises:
-        ValueError: it is; or ``scoring`` is unknown, or ``text_info`` is not a bool.
-    """
-    require(scoring in ("step", "batch"), f"scoring={scoring!r} must be 'step' or 'batch'.")
-    require(isinstance(text_info, bool), f"text_info={text_info!r} must be True or False.")
-    require(
-        scoring != "batch" or mode == AutoresetMode.DISABLED,
-        "scoring='batch' needs autoreset_mode=AutoresetMode.DISABLED, because all rows end "
-        f"together; this is {mode.value!r}.",
-    )
-    require(
-        scoring != "batch" or text_info,
-        "text_info=False needs scoring='step': with 'batch', which agents choose, infos describe "
-        "whole episodes; leave text_info out.",
-    )
+    """Raise a ValueError for an unknown scoring, and if batch scoring is combined with what only
+    step scoring has."""
+    if scoring not in ("step", "batch"):
+        raise ValueError(f"scoring={scoring!r} must be 'step' or 'batch'.")
+    if not isinstance(text_info, bool):
+        raise ValueError(f"text_info={text_info!r} must be True or False.")
+    if scoring == "batch" and mode != AutoresetMode.DISABLED:
+        raise ValueError(
+            "scoring='batch' needs autoreset_mode=AutoresetMode.DISABLED, because all rows end "
+            f"together; this is {mode.value!r}."
+        )
+    if scoring == "batch" and not text_info:
+        raise ValueError(
+            "text_info=False needs scoring='step': with 'batch', which agents choose, infos "
+            "describe whole episodes; leave text_info out."
+        )
 
 
 def checked_device(device: str | torch.device) -> torch.device:
-    """The device.
-
-    Raises:
-        ValueError: PyTorch does not know it, or cannot use it here.
-    """
+    """The device of a name, which PyTorch must know and be able to use here."""
     try:
         found = torch.device(device)
     except (RuntimeError, TypeError) as error:
@@ -286,22 +256,15 @@ def checked_device(device: str | torch.device) -> torch.device:
     return found
 
 
-LONGEST = 160  # characters of another library's message inside one of ours
-
-
 def first_line(error: BaseException) -> str:
     """The kind of an error and the first line of its message, or the beginning of that."""
     lines = str(error).strip().splitlines()
-    begin = textwrap.shorten(lines[0], LONGEST, placeholder=" ...") if lines else "no message"
+    begin = textwrap.shorten(lines[0], 160, placeholder=" ...") if lines else "no message"
     return f"{type(error).__name__}: {begin}"
 
 
 def checked_options(options: Mapping[str, Any] | None, known: Collection[str]) -> Mapping[str, Any]:
-    """The options of a reset.
-
-    Raises:
-        ValueError: there is an unknown one.
-    """
+    """The options of a reset."""
     options = options or {}
     unknown = [name for name in options if name not in known]
     if unknown:
@@ -312,11 +275,8 @@ def checked_options(options: Mapping[str, Any] | None, known: Collection[str]) -
 
 
 def check_names(owner: Any, given: Collection[str]) -> None:
-    """Raise an error for a name that is none of the arguments of ``owner``.
-
-    Raises:
-        TypeError: the message names the nearest ones.
-    """
+    """Raise a TypeError, with the nearest ones, for a name that is none of the arguments of
+    ``owner``."""
     known = inspect.signature(owner).parameters
     for name in given:
         if name not in known:

@@ -29,12 +29,7 @@ PINNING = ("cuda",)  # kinds of devices that read the host's pinned memory
 
 
 class Arrays:
-    """Makes arrays of one kind.
-
-    Args:
-        kind: "numpy" or "torch".
-        device: the device of tensors; numpy arrays are on the host.
-    """
+    """Makes arrays of one kind, "numpy" or "torch"; tensors on a device."""
 
     def __init__(self, kind: str, device: str | torch.device):
         if kind not in ("numpy", "torch"):
@@ -97,15 +92,10 @@ def to_device(tensor: Tensor, device: torch.device) -> Tensor:
 
 
 class Origin(NamedTuple):
-    """Which episodes an observation belongs to, known on the host without waiting for the device.
+    """Which episodes an observation belongs to, known on the host without waiting."""
 
-    Attributes:
-        episodes: ``[B]`` int64, the number of each row's episode, unique in this process.
-        steps: how many times tokens have been appended to the table.
-    """
-
-    episodes: np.ndarray
-    steps: int
+    episodes: np.ndarray  # [B] int64, the number of each row's episode, unique in this process
+    steps: int  # how many times tokens have been appended to the table
 
 
 class TokenObservation(dict):
@@ -113,12 +103,9 @@ class TokenObservation(dict):
 
     So a decoder whose tokens are on an accelerator knows which rows are new without comparing
     tokens, which would make the host wait.
-
-    Attributes:
-        origin: of the rows.
-        running: ``[B]`` bool, rows whose next action counts; None if all do, and on an accelerator,
-            where to look at it would make the host wait.
     """
 
     origin: Origin
+    # [B] bool, rows whose next action counts; None if all do, and on an accelerator, where to look
+    # at it would make the host wait.
     running: Tensor | None = None

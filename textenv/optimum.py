@@ -8,9 +8,10 @@ For each prompt the objective has a known maximum over all policies:
 of the reference are enough to estimate it: no policy has to be trained. Prompts are drawn
 independently of the policy, so the optimum of a task is the mean over its prompts.
 
-``scores`` are those of one prompt, ``[N]``: of samples of the reference, or, with ``log_probs``,
-of a complete list of its responses. Functions with the argument ``prompts`` take one such array for
-each prompt and average over them.
+``scores`` are those of one prompt, ``[N]``, finite: of samples of the reference, or, with their
+``log_probs`` log π_ref ``[N]``, of a complete list of its responses. Functions with the argument
+``prompts`` take one such array for each prompt and average over them. ``kl_coef`` is β, above 0, in
+units of the score per nat. Anything else is a ValueError.
 """
 
 from __future__ import annotations
@@ -26,30 +27,18 @@ FEW_SAMPLES = 10.0  # effective samples per prompt, below which an estimate is c
 
 @dataclass(frozen=True)
 class Optimum:
-    """The optimal policy's return J* and what it consists of: J* = score − β·KL.
+    """The optimal policy's return J* and what it consists of: J* = score − β·KL."""
 
-    Attributes:
-        kl_coef: β, units of the score per nat.
-        value: J*, units of the score. An estimate from samples is too low on average.
-        score: E_{π*}[s].
-        kl: KL(π*‖π_ref), nats per episode.
-        start: E_ref[s], the return of the reference itself.
-        samples: number of samples per prompt (of the prompt with the fewest).
-        effective_samples: 1/Σ w² of the weights w ∝ e^{s/β}, the mean over the prompts: how many
-            samples the estimate rests on.
-        standard_error: of ``value``, to first order; 0 for complete lists.
-        bias: of ``value``, to second order, at most 0 (`estimation_error`).
-    """
-
-    kl_coef: float
-    value: float
-    score: float
-    kl: float
-    start: float
-    samples: int
+    kl_coef: float  # β, units of the score per nat
+    value: float  # J*, units of the score; an estimate from samples is too low on average
+    score: float  # E_{π*}[s]
+    kl: float  # KL(π*‖π_ref), nats per episode
+    start: float  # E_ref[s], the return of the reference itself
+    samples: int  # number of samples per prompt (of the prompt with the fewest)
+    # 1/Σ w² of the weights w ∝ e^{s/β}, the mean over the prompts: how many samples it rests on.
     effective_samples: float
-    standard_error: float
-    bias: float
+    standard_error: float  # of ``value``, to first order; 0 for complete lists
+    bias: float  # of ``value``, to second order, at most 0 (`estimation_error`)
 
     @property
     def warning(self) -> str | None:
@@ -73,17 +62,11 @@ class Optimum:
 
 @dataclass(frozen=True)
 class BestOf:
-    """Best-of-n of the reference: draw n responses, keep the one with the highest score.
-
-    Attributes:
-        n: number of responses.
-        score: the expected highest score.
-        kl: an upper bound of its KL to the reference, nats per episode.
-    """
+    """Best-of-n of the reference: draw n responses, keep the one with the highest score."""
 
     n: int
-    score: float
-    kl: float
+    score: float  # the expected highest score
+    kl: float  # an upper bound of its KL to the reference, nats per episode
 
 
 # --- one prompt ---------------------------------------------------------------------------------
@@ -92,21 +75,10 @@ class BestOf:
 def optimal_log_weights(
     scores: np.ndarray, kl_coef: float, log_probs: np.ndarray | None = None
 ) -> tuple[np.ndarray, float]:
-    """log π*(y) of each response, and J*.
+    """log π*(y) ``[N]`` of each response, in nats, and J*, in units of the score.
 
     log π*(y) = log π_ref(y) + (s(y) − J*)/β, with J* = β·log Σ_y π_ref(y)·e^{s(y)/β}. Samples count
     as responses of probability 1/N.
-
-    Args:
-        scores: ``[N]``.
-        kl_coef: β > 0.
-        log_probs: log π_ref ``[N]`` of a complete list of responses; None for samples.
-
-    Returns:
-        ``[N]`` in nats, and J* in units of the score.
-
-    Raises:
-        ValueError: β is not above 0, or there are no scores, or one is not finite.
     """
     if not kl_coef > 0:
         raise ValueError(
@@ -122,35 +94,24 @@ def optimal_log_weights(
 
 
 def estimation_error(log_weights: np.ndarray, kl_coef: float) -> tuple[float, float]:
-    """The standard error and the bias of J* = β·log Ẑ from samples.
+    """The standard error and the bias of J* = β·log Ẑ from samples with the `optimal_log_weights`
+    log w.
 
     With ESS = 1/Σ w², the relative variance of Ẑ is 1/ESS − 1/N. So the standard error of β·log Ẑ
     is β·√(1/ESS − 1/N), and by Jensen's inequality its bias is negative, −β/2·(1/ESS − 1/N) to
     second order. Both need several effective samples.
-
-    Args:
-        log_weights: log w ``[N]`` of `optimal_log_weights`.
-        kl_coef: β.
     """
     relative_variance = max(float(np.exp(2 * log_weights).sum()) - 1 / len(log_weights), 0.0)
     return kl_coef * math.sqrt(relative_variance), -kl_coef / 2 * relative_variance
 
 
 def best_of_n(scores: np.ndarray, n: int, log_probs: np.ndarray | None = None) -> float:
-    """The expected highest score of n responses, without resampling.
+    """The expected highest score of n responses, n at most N for samples, without resampling.
 
     From N samples it is the mean of the maximum over all subsets of size n, which is unbiased: the
     i-th smallest score is the maximum of a random subset with the probability C(i−1, n−1)/C(N, n)
-    (Nakano et al. 2021, appendix I, has the same estimator). From a complete list it is
-    Σ s_(i)·(F_i^n − F_{i−1}^n), with F the cumulative distribution of the sorted scores.
-
-    Args:
-        scores: ``[N]``.
-        n: at least 1, and at most N for samples.
-        log_probs: log π_ref ``[N]`` of a complete list of responses; None for samples.
-
-    Raises:
-        ValueError: n is below 1, or there are fewer than n samples.
+    (Nakano et al. 2021, appendix I, has the same estimator). From a complete list it is Σ
+    s_(i)·(F_i^n − F_{i−1}^n), with F the cumulative distribution of the sorted scores.
     """
     scores = checked(scores)
     if n < 1 or (log_probs is None and n > len(scores)):
@@ -182,14 +143,8 @@ def best_of_n_kl(n: int) -> float:
 def optimum(
     prompts: Sequence[np.ndarray], kl_coef: float, log_probs: Sequence[np.ndarray] | None = None
 ) -> Optimum:
-    """The optimum of a task, the mean over its prompts.
-
-    Args:
-        prompts: for each prompt the scores ``[N]`` of its responses.
-        kl_coef: β > 0.
-        log_probs: for each prompt log π_ref ``[N]`` of a complete list of responses; None for
-            samples.
-    """
+    """The optimum of a task, the mean over its prompts; ``log_probs`` has one array for each of
+    them."""
     lists = [None] * len(prompts) if log_probs is None else log_probs
     values, means, starts, effective, errors, biases = [], [], [], [], [], []
     for scores, known in zip(prompts, lists, strict=True):
@@ -204,35 +159,20 @@ def optimum(
         biases.append(bias)
     value, score = float(np.mean(values)), float(np.mean(means))
     return Optimum(
-        kl_coef=kl_coef,
-        value=value,
-        score=score,
-        kl=(score - value) / kl_coef,
-        start=float(np.mean(starts)),
-        samples=min(len(scores) for scores in prompts),
-        effective_samples=float(np.mean(effective)),
-        standard_error=float(np.linalg.norm(errors)) / len(errors),
-        bias=float(np.mean(biases)),
-    )
+        kl_coef, value, score, kl=(score - value) / kl_coef, start=float(np.mean(starts)),
+        samples=min(map(len, prompts)), effective_samples=float(np.mean(effective)),
+        standard_error=float(np.linalg.norm(errors)) / len(errors), bias=float(np.mean(biases)),
+    )  # fmt: skip
 
 
 def frontier(prompts: Sequence[np.ndarray], kl_coefs: Iterable[float]) -> list[Optimum]:
-    """The optimum at each β: the highest score that any policy can have at its KL.
-
-    Args:
-        prompts: for each prompt the scores ``[N]`` of samples of the reference.
-        kl_coefs: values of β, each above 0; large ones are close to the reference.
-    """
+    """The optimum at each β, from samples: the highest score that any policy can have at its KL.
+    Large β are close to the reference."""
     return [optimum(prompts, kl_coef) for kl_coef in kl_coefs]
 
 
 def best_of_n_curve(prompts: Sequence[np.ndarray], ns: Iterable[int]) -> list[BestOf]:
-    """Best-of-n of the reference for several n, each the mean over the prompts.
-
-    Args:
-        prompts: for each prompt the scores ``[N]`` of samples of the reference.
-        ns: numbers of responses, each at most N.
-    """
+    """Best-of-n of the reference for several n, from at least as many samples of each prompt."""
     return [
         BestOf(n, float(np.mean([best_of_n(scores, n) for scores in prompts])), best_of_n_kl(n))
         for n in ns
@@ -240,11 +180,7 @@ def best_of_n_curve(prompts: Sequence[np.ndarray], ns: Iterable[int]) -> list[Be
 
 
 def checked(scores: np.ndarray) -> np.ndarray:
-    """Scores as float64 ``[N]``.
-
-    Raises:
-        ValueError: there is none, or one is not finite.
-    """
+    """Scores as float64 ``[N]``."""
     scores = np.asarray(scores, np.float64)
     if scores.ndim != 1 or not len(scores) or not np.isfinite(scores).all():
         raise ValueError(

@@ -22,7 +22,6 @@ from textenv.arguments import (
     check_ranges,
     check_scoring,
     checked_options,
-    require,
     takes,
 )
 from textenv.arrays import Arrays, to_numpy
@@ -95,8 +94,8 @@ class TextGenVectorEnv(SpecOfLiveObjects, VectorEnv):
     ):
         check_names(TextGenVectorEnv, task)
         check_ranges(TextGenVectorEnv.__init__, {"num_envs": num_envs, "group_size": group_size})
-        multiple = f"num_envs={num_envs} must be a multiple of group_size={group_size}."
-        require(num_envs % group_size == 0, multiple)
+        if num_envs % group_size:
+            raise ValueError(f"num_envs={num_envs} must be a multiple of group_size={group_size}.")
         self.num_envs, self.group_size, self._policy = num_envs, group_size, None
         self.task = TextTask(device=device, **task)
         self.tokenizer, self.prompts = self.task.tokenizer, self.task.prompts
@@ -272,11 +271,7 @@ class TextGenVectorEnv(SpecOfLiveObjects, VectorEnv):
         return state
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue where the environment of a `state_dict` was.
-
-        Raises:
-            ValueError: it was an environment of another size, or of another number of prompts.
-        """
+        """Continue where the environment of a `state_dict` was."""
         self._starts.load_state_dict(state["starts"])
         self._has_reset = "table" in state
         if "table" in state:

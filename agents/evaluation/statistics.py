@@ -84,22 +84,6 @@ def interquartile_mean(values: Values, level: float = LEVEL) -> Interval:
     return Interval(mean, float(low), float(high))
 
 
-def difference(first: Values, second: Values, level: float = LEVEL) -> Interval:
-    """Mean of ``first`` minus mean of ``second``, of independent runs: Welch's t-interval."""
-    from scipy.stats import t
-
-    one, other = (np.asarray(values, dtype=float) for values in (first, second))
-    mean = float(one.mean() - other.mean())
-    if min(len(one), len(other)) < 2:
-        return Interval(mean, -math.inf, math.inf)
-    parts = [sample.var(ddof=1) / len(sample) for sample in (one, other)]
-    if sum(parts) == 0:
-        return Interval(mean, mean, mean)
-    freedom = sum(parts) ** 2 / (parts[0] ** 2 / (len(one) - 1) + parts[1] ** 2 / (len(other) - 1))
-    half = float(t.ppf((1 + level) / 2, freedom)) * math.sqrt(sum(parts))
-    return Interval(mean, mean - half, mean + half)
-
-
 def paired_difference(first: Values, second: Values, level: float = LEVEL) -> Interval:
     """The mean of ``first − second``, paired: by seed, or by prompt. Its t-interval.
 

@@ -14,12 +14,6 @@ public names; use them as in `surrogates.clipped(...)` and `reductions.token_mea
 
 from __future__ import annotations
 
-from agents.functional import (
-    advantages,
-    critic_losses,
-    natural_gradient,
-    reductions,
-    surrogates,
-)
+from agents.functional import advantages, critic_losses, natural_gradient, reductions, surrogates
 
 __all__ = ["advantages", "critic_losses", "natural_gradient", "reductions", "surrogates"]

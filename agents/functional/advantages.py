@@ -1,8 +1,14 @@
 """The factors of ∇log π(a_t|s_t): returns, temporal differences, and scores compared in a group.
 
 All are plain arithmetic: gradients flow through rewards and values, so pass values that were
-computed without gradient (the surrogates detach advantages in any case).
-Units are those of the reward.
+computed without gradient (the surrogates detach advantages in any case). Units are those of the
+reward. Of steps, arguments and results are [B, T]:
+
+- `rewards`, `values`: r_t and V(s_t).
+- `next_values`: V(s_{t+1}): 0 where terminated, V(final observation) where truncated.
+- `episode_end`: bool, the episode ends after step t, terminated or truncated.
+- `mask`: bool, the steps that count. The others return 0, and divide the row like an end.
+- `gamma`, `gae_lambda`: in [0, 1].
 """
 
 from __future__ import annotations
@@ -22,19 +28,8 @@ def discounted_returns(
 ) -> Tensor:
     """Return-to-go G_t = r_t + γ G_{t+1}, or r_t + γ V(s_{t+1}) where the episode or the row ends.
 
-    Sutton & Barto 2018, eq. 3.9.
-
-    Args:
-        rewards: [B, T].
-        episode_end: [B, T] bool, the episode ends after step t, terminated or truncated.
-        gamma: discount in [0, 1].
-        next_values: [B, T], the value of the state after step t: 0 where terminated, V(final
-            observation) where truncated. Read where `episode_end`, in the last column, and before a
-            masked step; None means 0 everywhere.
-        mask: [B, T] bool; masked steps return 0 and divide the row like an end.
-
-    Returns:
-        [B, T].
+    Sutton & Barto 2018, eq. 3.9. `next_values` are read where `episode_end`, in the last column,
+    and before a masked step; None means 0 everywhere.
     """
     check_rows(rewards=rewards, episode_end=episode_end, next_values=next_values, mask=mask)
     check_bool(episode_end=episode_end, mask=mask)
@@ -46,18 +41,11 @@ def discounted_returns(
 
 
 def trajectory_return(rewards: Tensor, gamma: float, mask: Tensor) -> Tensor:
-    """R(τ) = Σ_t γ^t r_t over the counted steps, repeated at every step of its row.
+    """R(τ) = Σ_t γ^t r_t over the counted steps, repeated at every step of its row, masked ones
+    too.
 
     Each row must be one episode, from its first step. This is Ψ_t of the simplest REINFORCE
     (Williams 1992; Sutton & Barto 2018, eq. 3.8).
-
-    Args:
-        rewards: [B, T].
-        gamma: discount in [0, 1].
-        mask: [B, T] bool.
-
-    Returns:
-        [B, T]; masked steps have their row's return too.
     """
     check_rows(rewards=rewards, mask=mask)
     check_bool(mask=mask)
@@ -67,23 +55,9 @@ def trajectory_return(rewards: Tensor, gamma: float, mask: Tensor) -> Tensor:
 
 
 def temporal_difference_errors(
-    rewards: Tensor,
-    values: Tensor,
-    next_values: Tensor,
-    gamma: float,
-    mask: Tensor | None = None,
+    rewards: Tensor, values: Tensor, next_values: Tensor, gamma: float, mask: Tensor | None = None
 ) -> Tensor:
-    """δ_t = r_t + γ V(s_{t+1}) - V(s_t) (Sutton & Barto 2018, eq. 6.5).
-
-    Args:
-        rewards, values: [B, T].
-        next_values: [B, T], V(s_{t+1}): 0 where terminated, V(final observation) where truncated.
-        gamma: discount in [0, 1].
-        mask: [B, T] bool; masked steps return 0.
-
-    Returns:
-        [B, T].
-    """
+    """δ_t = r_t + γ V(s_{t+1}) - V(s_t) (Sutton & Barto 2018, eq. 6.5)."""
     check_rows(rewards=rewards, values=values, next_values=next_values, mask=mask)
     check_bool(mask=mask)
     return _counted(rewards + gamma * next_values - values, mask)
@@ -102,16 +76,6 @@ def generalized_advantages(
 
     λ = 0 gives the temporal-difference error, λ = 1 the discounted return minus the value. Adding
     `values` gives the λ-return, the usual target of the critic.
-
-    Args:
-        rewards, values: [B, T].
-        next_values: [B, T], V(s_{t+1}): 0 where terminated, V(final observation) where truncated.
-        episode_end: [B, T] bool, the episode ends after step t, terminated or truncated.
-        gamma, gae_lambda: in [0, 1].
-        mask: [B, T] bool; masked steps return 0 and divide the row like an end.
-
-    Returns:
-        [B, T].
     """
     check_rows(
         rewards=rewards, values=values, next_values=next_values, episode_end=episode_end, mask=mask
@@ -155,12 +119,8 @@ def group_relative(scores: Tensor, group_size: int, epsilon: float = 1e-4) -> Te
 def leave_one_out(scores: Tensor, group_size: int) -> Tensor:
     """score - mean of the others of its group (RLOO: Kool et al. 2019; Ahmadian et al. 2024).
 
-    Args:
-        scores: [N], one per episode; each `group_size` consecutive ones answer the same prompt.
-        group_size: at least 2; divides N.
-
-    Returns:
-        [N]; sums to 0 in each group. Equals `group_centered` times G / (G - 1).
+    Args and shape as for `group_relative`. It sums to 0 in each group, and equals `group_centered`
+    times G / (G - 1).
     """
     return group_centered(scores, group_size) * (group_size / (group_size - 1))
 
@@ -173,15 +133,9 @@ def normalize(
 ) -> Tensor:
     """(A - mean) / (std + ε) over the counted steps (Andrychowicz et al. 2021, choice C67).
 
-    Args:
-        advantages: [B, T].
-        mask: [B, T] bool.
-        epsilon: avoids 0 / 0 for equal advantages; they give exactly 0.
-        moments: mean and std of the population of which these advantages are a part; None takes
-            those of the counted ones.
-
-    Returns:
-        [B, T]; std is with Bessel's correction; a single counted step and all masked ones give 0.
+    `epsilon` avoids 0 / 0 for equal advantages; they give exactly 0, and so do a single counted
+    step and all masked ones. std is with Bessel's correction. `moments` are mean and std of the
+    population of which these advantages are a part; None takes those of the counted ones.
     """
     check_rows(advantages=advantages, mask=mask)
     check_bool(mask=mask)
@@ -199,11 +153,8 @@ def scaled(
     epsilon: float = 1e-8,
     moments: tuple[float, float] | None = None,
 ) -> Tensor:
-    """A / (std + ε) over the counted steps: `normalize` without subtracting the mean, so that
-    a baseline that was subtracted before keeps its effect.
-
-    Args and units as for `normalize`.
-    """
+    """A / (std + ε) over the counted steps: `normalize` without subtracting the mean, so that a
+    baseline that was subtracted before keeps its effect."""
     check_rows(advantages=advantages, mask=mask)
     check_bool(mask=mask)
     deviation = _standard_deviation(advantages[mask]) if moments is None else moments[1]

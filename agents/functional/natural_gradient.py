@@ -27,10 +27,8 @@ def unflatten(vector: Tensor, like: Sequence[Tensor]) -> list[Tensor]:
     return [piece.view(tensor.shape) for piece, tensor in zip(pieces, like, strict=True)]
 
 
-def fisher_operator(
-    kl: Tensor, parameters: Sequence[Tensor], damping: float = 0.1
-) -> Callable[[Tensor], Tensor]:
-    """v -> (H + damping I) v, with H the Hessian of `kl`, without forming H (Pearlmutter 1994).
+def fisher_operator(kl: Tensor, parameters: Sequence[Tensor]) -> Callable[[Tensor], Tensor]:
+    """v -> H v, with H the Hessian of `kl`, without forming H (Pearlmutter 1994).
 
     The gradient of `kl` is taken once, with graph; each product is one more backward pass.
 
@@ -38,7 +36,6 @@ def fisher_operator(
         kl: a scalar with graph, the mean KL(π_old‖π) in nats. All operations in it must be twice
             differentiable, which fused attention kernels are not: use eager attention.
         parameters: those that π depends on; the KL need not depend on each.
-        damping: added to the diagonal, because H is singular where π does not change.
 
     Returns:
         A function [n] -> [n]; its result has no graph. It keeps the graph of `kl` in memory.
@@ -56,7 +53,7 @@ def fisher_operator(
         along = torch.autograd.grad(
             gradient @ vector, parameters, retain_graph=True, materialize_grads=True
         )
-        return flatten(along) + damping * vector
+        return flatten(along)
 
     return product
 
@@ -64,33 +61,21 @@ def fisher_operator(
 def summed_operator(
     kls: Sequence[Callable[[], Tensor]], parameters: Sequence[Tensor]
 ) -> Callable[[Tensor], Tensor]:
-    """v -> H v, with H the Hessian of the sum of several KLs, such as those of micro-batches.
+    """v [n] -> H v [n], with H the Hessian of the sum of several KLs, such as those of
+    micro-batches.
 
-    The graph of a single KL is kept for all products. Those of several are rebuilt for each
-    product, one after the other, since together they would not fit in memory.
-
-    Args:
-        kls: functions that compute a scalar with graph, each its part of the mean; none give 0.
-        parameters: those that π depends on.
-
-    Returns:
-        A function [n] -> [n], without damping.
+    Each of `kls` computes a scalar with graph, its part of the mean. The graph of a single KL is
+    kept for all products. Those of several are rebuilt for each product, one after the other, since
+    together they would not fit in memory; none give 0.
     """
     if len(kls) == 1:
-        return fisher_operator(kls[0](), parameters, damping=0.0)
+        return fisher_operator(kls[0](), parameters)
 
     def product(vector: Tensor) -> Tensor:
-        products = [fisher_operator(kl(), parameters, damping=0.0)(vector) for kl in kls]
+        products = [fisher_operator(kl(), parameters)(vector) for kl in kls]
         return sum(products, torch.zeros_like(vector))
 
     return product
-
-
-def fisher_vector_product(
-    kl: Tensor, parameters: Sequence[Tensor], vector: Tensor, damping: float = 0.1
-) -> Tensor:
-    """(H + damping I) v for a single v [n]. For several, use `fisher_operator` once."""
-    return fisher_operator(kl, parameters, damping)(vector)
 
 
 @torch.no_grad()
@@ -130,12 +115,8 @@ def conjugate_gradient(
 def natural_step_size(delta: float, step: Tensor, hessian_step: Tensor) -> Tensor:
     """sqrt(2 δ / xᵀHx), which scales x to the edge of the trust region ½ xᵀHx = δ.
 
-    Args:
-        delta: δ, nats.
-        step, hessian_step: x and H x, [n].
-
-    Returns:
-        A scalar. 0 where xᵀHx is not positive: a zero gradient gives no direction to step in.
+    ``delta`` is δ in nats, ``step`` and ``hessian_step`` are x and H x, [n]. The result is a
+    scalar, and 0 where xᵀHx is not positive: a zero gradient gives no direction to step in.
     """
     if step.ndim != 1 or step.shape != hessian_step.shape:
         raise ValueError(
@@ -153,21 +134,18 @@ def natural_step(
     damping: float = 0.1,
     iterations: int = 15,
 ) -> Tensor:
-    """The step along the natural gradient to the edge of the trust region.
+    """The step [n] along the natural gradient to the edge of the trust region, without gradient.
 
     Damping changes only the direction, (H + λI) x = -g, since few samples give an uncertain H. The
     length uses H itself, ½ xᵀHx = δ: with the damped matrix a step would be shorter than δ allows,
     the more the larger λ is than H (Schulman et al. 2015, appendix C, has no damping there).
 
     Args:
-        fisher: v [n] -> H v [n], without damping.
+        fisher: v [n] -> H v [n].
         gradient: g [n], of the loss.
         delta: δ, nats.
         damping: λ.
         iterations: of conjugate gradient.
-
-    Returns:
-        x [n], without gradient.
     """
     direction = conjugate_gradient(lambda v: fisher(v) + damping * v, -gradient, iterations)
     return natural_step_size(delta, direction, fisher(direction)) * direction

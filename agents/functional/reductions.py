@@ -29,16 +29,10 @@ from agents.functional._shapes import check_bool, check_rows
 
 
 class Counts(NamedTuple):
-    """The counts of a whole optimiser step, of which a tensor may have only a part.
+    """The counts of a whole optimiser step, of which a tensor may have only a part."""
 
-    Attributes:
-        steps: counted steps.
-        episodes: episodes, or the parts of them in the rollout. If each row is a sequence, the
-            number of sequences.
-    """
-
-    steps: float
-    episodes: float
+    steps: float  # that count
+    episodes: float  # or the parts of them in the rollout: sequences, if each row is one
 
 
 def token_mean(losses: Tensor, mask: Tensor, counts: Counts | None = None) -> Tensor:

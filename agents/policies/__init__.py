@@ -23,11 +23,7 @@ NAMES: dict[str, Any] = {"CausalLMPolicy": CausalLMPolicy, "MlpPolicy": MlpPolic
 
 
 def find(policy: str | type) -> Any:
-    """The class of a policy's name; a class is returned as it is.
-
-    Raises:
-        ValueError: there is no policy of this name.
-    """
+    """The class of a policy's name; a class is returned as it is."""
     if not isinstance(policy, str):
         return policy
     if policy not in NAMES:
@@ -46,20 +42,11 @@ def make(
     device: torch.device,
     reference: Any = None,
 ) -> Any:
-    """Make a policy for one row of an environment.
+    """Make a policy of the class ``cls`` for one row of an environment, and check its contract.
 
-    Args:
-        cls: its class.
-        env: the environment whose spaces it gets.
-        needs: what the algorithm needs of a language model; ``policy_kwargs`` take precedence.
-        policy_kwargs: arguments of the policy.
-        seed: the seed of new weights, if the class has such an argument.
-        device: the device of the policy.
-        reference: the environment's reference, if the class has such an argument.
-
-    Raises:
-        TypeError: it has no such argument, or does not implement the contract of
-            `agents.policies.base.Policy`.
+    ``needs`` is what the algorithm needs of a language model; ``policy_kwargs`` take precedence.
+    The seed of new weights and the environment's reference are passed on to a class that has such
+    arguments.
     """
     check_policy(cls)
     takes = inspect.signature(cls).parameters

@@ -35,34 +35,21 @@ class ActionDistribution(Protocol):
 
 
 class Steps(Protocol):
-    """The steps to evaluate: a batch, or a whole rollout.
+    """The steps to evaluate: a batch, or a whole rollout."""
 
-    Attributes:
-        observations: ``[B, T, ...]``, or what `Policy.rollout_observations` made.
-        actions: ``[B, T, ...]``.
-        mask: ``[B, T]`` bool, the steps that count.
-    """
-
-    observations: Any
-    actions: Tensor
-    mask: Tensor
+    observations: Any  # [B, T, ...], or what `Policy.rollout_observations` made
+    actions: Tensor  # [B, T, ...]
+    mask: Tensor  # [B, T] bool, the steps that count
 
 
 @dataclass
 class Evaluation:
-    """A batch of steps evaluated with the current weights, with gradients; each ``[B, T]``.
+    """A batch of steps evaluated with the current weights, with gradients; each ``[B, T]``."""
 
-    Attributes:
-        log_probs: log π(a_t|s_t), nats.
-        values: V(s_t), units of the return.
-        entropy: of π(·|s_t), nats; None unless it is requested.
-        distribution: the distributions themselves, for a KL over all actions.
-    """
-
-    log_probs: Tensor
-    values: Tensor
-    entropy: Tensor | None
-    distribution: ActionDistribution
+    log_probs: Tensor  # log π(a_t|s_t), nats
+    values: Tensor  # V(s_t), units of the return
+    entropy: Tensor | None  # of π(·|s_t), nats; None unless it is requested
+    distribution: ActionDistribution  # for a KL over all actions
 
 
 class Policy(Protocol):
@@ -121,12 +108,7 @@ class Policy(Protocol):
 
     @abstractmethod
     def evaluate(self, batch: Steps, entropy: bool = False) -> Evaluation:
-        """Evaluate the counted steps of a batch, with gradient. The results match `act`.
-
-        Args:
-            batch: the steps.
-            entropy: whether to compute the entropy.
-        """
+        """Evaluate the counted steps of a batch, with gradient. The results match `act`."""
 
     @abstractmethod
     def evaluate_values(self, batch: Steps) -> Tensor:
@@ -181,13 +163,9 @@ class Policy(Protocol):
 
 
 def check_policy(policy: Any) -> None:
-    """Raise an error with the names of missing members if a policy breaks the contract.
+    """Raise a TypeError with the names of missing members if a policy breaks the contract.
 
-    Args:
-        policy: a class or, with its attributes, an object of it.
-
-    Raises:
-        TypeError: a member is missing, or one without a default is not implemented.
+    ``policy``: a class or, with its attributes, an object of it.
     """
     cls = policy if isinstance(policy, type) else type(policy)
     without_default: frozenset[str] = Policy.__abstractmethods__

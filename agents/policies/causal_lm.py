@@ -4,20 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from agents import distributed, files
 from agents.policies.base import Evaluation, Policy, Steps
-from agents.policies.checks import check_live, check_space, checked_tokens
 from agents.policies.decoding import Caches, Decoders, next_logits, next_tokens
 from agents.policies.distributions import TokenDistribution
-from agents.policies.lm_files import LMFiles
+from textenv.arguments import Range
 from textenv.kl.shaping import ActionRecord
-from textenv.lm.adapters import add_adapters, has_adapters
+from textenv.lm.adapters import add_adapters, has_adapters, merged
 from textenv.lm.checkpointing import checkpointed
 from textenv.lm.early_stops import KEYS
 from textenv.lm.loading import cast, load_model
@@ -25,12 +27,14 @@ from textenv.lm.log_probs import Sampling, response_states
 from textenv.lm.parts import first_layers, sharing, split, unwrapped
 from textenv.lm.responses import Responses
 from textenv.lm.support import check_supported
+from textenv.lm.vocabulary import own_tokenizer
+from textenv.sharing import plain
 
 # No float16: gradients would underflow in it without loss scaling.
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
-class CausalLMPolicy(LMFiles, nn.Module, Policy):
+class CausalLMPolicy(nn.Module, Policy):
     """π(a|s) is the language model; V(s) is a linear head on its body's last hidden state, or on
     that of a separate body.
 
@@ -86,7 +90,7 @@ class CausalLMPolicy(LMFiles, nn.Module, Policy):
         super().__init__()
         if dtype not in DTYPES:
             raise ValueError(f"dtype={dtype!r} is unknown: use one of {', '.join(DTYPES)}.")
-        check_space(observation_space)
+        _check_space(observation_space)
         self.dtype, self.device = DTYPES[dtype], torch.device(device)
         self.model: Any = load_model(
             model, device=device, attn_implementation=attn_implementation,
@@ -95,7 +99,7 @@ class CausalLMPolicy(LMFiles, nn.Module, Policy):
         if lora is not None:
             self.model = add_adapters(self.model, lora, seed)
         self.model.eval()  # dropout stays off, in rollout and in update
-        check_live(self.model, attn_implementation)
+        _check_live(self.model, attn_implementation)
         self.gradient_checkpointing = gradient_checkpointing
         self.body, self.head = split(self.model)
         vocabulary = int(gym.spaces.flatdim(action_space))
@@ -105,7 +109,7 @@ class CausalLMPolicy(LMFiles, nn.Module, Policy):
                 f"The environment's tokenizer has {vocabulary} tokens, but the model only "
                 f"{len(outputs)}: give the environment the tokenizer of this model."
             )
-        banned = checked_tokens(banned_tokens, vocabulary)
+        banned = _checked_tokens(banned_tokens, vocabulary)
         check_supported(self.model, observation_space["input_ids"].shape[0])
         self.sampling = Sampling(temperature, banned, vocabulary, forbids_early_stops=True)
         size = outputs.shape[1]  # of the hidden states: some bodies end in a projection
@@ -142,12 +146,9 @@ class CausalLMPolicy(LMFiles, nn.Module, Policy):
         return dtype in (torch.float32, self.dtype) and device == here
 
     def autocast(self, captured: bool = False) -> AbstractContextManager:
-        """The context in which the weights that learn run in the policy's precision.
-
-        Args:
-            captured: whether a step may be captured in it. Such a step must not read converted
-                weights that the end of the context frees, so that none are kept.
-        """
+        """The context in which the weights that learn run in the policy's precision. A step that is
+        ``captured`` in it must not read converted weights that the end of the context frees, so
+        that none are kept."""
         if not self.reduced_precision:
             return nullcontext()
         return torch.autocast(self.device.type, self.dtype, cache_enabled=not captured)
@@ -185,20 +186,16 @@ class CausalLMPolicy(LMFiles, nn.Module, Policy):
         deterministic: bool = False,
         action_masks: Any = None,
     ) -> tuple[Tensor, Tensor, Tensor, Caches]:
-        """Choose the next token of each row.
+        """Choose the next token of each row (`Policy.act`), and store the record of it for the
+        environment's KL shaping.
 
         Args:
             observation: ``input_ids`` ``[B, L]`` and ``attention_mask`` ``[B, L]``, numpy or torch.
             state: what the last call returned. None starts with an empty cache, as is necessary
                 after an update: the keys and values of old weights are not valid.
-            episode_start: not used. New rows are found by a comparison with the tokens in the
-                cache or, on an accelerator, by the environment's own count of episodes.
-            deterministic: choose the most likely token instead of a sampled one.
+            episode_start: not used. New rows are found by a comparison with the tokens in the cache
+                or, on an accelerator, by the environment's own count of episodes.
             action_masks: bool ``[B, V]``, tokens that may be chosen (sb3-contrib's MaskablePPO).
-
-        Returns:
-            actions ``[B]`` int64, log_probs ``[B]`` (nats), values ``[B]``, state. The first two
-            are also stored as the policy's ``action_record``, for the environment's KL shaping.
         """
         if state is None:
             state = self.initial_state(*observation["input_ids"].shape)
@@ -227,15 +224,13 @@ class CausalLMPolicy(LMFiles, nn.Module, Policy):
             return next_logits(state.critic, observation)[0][:, 0]
 
     def evaluate(self, batch: Steps, entropy: bool = False) -> Evaluation:
-        """All counted steps of whole responses in one teacher-forced forward pass.
+        """All counted steps of whole responses in one teacher-forced forward pass; 0 outside the
+        mask.
 
         Args:
             batch: its observations are ``input_ids`` ``[B, L]`` (the last observation of each row,
                 of which every earlier one is a prefix) and ``prompt_lengths`` ``[B]``.
             entropy: whether to compute the entropy as well, which needs another ``[N, V]``.
-
-        Returns:
-            `Evaluation` with gradients, each entry ``[B, T]``, 0 outside the mask.
         """
         # The last action is scored but is not an input, so the columns after it may be missing.
         responses = Responses.of(batch.observations, batch.mask)
@@ -253,10 +248,8 @@ class CausalLMPolicy(LMFiles, nn.Module, Policy):
     def hidden_states(
         self, body: nn.Module, responses: Responses, checkpointing: bool | None = None
     ) -> Tensor:
-        """Hidden states of a body before each counted token (`response_states`).
-
-        ``checkpointing``: of gradients; None: as of the policy.
-        """
+        """Hidden states of a body before each counted token (`response_states`). ``checkpointing``:
+        of gradients; None: as of the policy."""
         with self.autocast():
             if not (self.gradient_checkpointing if checkpointing is None else checkpointing):
                 return response_states(body, responses)
@@ -283,3 +276,84 @@ class CausalLMPolicy(LMFiles, nn.Module, Policy):
     def is_batched(self, observation: dict[str, Any]) -> bool:
         """Whether an observation has many rows and is not a single one."""
         return np.ndim(observation["input_ids"]) == 2
+
+    # --- files --------------------------------------------------------------------------------
+
+    def save(self, folder: Path, tokenizer: Any = None) -> None:
+        """Write the model as `from_pretrained` reads it, its tokenizer, and the critic."""
+        # Embeddings that do not learn need not be saved, nor looked for in the base model's files.
+        adapted = hasattr(self.model, "peft_config")
+        self.model.save_pretrained(folder, **{"save_embedding_layers": False} if adapted else {})
+        if tokenizer is not None:
+            tokenizer.save_pretrained(folder)
+        save_file(self._critic().state_dict(), folder / "critic.safetensors")
+
+    def load(self, folder: Path) -> None:
+        """Load the critic (the model is loaded by the constructor)."""
+        self._critic().load_state_dict(load_file(folder / "critic.safetensors"))
+
+    def _critic(self) -> nn.ModuleDict:
+        """What only the critic has, as one module."""
+        parts = {"value_head": self.value_head, "critic_body": self.critic_body}
+        return nn.ModuleDict({name: part for name, part in parts.items() if part is not None})
+
+    def merge(self, folder: str | Path) -> None:
+        """Write the model with its adapters merged into its weights, and without the critic, to a
+        new or empty folder. Of several processes the first one writes."""
+        if not distributed.is_main():
+            return
+        tokenizer = own_tokenizer(self.model)
+        with files.new_folder(Path(folder)) as new:
+            merged(self.model).save_pretrained(new)
+            if tokenizer is not None:
+                tokenizer.save_pretrained(new)
+
+    @staticmethod
+    def kwargs_for(folder: Path) -> dict[str, Any]:
+        """The constructor's arguments that load a saved policy's weights, adapters included."""
+        return {"model": str(folder), "lora": None}
+
+    @staticmethod
+    def env_kwargs(policy_kwargs: Mapping[str, Any]) -> dict[str, Any]:
+        """The tokenizer of the model, for an environment that is made for it."""
+        model = policy_kwargs.get("model", "bundled")
+        tokenizer = model if isinstance(model, str | Path) else own_tokenizer(model)
+        return {} if tokenizer is None else {"tokenizer": tokenizer}
+
+
+def _check_space(observation_space: Any) -> None:
+    """Raise an error for observations that are not those of a text environment."""
+    if not (
+        isinstance(observation_space, gym.spaces.Dict)
+        and {"input_ids", "attention_mask"} <= observation_space.spaces.keys()
+    ):
+        raise ValueError(
+            "CausalLMPolicy reads the observations of TextGen-v0 (a Dict with input_ids and "
+            f"attention_mask), not {observation_space}: use 'MlpPolicy' here."
+        )
+
+
+def _check_live(model: nn.Module, attn_implementation: str | None) -> None:
+    """Raise an error for a live model that cannot learn, or does not fit the arguments."""
+    learning = {p.dtype for p in model.parameters() if p.requires_grad}
+    if learning - {torch.float32}:
+        raise ValueError(
+            f"The weights that learn are {', '.join(map(str, learning))}; small steps would vanish "
+            "in their rounding: load the model with dtype=torch.float32 (the policy's "
+            "dtype='bfloat16' then lets it act in bfloat16)."
+        )
+    loaded = unwrapped(model).config._attn_implementation
+    if attn_implementation not in (None, loaded):
+        raise ValueError(
+            f"The live model was loaded with attn_implementation={loaded!r}, not "
+            f"{attn_implementation!r}: load it with the one you want."
+        )
+
+
+def _checked_tokens(banned_tokens: Any, vocabulary: int) -> tuple[int, ...]:
+    """The ids of a collection of tokens."""
+    tokens = plain(banned_tokens)
+    known = Range(0, vocabulary - 1, whole=True)
+    if not isinstance(tokens, list) or any(token not in known for token in tokens):
+        raise ValueError(f"banned_tokens={tokens!r} must be ids of the vocabulary, each {known}.")
+    return tuple(tokens)

@@ -26,10 +26,9 @@ def next_tokens(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """One token for each row of an observation, from a cache of what came before.
 
-    ``action_masks``: bool ``[B, V]``, tokens that may be chosen; None: all that ``sampling`` has.
-
     Rows whose episode has ended, where the observation says so, get the action 0, whatever it is,
-    and no part of the work. The others get the same as without them.
+    and no part of the work. The others get the same as without them. ``action_masks``: bool
+    ``[B, V]``, tokens that may be chosen; None: all that ``sampling`` has.
 
     Returns:
         actions ``[B]``, their log-probabilities ``[B]`` (nats), and the body's last hidden states
@@ -51,16 +50,9 @@ def next_tokens(
 def next_logits(
     decoder: Decoder, observation: dict[str, Any], rows: Tensor | None = None
 ) -> tuple[Tensor, Tensor, Tensor | None]:
-    """What the decoder's head gives for each row, the hidden states, and stops that are too early.
-
-    Args:
-        decoder: reads the whole observation.
-        observation: of B rows.
-        rows: indices ``[R]`` of those that are asked for; None: all.
-
-    Returns:
-        ``[R, ...]``, ``[R, H]``, and ``[R, K]`` or None (`textenv.lm.early_stops`).
-    """
+    """What the decoder's head gives for each of ``rows``, indices ``[R]`` (None: all), as
+    ``[R, ...]``; the hidden states ``[R, H]``; and the stops ``[R, K]`` that are too early, or
+    None."""
     input_ids = torch.as_tensor(observation["input_ids"])
     lengths = torch.as_tensor(observation["attention_mask"]).sum(dim=1, dtype=torch.int64)
     logits, hidden = decoder.next(input_ids, lengths, getattr(observation, "origin", None), rows)
@@ -94,9 +86,6 @@ class Decoders:
     """Decoders for a policy's rollouts. Those with captured steps are kept, and used again.
 
     A decoder belongs to one state at a time, and comes back when nobody refers to the state.
-
-    Args:
-        captured: as for `textenv.lm.decoder.Decoder`.
     """
 
     KEPT = 4  # a table for training and one for evaluation, each with a critic's

@@ -29,18 +29,12 @@ def draw(
 
     By the inverse of the cumulative distribution, with one random number per row. The usual ways
     (`multinomial`, Gumbel noise) need one for every action, which for a vocabulary of 50,000 takes
-    a third of the time of a rollout on a CPU. Cumulative sums are in float64: in float32 the sum
-    is already 1 before thousands of rare tokens are added, and none of these is ever drawn.
+    a third of the time of a rollout on a CPU. Cumulative sums are in float64: in float32 the sum is
+    already 1 before thousands of rare tokens are added, and none of these is ever drawn.
 
     With many actions, the block of the random number is found first, and then the action in the
-    block.
-
-    Args:
-        log_probs: ``[B, A]``.
-        generator: of the random numbers.
-        rows: indices ``[B]``, if these are only some of ``of`` rows. Each then gets the random
-            number that it would get among all of them.
-        of: the number of all rows.
+    block. ``rows``: indices ``[B]``, if these are only some ``of`` all rows. Each then gets the
+    random number that it would get among all of them.
     """
     count, actions = log_probs.shape
     # 1 − u lies in (0, 1], so that an action of probability 0 is never drawn.
@@ -122,11 +116,7 @@ class TokenDistribution:
 
 
 class TorchDistribution:
-    """A `torch.distributions` distribution over all steps of a batch, counted or not.
-
-    Args:
-        distribution: a distribution with the batch shape ``[B, T]``.
-    """
+    """A `torch.distributions` distribution over all steps ``[B, T]``, counted or not."""
 
     def __init__(self, distribution: Distribution):
         self.distribution = distribution

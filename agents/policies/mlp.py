@@ -50,13 +50,9 @@ class MlpPolicy(nn.Module, Policy):
         _check_spaces(observation_space, action_space)
         _check_sizes(net_arch)
         self.observation_space, self.device = observation_space, torch.device(device)
-        self.action_shape: tuple[int, ...]
-        if isinstance(action_space, gym.spaces.Discrete):
-            outputs, self.action_shape = int(action_space.n), ()
-        else:
-            self.action_shape = tuple(action_space.shape or ())
-            outputs = int(np.prod(self.action_shape))
         self.discrete = isinstance(action_space, gym.spaces.Discrete)
+        self.action_shape: tuple[int, ...] = tuple(action_space.shape or ())
+        outputs = int(gym.spaces.flatdim(action_space))
         size = gym.spaces.flatdim(observation_space)
         with torch.random.fork_rng(devices=[]):  # the global random state does not change
             torch.manual_seed(torch.seed() if seed is None else seed)
@@ -136,8 +132,8 @@ class MlpPolicy(nn.Module, Policy):
         """The steps of a batch with gradients; see `CausalLMPolicy.evaluate`."""
         features = self.features_of_steps(batch)
         distribution = TorchDistribution(self.distribution(features))
-        actions = batch.actions
-        flat = actions if self.discrete else actions.reshape(*batch.mask.shape, -1)
+        shape = batch.mask.shape
+        flat = batch.actions if self.discrete else batch.actions.reshape(*shape, -1)
         log_probs, entropies = distribution.log_probs(flat, entropy)
         return Evaluation(log_probs, self.critic(features)[..., 0], entropies, distribution)
 
@@ -158,11 +154,7 @@ def _mlp(sizes: Sequence[int], last_gain: float) -> nn.Sequential:
 
 
 def _check_spaces(observations: gym.Space, actions: gym.Space) -> None:
-    """Raise an error for spaces that these networks do not suit.
-
-    Raises:
-        ValueError: the message says which space, and what to do.
-    """
+    """Raise an error for spaces that these networks do not suit."""
     if isinstance(observations, gym.spaces.Dict) and "input_ids" in observations.spaces:
         raise ValueError(
             "MlpPolicy reads no tokens, and this environment generates text: use 'CausalLMPolicy'."
@@ -190,11 +182,7 @@ def _check_spaces(observations: gym.Space, actions: gym.Space) -> None:
 
 
 def _check_sizes(net_arch: Any) -> None:
-    """Raise an error for anything but sizes of layers.
-
-    Raises:
-        ValueError: the message shows what is meant.
-    """
+    """Raise an error for anything but sizes of layers."""
     sizes = () if isinstance(net_arch, Mapping | str) else net_arch
     whole = isinstance(sizes, Iterable) and all(size in Range(1, whole=True) for size in sizes)
     if not whole or sizes is not net_arch:

@@ -11,25 +11,18 @@ from scipy.stats import binomtest
 from agents.evaluation.plots import save_figure
 from agents.evaluation.statistics import Interval
 
-BINS = 10  # of the calibration curve
-
 
 @dataclass(frozen=True)
 class Calibration:
-    """How often the preferred response was the one that a model gave a certain probability.
+    """How often the preferred response was the one that a model gave a certain probability, in each
+    of K bins that are not empty."""
 
-    Attributes:
-        predicted: mean σ(|Δr|) of each bin ``[K]``, from 0.5 to 1.
-        observed: the share of its pairs in which the label agrees ``[K]``.
-        counts: pairs of each bin ``[K]``; empty bins are left out.
-    """
-
-    predicted: np.ndarray
-    observed: np.ndarray
-    counts: np.ndarray
+    predicted: np.ndarray  # the mean σ(|Δr|), from 0.5 to 1
+    observed: np.ndarray  # the share of the pairs in which the label agrees
+    counts: np.ndarray  # the number of pairs
 
 
-def calibration(differences: np.ndarray, bins: int = BINS) -> Calibration:
+def calibration(differences: np.ndarray, bins: int = 10) -> Calibration:
     """The calibration of r_chosen − r_rejected ``[N]`` on held-out pairs."""
     confidence = 1 / (1 + np.exp(-np.abs(differences)))
     place = np.minimum(((confidence - 0.5) * 2 * bins).astype(int), bins - 1)

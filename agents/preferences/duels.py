@@ -10,17 +10,10 @@ from scipy.stats import binomtest
 
 from agents.evaluation.statistics import Interval
 
-STEPS = 10_000  # of the fit of strengths, which ends earlier
-PRECISION = 1e-10  # of the largest change of a strength, at which it ends
-
 
 @dataclass(frozen=True)
 class Duel:
-    """How often the first of two was preferred.
-
-    Attributes:
-        wins, ties, losses: of the first.
-    """
+    """How often the first of two won, tied with the second, and lost."""
 
     wins: int
     ties: int
@@ -50,12 +43,8 @@ class Duel:
 
 
 def duel(first: Sequence[float], second: Sequence[float], margin: float = 0.0) -> Duel:
-    """The duel of two agents by their scores on the same prompts.
-
-    Args:
-        first, second: scores ``[N]``, paired.
-        margin: differences up to it are ties.
-    """
+    """The duel of two agents by their scores ``[N]`` on the same prompts; differences up to
+    ``margin`` are ties."""
     difference = np.asarray(first, dtype=float) - np.asarray(second, dtype=float)
     wins, losses = int((difference > margin).sum()), int((difference < -margin).sum())
     return Duel(wins, len(difference) - wins - losses, losses)
@@ -76,12 +65,12 @@ def bradley_terry_strengths(wins: np.ndarray) -> np.ndarray:
     games, strength = table + table.T, np.ones(len(wins))
     np.fill_diagonal(games, 0)
     won, played = table.sum(axis=1) - np.diag(table), games.sum(axis=1) > 0
-    for _ in range(STEPS):
+    for _ in range(10_000):  # it ends earlier
         expected = (games / (strength[:, None] + strength[None, :])).sum(axis=1)
         new = np.divide(won, expected, out=np.ones(len(wins)), where=played)
         new[played] /= np.exp(np.log(new[played]).mean())
         change, strength = np.abs(np.log(new / strength)).max(), new
-        if change < PRECISION:
+        if change < 1e-10:
             break
     return np.log(strength)
 
@@ -89,14 +78,8 @@ def bradley_terry_strengths(wins: np.ndarray) -> np.ndarray:
 def tournament(
     scores: Mapping[str, Sequence[float]], margin: float = 0.0, seed: int = 0, resamples: int = 500
 ) -> dict[str, Interval]:
-    """The log-strength of each competitor, with its 95 % bootstrap interval over the prompts.
-
-    Args:
-        scores: of each competitor ``[N]``, on the same prompts.
-        margin: differences up to it are ties.
-        seed: the seed of the resampling.
-        resamples: their number.
-    """
+    """The log-strength of each competitor, with its 95 % bootstrap interval over the prompts, by
+    the scores ``[N]`` of each on the same prompts; differences up to ``margin`` are ties."""
     table = np.array([list(values) for values in scores.values()], dtype=float)
     difference = table[:, None] - table[None, :]
     better = (difference > margin) + 0.5 * (np.abs(difference) <= margin)  # [K, K, N]
@@ -105,12 +88,10 @@ def tournament(
 
 @dataclass(frozen=True)
 class Judgement:
-    """What people say about two texts.
+    """What people say about two texts, by the names of those who wrote them.
 
-    Attributes:
-        first, second: the names of those who wrote them.
-        margin: how many people prefer the first text, minus how many prefer the second. The
-            majority decides, so that a pair counts once however many people see it.
+    ``margin`` is how many people prefer the first text, minus how many prefer the second. The
+    majority decides, so that a pair counts once however many people see it.
     """
 
     first: str
@@ -128,14 +109,8 @@ def judged_duel(judgements: Sequence[Judgement], first: str, second: str) -> Due
 def judged_tournament(
     names: Sequence[str], judgements: Sequence[Judgement], seed: int = 0, resamples: int = 500
 ) -> dict[str, Interval]:
-    """The log-strength of each competitor, with its 95 % bootstrap interval over the pairs.
-
-    Args:
-        names: of the competitors ``[K]``.
-        judgements: at least one, on pairs of theirs.
-        seed: the seed of the resampling.
-        resamples: their number.
-    """
+    """The log-strength of each competitor, with its 95 % bootstrap interval over the pairs, by at
+    least one judgement on pairs of theirs."""
     better = np.zeros((len(names), len(names), len(judgements)))
     for number, judgement in enumerate(judgements):
         one, other = names.index(judgement.first), names.index(judgement.second)

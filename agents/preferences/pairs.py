@@ -22,27 +22,17 @@ from agents.experience import environments
 
 Text = str | tuple[Mapping[str, str], ...]  # or a conversation
 RESPONSES = ("chosen", "rejected")
-MAX_DRAWS = 20  # rounds of drawing pairs anew whose two responses are equal
-CHARACTERS_OF_WORDS = string.ascii_letters + string.digits + string.punctuation
 
 
 @dataclass(frozen=True)
 class Pair:
-    """Two responses to a prompt, nobody having said yet which is better.
+    """Two responses to a prompt, nobody having said yet which is better."""
 
-    Attributes:
-        prompt: the text that both continue.
-        responses: the two texts; the order is random and says nothing.
-        scores: of a reward, for labels by a reward.
-        sources: the names of those who wrote them.
-        messages: the conversation of which the prompt was made; None for a plain text.
-    """
-
-    prompt: str
-    responses: tuple[str, str]
-    scores: tuple[float, float]
-    sources: tuple[str, str] = ("", "")
-    messages: tuple[Mapping[str, str], ...] | None = None
+    prompt: str  # the text that both continue
+    responses: tuple[str, str]  # the order is random and says nothing
+    scores: tuple[float, float]  # of a reward, for labels by a reward
+    sources: tuple[str, str] = ("", "")  # the names of those who wrote them
+    messages: tuple[Mapping[str, str], ...] | None = None  # of a prompt that is a conversation
 
 
 @dataclass(frozen=True)
@@ -63,12 +53,6 @@ class Preference:
     data: Mapping[str, Any] = field(default_factory=dict)
     where: str = field(default="", compare=False, repr=False)
 
-    def as_row(self) -> dict[str, Any]:
-        """The preference as JSON holds it."""
-        return {
-            "prompt": self.prompt, "chosen": self.chosen, "rejected": self.rejected, **self.data
-        }  # fmt: skip
-
 
 # --- labelling ----------------------------------------------------------------------------------
 
@@ -76,10 +60,8 @@ class Preference:
 def bradley_terry(difference: np.ndarray, temperature: float) -> np.ndarray:
     """P(first is preferred) = σ(difference / temperature), Bradley and Terry 1952.
 
-    Args:
-        difference: score of the first minus score of the second.
-        temperature: in units of the score; 0 always prefers the higher score, and either one of
-            two equal scores.
+    ``difference`` is the score of the first minus that of the second, ``temperature`` in the same
+    units; 0 always prefers the higher score, and either one of two equal scores.
     """
     if temperature == 0:
         return (np.sign(difference) + 1) / 2
@@ -87,36 +69,24 @@ def bradley_terry(difference: np.ndarray, temperature: float) -> np.ndarray:
 
 
 def label(pairs: Sequence[Pair], temperature: float, seed: int) -> list[Preference]:
-    """Preferences of a noisy judge who goes by the scores.
-
-    Args:
-        pairs: with their scores.
-        temperature: of `bradley_terry`.
-        seed: the seed of the choices.
-
-    Raises:
-        ValueError: ``temperature`` is no number of at least 0.
-    """
+    """Preferences of a noisy judge who goes by the scores of the pairs (`bradley_terry`); ``seed``
+    is that of the choices."""
     if not (np.isfinite(temperature) and temperature >= 0):
         raise ValueError(f"temperature={temperature!r} must be a number of at least 0.")
     table = np.array([pair.scores for pair in pairs]).reshape(len(pairs), 2)
     first = bradley_terry(table[:, 0] - table[:, 1], temperature)
     chosen = np.where(np.random.default_rng(seed).random(len(pairs)) < first, 0, 1)
-    return [
-        Preference(
-            pair.prompt,
-            pair.responses[better],
-            pair.responses[1 - better],
-            {
-                "chosen_score": float(row[better]),
-                "rejected_score": float(row[1 - better]),
-                "probability": float(probability if better == 0 else 1 - probability),
-                "chosen_by": pair.sources[better],
-                "rejected_by": pair.sources[1 - better],
-            },
-        )
-        for pair, row, better, probability in zip(pairs, table, chosen, first, strict=True)
-    ]
+    preferences = []
+    for pair, row, better, probability in zip(pairs, table, chosen, first, strict=True):
+        worse = 1 - better
+        data = {
+            "chosen_score": float(row[better]), "rejected_score": float(row[worse]),
+            "probability": float(probability if better == 0 else 1 - probability),
+            "chosen_by": pair.sources[better], "rejected_by": pair.sources[worse],
+        }  # fmt: skip
+        chosen_text, rejected_text = pair.responses[better], pair.responses[worse]
+        preferences.append(Preference(pair.prompt, chosen_text, rejected_text, data))
+    return preferences
 
 
 def ceiling(preferences: Sequence[Preference]) -> float | None:
@@ -159,7 +129,10 @@ def split(
 
 def as_lines(preferences: Iterable[Preference]) -> str:
     """Preferences as JSON lines, which `load_preferences`, ``datasets`` and TRL read."""
-    rows = (preference.as_row() for preference in preferences)
+    rows = (
+        {"prompt": p.prompt, "chosen": p.chosen, "rejected": p.rejected, **p.data}
+        for p in preferences
+    )
     return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
 
 
@@ -251,7 +224,8 @@ def _split_prompt(chosen: Text, rejected: Text, where: str) -> tuple[Text, Text,
             break
         length += 1
     if isinstance(chosen, str):  # a word that both begin with belongs to the responses
-        length = len(chosen[:length].rstrip(CHARACTERS_OF_WORDS).rstrip(" "))
+        in_words = string.ascii_letters + string.digits + string.punctuation
+        length = len(chosen[:length].rstrip(in_words).rstrip(" "))
     if not length:
         raise ValueError(
             f"{where} has no prompt, and its two texts begin differently: add a column 'prompt'."
@@ -260,11 +234,7 @@ def _split_prompt(chosen: Text, rejected: Text, where: str) -> tuple[Text, Text,
 
 
 def render(preference: Preference, tokenizer: Any) -> tuple[str, str]:
-    """The two whole texts of a preference, prompt and response; conversations by the template.
-
-    Raises:
-        ValueError: the tokenizer has no chat template for a conversation.
-    """
+    """The two whole texts of a preference, prompt and response; conversations by the template."""
 
     def plain(text: Any) -> str:
         return text if isinstance(text, str) else "".join(message["content"] for message in text)
@@ -304,25 +274,19 @@ def sample_pairs(
     changes = {"reward": environments.text_environments(first.env)[0].task.reward} | changes
     rng = np.random.default_rng([seed, n_pairs])
     pairs: list[Pair] = []
-    for number in range(MAX_DRAWS):
+    for number in range(20):  # pairs whose two responses are equal are drawn anew
         missing = n_pairs - len(pairs)
         drawn = [
             sample(agent, missing, seed + number, draw, **changes)
             for draw, agent in enumerate((first, second))
         ]
-        for prompt, messages, *answers in zip(
-            drawn[0].prompts,
-            drawn[0].messages,
-            *(zip(d.responses, d.scores, strict=True) for d in drawn),
-            strict=True,
-        ):
-            sides = list(zip(answers, names, strict=True))
-            if rng.random() < 0.5:
-                sides.reverse()
-            ((one, one_score), one_name), ((other, other_score), other_name) = sides
-            if one != other:
-                scores, sources = (one_score, other_score), (one_name, other_name)
-                pairs.append(Pair(prompt, (one, other), scores, sources, messages))
+        for row, prompt in enumerate(drawn[0].prompts):
+            left = int(rng.random() < 0.5)  # whose response comes first
+            one, other, sources = drawn[left], drawn[1 - left], (names[left], names[1 - left])
+            texts = one.responses[row], other.responses[row]
+            if texts[0] != texts[1]:
+                scores = one.scores[row], other.scores[row]
+                pairs.append(Pair(prompt, texts, scores, sources, drawn[0].messages[row]))
         if len(pairs) >= n_pairs:
             return pairs
     raise ValueError(

@@ -41,20 +41,12 @@ def preference_loss(chosen: Tensor, rejected: Tensor) -> Tensor:
 
 @dataclass(frozen=True, repr=False)
 class RewardModel:
-    """A trained reward model, and how it did on the pairs that it has not seen.
+    """A trained reward model, and how it did on the pairs that it has not seen."""
 
-    Attributes:
-        reward: scores episodes, normalised to mean 0 and deviation 1 on the texts it learned from.
-        losses: of each update.
-        differences: r_chosen − r_rejected of the held-out pairs, in units of the logits.
-        ceiling: the accuracy that a perfect judge would have on them; None if their noise is
-            not known.
-    """
-
-    reward: ClassifierReward
-    losses: list[float]
-    differences: np.ndarray
-    ceiling: float | None
+    reward: ClassifierReward  # normalised to mean 0 and deviation 1 on the texts it learned from
+    losses: list[float]  # of each update
+    differences: np.ndarray  # r_chosen − r_rejected of the held-out pairs, in units of the logits
+    ceiling: float | None  # the accuracy of a perfect judge on them; None if it is not known
 
     def __repr__(self) -> str:
         return (
@@ -73,11 +65,8 @@ class RewardModel:
         return calibration(self.differences)
 
     def save(self, folder: str | Path) -> None:
-        """Write model and tokenizer; the folder is then a reward, ``reward="FOLDER"``.
-
-        Raises:
-            FileExistsError: the folder is not empty.
-        """
+        """Write model and tokenizer to a new or empty folder, which then is a reward,
+        ``reward="FOLDER"``."""
         with files.new_folder(Path(folder)) as new:
             self.reward.model.save_pretrained(new)
             self.reward.tokenizer.save_pretrained(new)
@@ -158,11 +147,7 @@ class Training:
     def readable(
         self, preferences: Sequence[Preference], max_length: int | None
     ) -> list[tuple[Preference, tuple[str, str]]]:
-        """The preferences that are not left out, each with its two texts.
-
-        Raises:
-            ValueError: a text has no token, or more than the model reads.
-        """
+        """The preferences that are not left out, each with its two texts."""
         tokenizer, limit = self.reward.tokenizer, self.reward.max_length or np.inf
         if max_length is not None and max_length > limit:
             raise ValueError(
@@ -185,11 +170,7 @@ class Training:
         return kept
 
     def run(self, progress_bar: bool = False) -> RewardModel:
-        """Learn, and measure.
-
-        Raises:
-            FloatingPointError: the loss is no finite number.
-        """
+        """Learn, and measure."""
         losses = self.fit(progress_bar)
         config = self.reward.model.config
         logits = self.logits(self.learned)

@@ -31,11 +31,7 @@ POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
 
 
 def as_page(runs: Sequence[ReportedRun]) -> str:
-    """The report as HTML.
-
-    Args:
-        runs: at least one.
-    """
+    """The report of at least one run, as HTML."""
     title = title_of(runs)
     version = importlib.metadata.version("textenv")
     made = f"textenv {version}, {datetime.datetime.now():%Y-%m-%d %H:%M}"

@@ -14,8 +14,6 @@ from agents.evaluation.optimum import Attainable
 from agents.evaluation.plots import read_progress
 from agents.runs.folder import RunFolder
 
-LATE = 4  # the last 1/4 of the rollouts
-
 
 class NotLogged(KeyError):
     """A number that a diagnosis needs is not in the log, or does not apply to this run."""
@@ -23,31 +21,18 @@ class NotLogged(KeyError):
 
 @dataclass(frozen=True)
 class RunNumbers:
-    """The numbers of a run.
+    """The numbers of a run."""
 
-    Attributes:
-        progress: the columns of ``progress.csv``, one entry per rollout; nan where one is missing.
-        hyperparameters: of the algorithm, by their names.
-        task: arguments of the text environment.
-        n_envs: rows of the environment.
-        evaluations: the content of ``evaluation.json``.
-        optimal_kl: KL of the optimal policy, nats per episode; None if it is not known.
-    """
-
-    progress: Mapping[str, np.ndarray]
-    hyperparameters: Mapping[str, Any] = field(default_factory=dict)
-    task: Mapping[str, Any] = field(default_factory=dict)
+    progress: Mapping[str, np.ndarray]  # of ``progress.csv``: a number per rollout, nan for none
+    hyperparameters: Mapping[str, Any] = field(default_factory=dict)  # of the algorithm
+    task: Mapping[str, Any] = field(default_factory=dict)  # arguments of the text environment
     n_envs: int = 1
-    evaluations: Mapping[str, Any] = field(default_factory=dict)
-    optimal_kl: float | None = None
+    evaluations: Mapping[str, Any] = field(default_factory=dict)  # of ``evaluation.json``
+    optimal_kl: float | None = None  # of the optimal policy, nats per episode, if it is known
 
     @classmethod
     def read(cls, path: str | Path) -> RunNumbers:
-        """The record of a run's folder.
-
-        Raises:
-            FileNotFoundError: there is no run, or it has logged no rollout.
-        """
+        """The record of a run's folder; FileNotFoundError if it has logged no rollout."""
         folder = RunFolder(path)
         settings = folder.settings()
         progress = read_progress(folder.progress) if folder.progress.is_file() else {}
@@ -66,11 +51,7 @@ class RunNumbers:
         )
 
     def column(self, name: str) -> np.ndarray:
-        """The known values of a column.
-
-        Raises:
-            NotLogged: there is none.
-        """
+        """The known values of a column; `NotLogged` if there is none."""
         values = np.asarray(self.progress.get(name, ()), dtype=float)
         values = values[np.isfinite(values)]
         if len(values) == 0:
@@ -80,7 +61,7 @@ class RunNumbers:
     def late(self, name: str) -> float:
         """The mean of a column over the last quarter of the rollouts."""
         values = self.column(name)
-        return float(values[-math.ceil(len(values) / LATE) :].mean())
+        return float(values[-math.ceil(len(values) / 4) :].mean())
 
     def now(self, name: str) -> str:
         """The value of an option, to be named in a sentence."""
@@ -88,11 +69,7 @@ class RunNumbers:
         return name if value is None else f"{name} (now {value})"
 
     def measure(self, name: str) -> tuple[Any, Any]:
-        """A measure of the evaluations before and after.
-
-        Raises:
-            NotLogged: one of them is missing.
-        """
+        """A measure of the evaluations before and after; `NotLogged` if one is missing."""
         try:
             return self.evaluations["before"][name], self.evaluations["after"][name]
         except KeyError:

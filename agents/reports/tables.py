@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from html import escape
 from typing import Any
 
 import numpy as np
 
-from agents.evaluation import TextEvaluation, mean_and_error
+from agents.evaluation import mean_and_error
 from agents.evaluation.plots import TOKENS
 from agents.reports.gathering import ReportedRun
 from textenv.rendering.ansi import printable
@@ -23,25 +24,23 @@ def shown(text: str) -> str:
     return escape(printable(text))
 
 
-def swatch(number: int) -> str:
-    """A square in the colour that a run has in the plots (matplotlib's own cycle of ten)."""
+def run_title(place: int, run: ReportedRun, several: bool) -> str:
+    """The name of a run, beside a square in its colour in the plots if there are several."""
     from matplotlib.colors import to_hex
 
-    return f'<i class="swatch" style="background:{to_hex(f"C{number % 10}")}"></i>'
-
-
-def run_title(number: int, run: ReportedRun, several: bool) -> str:
-    """The name of a run with its colour, if there are several."""
-    return f"{swatch(number)}{shown(run.name)}" if several else shown(run.name)
+    colour = to_hex(f"C{place % 10}")  # matplotlib's own cycle of ten
+    square = f'<i class="swatch" style="background:{colour}"></i>' if several else ""
+    return square + shown(run.name)
 
 
 def results(runs: Sequence[ReportedRun]) -> str:
     """A table with a row for each run: what was reached, with how much."""
-    several = len(runs) > 1
-    rows = [
-        (f"{run_title(number, run, several)}<small>{shown(algorithm(run))}</small>", result(run))
-        for number, run in enumerate(runs)
-    ]
+    rows = []
+    for place, run in enumerate(runs):
+        seed = run.record.hyperparameters.get("seed")
+        about = str(run.settings.get("algorithm", "")) + ("" if seed is None else f", seed {seed}")
+        title = run_title(place, run, len(runs) > 1)
+        rows.append((f"{title}<small>{shown(about)}</small>", result(run)))
     names = list(dict.fromkeys(name for _, cells in rows for name in cells))
     head = "".join(f"<th>{shown(name)}</th>" for name in names)
     body = "".join(
@@ -56,12 +55,6 @@ def results(runs: Sequence[ReportedRun]) -> str:
         f'<div class="wide"><table class="results"><thead><tr><th>run</th>{head}</tr></thead>'
         f"<tbody>{body}</tbody></table></div>"
     )
-
-
-def algorithm(run: ReportedRun) -> str:
-    """The algorithm of a run, and its seed."""
-    seed = run.record.hyperparameters.get("seed")
-    return str(run.settings.get("algorithm", "")) + ("" if seed is None else f", seed {seed}")
 
 
 def result(run: ReportedRun) -> dict[str, str]:
@@ -79,7 +72,9 @@ def result(run: ReportedRun) -> dict[str, str]:
     if before is not None:
         cells |= change("score", before.scores, None if after is None else after.scores)
     if after is not None:
-        cells |= last_columns(after)
+        cells |= {"KL, nats": f"{after.kls.mean():z.2f}"} if len(after.kls) else {}
+        cells["length, tokens"] = f"{after.lengths.mean():.1f}"
+        cells["distinct-2"] = f"{after.distinct_2:.2f}"
     return cells
 
 
@@ -88,15 +83,6 @@ def change(name: str, before: np.ndarray, after: np.ndarray | None) -> dict[str,
     if after is None:
         return {name: number(before)}
     return {name: f"{before.mean():+z.3f} → {number(after)}"}
-
-
-def last_columns(after: TextEvaluation) -> dict[str, str]:
-    """KL, length and diversity at the end."""
-    cells = {"KL, nats": f"{after.kls.mean():z.2f}"} if len(after.kls) else {}
-    return cells | {
-        "length, tokens": f"{after.lengths.mean():.1f}",
-        "distinct-2": f"{after.distinct_2:.2f}",
-    }
 
 
 def number(values: np.ndarray) -> str:
@@ -117,9 +103,7 @@ def problems(runs: Sequence[ReportedRun]) -> str:
         if items:
             title = f"<h3>{run_title(place, run, several)}</h3>" if several else ""
             parts.append(f'{title}<ul class="problems">{items}</ul>')
-    if not parts:
-        return '<p class="healthy">✓ No problem was found.</p>'
-    return "".join(parts)
+    return "".join(parts) or '<p class="healthy">✓ No problem was found.</p>'
 
 
 def settings(runs: Sequence[ReportedRun]) -> str:
@@ -150,12 +134,8 @@ def flat(settings: Mapping[str, Any]) -> dict[str, str]:
     values |= {name: value for name, value in options.items() if name not in values}
     versions = settings.get("versions", {})
     values |= {f"version of {name}": value for name, value in versions.items()}
-    return {name: as_text(value) for name, value in values.items()}
-
-
-def as_text(value: Any) -> str:
-    """A setting as it is written in JSON, texts without quotes."""
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+    as_json = partial(json.dumps, ensure_ascii=False, default=str)
+    return {name: one if isinstance(one, str) else as_json(one) for name, one in values.items()}
 
 
 def table(

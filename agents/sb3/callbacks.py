@@ -21,13 +21,9 @@ class RolloutCallback(BaseCallback):
 
 
 def as_callback(callback: Any, agent: Any) -> BaseCallback:
-    """One callback of stable-baselines3, initialised with the agent.
-
-    Args:
-        callback: such a callback, a list of them, a function ``(locals, globals) -> bool``, or
-            None.
-        agent: the callback stores it as its ``model``.
-    """
+    """One callback of stable-baselines3, initialised with the agent, which it stores as its
+    ``model``; made of such a callback, a list of them, a function ``(locals, globals) -> bool``, or
+    None."""
     if isinstance(callback, list):
         callback = CallbackList(callback)
     elif not isinstance(callback, BaseCallback):
@@ -58,10 +54,6 @@ class StepReport:
     and infos come with the last step, when all episodes are scored. (SB3's `ProgressBarCallback`
     adds all rows at each step, so it runs ahead there; ``learn(progress_bar=True)`` does not.)
     What a callback stops is undone: the count goes back to the last rollout that was learned from.
-
-    Args:
-        agent: counts.
-        callback: is called.
     """
 
     def __init__(self, agent: Any, callback: BaseCallback):

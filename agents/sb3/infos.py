@@ -17,10 +17,8 @@ OF_ENDS = ("final_obs", "final_info")  # columns of SAME_STEP about the rows tha
 def info_rows(columns: Mapping[str, Any], num_rows: int) -> list[dict[str, Any]]:
     """The columns of infos as one dictionary for each row.
 
-    Args:
-        columns: ``columns[key]`` over all rows, valid where ``columns["_" + key]`` is True; nested
-            dictionaries are columns, too.
-        num_rows: the number of rows.
+    ``columns[key]`` is over all rows, and valid where ``columns["_" + key]`` is True; nested
+    dictionaries are columns, too.
     """
     rows: list[dict[str, Any]] = [{} for _ in range(num_rows)]
     for key, column in columns.items():
@@ -43,14 +41,8 @@ def step_infos(
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """The infos of a step, and those of the resets in it (SAME_STEP), for each row.
 
-    Args:
-        columns: of the step.
-        terminated, truncated: bool ``[B]``.
-        final: the last observations of the rows that ended, over all rows; None if none did.
-
-    Returns:
-        ``TimeLimit.truncated`` and, where an episode ended, ``terminal_observation`` are added to
-        the first ones.
+    ``final`` are the last observations of the rows that ended, over all rows. The first ones also
+    get ``TimeLimit.truncated`` and, where an episode ended, ``terminal_observation``.
     """
     num_rows = len(terminated)
     infos = info_rows({k: v for k, v in columns.items() if k not in OF_ENDS}, num_rows)

@@ -62,11 +62,8 @@ class SB3Interface:
         episode_start: np.ndarray | None = None,
         deterministic: bool = False,
     ) -> tuple[np.ndarray, Any]:
-        """Actions for one observation or a batch of them, as in stable-baselines3.
-
-        Returns:
-            actions as numpy, and the state to pass to the next call.
-        """
+        """Actions as numpy for one observation or a batch of them, and the state to pass to the
+        next call, as in stable-baselines3."""
         step = observation, state, episode_start, deterministic
         return policies.predict(self.policy, self.env.single_action_space, *step)
 
@@ -126,12 +123,8 @@ class SB3Interface:
         self.logger = self.given_logger = logger
 
     def begin_log(self, name: str | None, new_run: bool) -> Logger:
-        """The log of one `learn`: that of `set_logger`, or a new one.
-
-        Args:
-            name: of the run for TensorBoard.
-            new_run: whether episodes and speed are counted anew.
-        """
+        """The log of one `learn`: that of `set_logger`, or a new one, ``name`` of TensorBoard's. In
+        a ``new_run`` episodes and speed are counted anew."""
         if new_run:
             self.ep_info_buffer.clear()
         self.learning_began = time.perf_counter(), self.num_timesteps
@@ -140,11 +133,8 @@ class SB3Interface:
         return self.logger
 
     def dump_logs(self, iteration: int = 0) -> None:
-        """Write what was recorded since the last entry of the log, with the recent episodes.
-
-        Args:
-            iteration: the number of the rollout; 0 is not written.
-        """
+        """Write what was recorded since the last entry of the log, with the recent episodes, and
+        the number of the rollout unless it is 0."""
         logger = self.logger
         if logger is None:
             raise ValueError("There is no log yet: call learn, or set_logger, before dump_logs.")

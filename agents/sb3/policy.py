@@ -64,9 +64,6 @@ class CausalLMMembers(BasePolicy):
             `CausalLMPolicy`.
         optimizer_class, optimizer_kwargs: as of SB3's policies. The optimiser gets the weights that
             learn; under ``lora`` these are the adapters and the critic.
-
-    Raises:
-        ValueError: ``model`` is a live model.
     """
 
     def __init__(
@@ -208,12 +205,8 @@ class _Steps:
 
 
 def _steps(obs: Any, actions: Tensor | None = None) -> _Steps:
-    """The input of `CausalLMPolicy.evaluate`. SB3's buffer keeps observations as floats.
-
-    Args:
-        obs: of N single steps.
-        actions: ``[N]``; None for any, where they do not matter.
-    """
+    """The input of `CausalLMPolicy.evaluate` for N single steps and their actions ``[N]``, None for
+    any. SB3's buffer keeps observations as floats."""
     steps = {key: obs[key].long() for key in ("input_ids", *KEYS) if key in obs}
     steps["prompt_lengths"] = lengths = obs["attention_mask"].sum(dim=1).long()
     chosen = torch.zeros_like(lengths) if actions is None else actions.long()

@@ -45,8 +45,7 @@ MLP: dict[str, dict[str, Any]] = {
     },
     "RLOO": {"learning_rate": 1e-3, "n_envs": 64, "n_steps": 1, "max_grad_norm": 0.5},
     "GRPO": {
-        "learning_rate": 1e-3, "n_envs": 64, "n_steps": 1, "batch_size": None,
-        "max_grad_norm": 0.5,
+        "learning_rate": 1e-3, "n_envs": 64, "n_steps": 1, "batch_size": None, "max_grad_norm": 0.5,
     },
 }  # fmt: skip
 
@@ -99,9 +98,7 @@ REAL: dict[str, Any] = {
     "vf_coef": 0.5,
 }  # fmt: skip
 # What has adapters takes larger steps, in fewer directions. Its value head shares their rate.
-ADAPTERS: dict[str, Any] = {
-    "lr_schedule": "linear", "n_envs": 128, "learning_rate": 5e-4,
-}  # fmt: skip
+ADAPTERS: dict[str, Any] = {"lr_schedule": "linear", "n_envs": 128, "learning_rate": 5e-4}
 # One step a rollout, or several on parts of it.
 OF_ONE_STEP: dict[str, Any] = {"n_envs": 32}
 OF_ALGORITHM: dict[str, dict[str, Any]] = {
@@ -150,15 +147,11 @@ def policy_kwargs(
 
 
 def stable_baselines3(algorithm: str, model: Any, budget: int) -> dict[str, Any]:
-    """What suits an algorithm of stable-baselines3 on text, where ours would be ``"auto"``.
+    """What suits an algorithm of stable-baselines3, by its name, on text, where ours would be
+    ``"auto"``.
 
-    A rollout has as many steps as a response may have tokens. The rate of small models is
-    that of the example in README.md.
-
-    Args:
-        algorithm: the name of its class.
-        model: the model of its policy.
-        budget: the token budget of a response.
+    A rollout has as many steps as a response may have tokens, its ``budget``. The rate of small
+    models is that of the example in README.md.
     """
     small = is_small(model)
     chosen: dict[str, Any] = {
@@ -176,15 +169,10 @@ def stable_baselines3(algorithm: str, model: Any, budget: int) -> dict[str, Any]
 def training(model: Any) -> dict[str, Any]:
     """The command line's defaults beside hyper-parameters: tokens, β of the reward, episodes."""
     if is_small(model):
-        chosen: dict[str, Any] = {
-            "total_timesteps": 130_000, "kl_coef": 0.1, "reference_episodes": 4096,
-        }  # fmt: skip
-    else:
-        chosen = {
-            "total_timesteps": 30_000, "kl_coef": 0.05, "reference_episodes": 512,
-            "eval_episodes": 256,
-        }  # fmt: skip
-    return chosen
+        return {"total_timesteps": 130_000, "kl_coef": 0.1, "reference_episodes": 4096}
+    return {
+        "total_timesteps": 30_000, "kl_coef": 0.05, "reference_episodes": 512, "eval_episodes": 256,
+    }  # fmt: skip
 
 
 def reward_model(model: Any) -> dict[str, Any]:

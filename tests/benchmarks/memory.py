@@ -17,6 +17,7 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Literal
 
 import gymnasium as gym
@@ -67,7 +68,8 @@ def measure(options: Options) -> dict[str, float]:
     mask = torch.ones(options.rows, options.tokens, dtype=torch.bool)
     observations = {"input_ids": ids, "prompt_lengths": torch.full((options.rows,), 8)}
     before, began = peak(), time.perf_counter()
-    found = policy.evaluate(observations, ids[:, 8:], mask)
+    batch = SimpleNamespace(observations=observations, actions=ids[:, 8:], mask=mask)
+    found = policy.evaluate(batch)
     (-found.log_probs.mean()).backward()
     seconds = time.perf_counter() - began
     generator = torch.Generator().manual_seed(1)

@@ -78,11 +78,7 @@ class AdaptiveKL:
 
 
 def resolve_schedule(kl_coef: Any) -> KLSchedule:
-    """Make a schedule from a number or from `AdaptiveKL`'s arguments; a schedule stays as it is.
-
-    Raises:
-        ValueError: ``kl_coef`` is none of these.
-    """
+    """Make a schedule from a number or from `AdaptiveKL`'s arguments; a schedule stays as it is."""
     if isinstance(kl_coef, Real):
         value = float(kl_coef)
         if not 0 <= value < math.inf:

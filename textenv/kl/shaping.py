@@ -51,14 +51,10 @@ class ActionRecord(NamedTuple):
 
     Make a new record, with a copy of the actions, at each act: the environment compares these
     with the actions that it is given, and uses each record once.
-
-    Attributes:
-        actions: ``[B]``.
-        log_probs: ``[B]``, log π(a_t|s_t) in nats; numpy or torch.
     """
 
-    actions: Any
-    log_probs: Any
+    actions: Any  # [B], numpy or torch
+    log_probs: Any  # [B], log π(a_t|s_t) in nats
 
     def __reduce__(self):
         # A copied policy, for instance in another process, has not acted, so it has no record.
@@ -73,13 +69,8 @@ class BoundPolicy(Protocol):
 
 
 class KLShaping:
-    """The reference model of a batch of episodes, and the records of a bound policy.
-
-    Args:
-        task: has the reference, the vocabulary, the longest episode, and β; it raises what is not
-            valid of them as a ValueError.
-        num_rows: B, the number of rows.
-    """
+    """The reference model of a task for a batch of B rows, and the records of a bound policy. What
+    is not valid of the reference and β is a ValueError."""
 
     def __init__(self, task: TextTask, num_rows: int):
         reference: Any = task.reference
@@ -103,15 +94,10 @@ class KLShaping:
         self._noted: list[tuple[Tensor, Tensor]] = []
 
     def bind(self, policy: Any, row: int | None = None) -> None:
-        """Read log π from ``policy`` from now on; None unbinds.
+        """Read log π from ``policy`` from now on, None unbinds (`TextGenVectorEnv.bind`).
 
-        Args:
-            policy: see `BoundPolicy`.
-            row: the index of this environment in the policy's records, if the policy acts for
-                several environments of one row. None: the records hold this environment's rows.
-
-        Raises:
-            ValueError: the policy shares weights that learn with the reference.
+        A policy that shares weights that learn with the reference is a ValueError. If a policy acts
+        for several environments of one row, ``row`` is the index of this one in its records.
         """
         parameters: Any = getattr(policy, "parameters", list)()
         learning = {id(p) for p in parameters if p.requires_grad}
@@ -149,11 +135,8 @@ class KLShaping:
     # --- the policy's record ----------------------------------------------------------------
 
     def take_record(self) -> ActionRecord | None:
-        """The bound policy's new record, one entry per row; None if there is none and β is 0.
-
-        Raises:
-            RuntimeError: rewards must be shaped but there is no new record of these rows.
-        """
+        """The bound policy's new record, one entry per row; None if there is none and β is 0. A
+        record that is missing or stale is a RuntimeError."""
         record = getattr(self.policy, "action_record", None)
         if record is None:
             if self.schedule.value > 0:
@@ -192,14 +175,10 @@ class KLShaping:
             self._noted.append((record.log_probs.to(actions.device), differs))
 
     def noted_log_probs(self, mask: Tensor, num_steps: int) -> Tensor | None:
-        """log π of whole responses ``[B, T]``, 0 outside the mask; None if no policy is bound.
+        """log π ``[B, T]`` of whole responses, 0 outside the mask; None if no policy is bound.
 
-        Args:
-            mask: ``[B, T]`` bool.
-            num_steps: how many steps the batch took, each of which was noted.
-
-        Raises:
-            RuntimeError: an action is not the policy's, or it was bound within the batch.
+        An action that is not the policy's is a RuntimeError, and so is a policy that was bound for
+        only some of the ``num_steps`` steps of the batch.
         """
         if not self._noted:
             return None
@@ -226,20 +205,14 @@ class KLShaping:
         self, input_ids: Tensor, lengths: Tensor, origin: Origin, actions: Tensor,
         running: Tensor, early_stops: Tensor | None = None,
     ) -> tuple[Tensor, Tensor | None, Tensor]:  # fmt: skip
-        """Step scoring: the reference's and the policy's log-probs ``[B]`` of ``actions``.
+        """Step scoring: the reference's and the policy's log-probs ``[B]`` of ``actions``, in nats.
 
-        Args:
-            input_ids, lengths, origin: the states, as `textenv.lm.decoder.Decoder.next` takes them.
-            actions: ``[B]``.
-            running: ``[B]`` bool; the results of the other rows are 0.
-            early_stops: ``[B, K]``, stop tokens that come too early (`textenv.lm.early_stops`).
+        The states are as `textenv.lm.decoder.Decoder.next` takes them; the results of rows that are
+        not running are 0. ``early_stops``: ``[B, K]`` (`textenv.lm.early_stops`).
 
         Returns:
-            Both in nats, log_probs None if no policy is bound; and where an action is not that of
-            its record: then `refuse` the step.
-
-        Raises:
-            RuntimeError: the policy's record is missing or outdated.
+            Both, log_probs None if no policy is bound; and where an action is not that of its
+            record: then `refuse` the step.
         """
         from textenv.lm.decoder import Decoder
 

@@ -12,21 +12,6 @@ import torch
 
 from textenv.lm.loading import LOADED_FROM, cast, no_warning_of_peft
 
-SCALE = 2  # lora_alpha / r, by which the product of an adapter's two matrices is multiplied
-
-
-def checked_lora(lora: int | Mapping[str, Any]) -> dict[str, Any]:
-    """The arguments of `peft.LoraConfig`; a number is the rank.
-
-    Raises:
-        ValueError: there is no rank, or it is no whole number of at least 1.
-    """
-    arguments = dict(lora) if isinstance(lora, Mapping) else {"r": lora}
-    rank = arguments.get("r")
-    if not isinstance(rank, int) or isinstance(rank, bool) or rank < 1:
-        raise ValueError(f"lora={lora!r} must have a rank r of at least 1, such as {{'r': 16}}.")
-    return arguments
-
 
 def add_adapters(model: Any, lora: int | Mapping[str, Any], seed: int | None = None) -> Any:
     """The model with new adapters in all its linear layers, which alone learn.
@@ -43,7 +28,10 @@ def add_adapters(model: Any, lora: int | Mapping[str, Any], seed: int | None = N
         ModuleNotFoundError: peft is not installed.
         ValueError: the arguments are wrong, or the model has adapters already.
     """
-    arguments = checked_lora(lora)
+    arguments = dict(lora) if isinstance(lora, Mapping) else {"r": lora}
+    rank = arguments.get("r")
+    if not isinstance(rank, int) or isinstance(rank, bool) or rank < 1:
+        raise ValueError(f"lora={lora!r} must have a rank r of at least 1, such as {{'r': 16}}.")
     if hasattr(model, "peft_config"):
         raise ValueError(f"lora={lora!r}: the model has adapters already; leave lora out.")
     try:
@@ -52,7 +40,8 @@ def add_adapters(model: Any, lora: int | Mapping[str, Any], seed: int | None = N
         raise ModuleNotFoundError(
             f"lora={lora!r} needs peft: pip install 'textenv[lora]', or pip install peft."
         ) from error
-    defaults = {"lora_alpha": SCALE * arguments["r"], "target_modules": "all-linear"}
+    # The product of an adapter's two matrices is multiplied by lora_alpha / r, here 2.
+    defaults = {"lora_alpha": 2 * rank, "target_modules": "all-linear"}
     try:
         config = LoraConfig(task_type="CAUSAL_LM", **defaults | arguments)
         with torch.random.fork_rng(devices=[]), no_warning_of_peft():

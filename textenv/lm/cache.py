@@ -13,11 +13,7 @@ from textenv.arrays import to_device
 
 
 class CachedBody:
-    """A model's body that reads tokens at given positions, beside a cache and under a given mask.
-
-    Args:
-        body: of `textenv.lm.parts.split`.
-    """
+    """A model's body that reads tokens at given positions, beside a cache and under a mask."""
 
     def __init__(self, body: Any):
         self.body = body
@@ -49,13 +45,8 @@ class CachedBody:
 
 
 def read_whole(body: Any, input_ids: Tensor, device: torch.device) -> Tensor:
-    """The last hidden states ``[R, L, H]`` of rows that are read from their first token on.
-
-    Args:
-        body: of `textenv.lm.parts.split`.
-        input_ids: ``[R, L]``; they may be on the host.
-        device: of the body.
-    """
+    """The last hidden states ``[R, L, H]`` of rows that a body reads from their first token on, in
+    a copy on its device."""
     # Without any cache transformers asks the device at each pass whether several texts are packed
     # into a row.
     read, tokens = CachedBody(body), to_device(input_ids, device)
@@ -82,11 +73,7 @@ class _Layer(CacheLayerMixin):
 
 
 class NoCache(Cache):
-    """Keeps nothing: each pass reads whole rows.
-
-    Args:
-        body: a model's body.
-    """
+    """Keeps nothing: each pass reads whole rows."""
 
     def __init__(self, body: Any):
         count = body.config.get_text_config().num_hidden_layers
@@ -102,9 +89,6 @@ class PromptCache(Cache):
     """The keys and values of prompts, which many rows go on from; gradients flow through them.
 
     The first pass reads the prompts. After `go_on` each pass reads what follows them.
-
-    Args:
-        body: whose layers are cached.
     """
 
     def __init__(self, body: nn.Module):

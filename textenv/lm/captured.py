@@ -20,7 +20,6 @@ from torch import Tensor
 Step = Callable[[Tensor, Tensor, int], tuple[Tensor, Tensor]]
 
 BUCKET = 64  # columns of the table by which the captured part grows
-WARM_UPS = 2  # steps before the capture, in which libraries choose kernels and take workspace
 # The mean difference of the logits between a replay and the same step launched kernel by kernel,
 # which may take other kernels and so round in another way. Of SmolLM2 in bfloat16, a row that is
 # one position off differs by 0.3 at least, one with another token in its past by 0.5; by rounding
@@ -41,12 +40,6 @@ class CapturedStep:
 
     What cannot be captured (a model whose forward pass waits for the device) is run as it is, with
     one warning. Elsewhere than on CUDA nothing is captured, but the step gets the same tensors.
-
-    Args:
-        num_rows: B.
-        max_length: L, the columns of the table.
-        device: where the table is.
-        dtype: of the weights.
     """
 
     def __init__(self, num_rows: int, max_length: int, device: torch.device, dtype: torch.dtype):
@@ -60,13 +53,9 @@ class CapturedStep:
     def __call__(
         self, step: Step, tokens: Tensor, positions: Tensor, columns: int
     ) -> tuple[Tensor, Tensor]:
-        """Logits ``[B, V]`` and hidden states ``[B, H]`` of the next token.
-
-        Args:
-            step: from tokens, positions and columns; the same one at each call.
-            tokens, positions: ``[B, 1]``.
-            columns: how many columns the longest row has.
-        """
+        """Logits ``[B, V]`` and hidden states ``[B, H]`` of the next token, from tokens and
+        positions ``[B, 1]`` and the columns of the longest row. ``step`` is the same one at each
+        call."""
         columns = min(-(-columns // BUCKET) * BUCKET, self.max_length)
         self.tokens.copy_(tokens)
         self.positions.copy_(positions)
@@ -110,7 +99,7 @@ class CapturedStep:
         aside = torch.cuda.Stream()
         aside.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(aside):
-            for _ in range(WARM_UPS):
+            for _ in range(2):  # in which libraries choose kernels and take workspace
                 step(self.tokens, self.positions, columns)
         torch.cuda.current_stream().wait_stream(aside)
         if self.pool is None:

@@ -19,19 +19,10 @@ if TYPE_CHECKING:
 def load_classifier(
     source: str, device: str | torch.device | None = None
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Load a sequence-classification model with its own tokenizer.
+    """A sequence-classification model on a device (None: the CPU), and its own tokenizer.
 
-    Args:
-        source: A folder that `save_pretrained` wrote, or a hub id such as
-            `"distilbert/distilbert-base-uncased-finetuned-sst-2-english"`.
-        device: The device of the model; None means the CPU.
-
-    Returns:
-        The model and its tokenizer.
-
-    Raises:
-        ValueError: If there is no such model, or it has no weights for a classification head, or
-            no tokenizer.
+    ``source`` is a folder that `save_pretrained` wrote, or a hub id. A ValueError says that there
+    is no such model, no weights for its classification head, or no tokenizer.
     """
     try:
         name, _ = find(source)
@@ -63,18 +54,11 @@ def load_classifier(
 def new_classifier(
     source: Any, seed: int, device: str | torch.device | None = None
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """A sequence classifier with one label on the body of a causal language model, in float32.
+    """A sequence classifier with one label on the body of a causal language model, in float32,
+    which pads as its tokenizer does; and this tokenizer.
 
-    Args:
-        source: of the language model (see `textenv.lm.sources`); adapters are merged into it.
-        seed: the seed of the new head.
-        device: The device of the model; None means the CPU.
-
-    Returns:
-        The classifier, which pads as its tokenizer does, and its tokenizer.
-
-    Raises:
-        ValueError: transformers has no classifier for this kind of model.
+    Adapters of the source (`textenv.lm.sources`) are merged into it. ``seed`` is that of the new
+    head.
     """
     tokenizer = load_tokenizer(source)
     causal: Any = load_model(source, dtype=torch.float32)
@@ -99,17 +83,7 @@ def new_classifier(
 
 
 def load_classifier_tokenizer(model: PreTrainedModel) -> PreTrainedTokenizerBase:
-    """Load the tokenizer from the source of a live model.
-
-    Args:
-        model: A transformers model.
-
-    Returns:
-        The tokenizer that was saved with it.
-
-    Raises:
-        ValueError: If the source of the model is unknown, or no tokenizer is there.
-    """
+    """The tokenizer from the source of a live model."""
     fix = "pass ClassifierReward(model, tokenizer) instead."
     source = model.config.name_or_path
     if not source:

@@ -110,7 +110,7 @@ class Decoder:
                 are not read yet.
 
         Returns:
-            The logits ``[R, V]`` in float32 and the last hidden states ``[R, H]`` in float32.
+            The logits ``[R, V]`` and the last hidden states ``[R, H]``, both in float32.
         """
         if input_ids.shape[0] != self.num_rows or input_ids.shape[1] > self.max_length:
             raise ValueError(
@@ -192,12 +192,8 @@ class Decoder:
         self._keep(rows, results)
 
     def _one_token(self, tokens: Tensor, positions: Tensor, columns: int) -> tuple[Tensor, Tensor]:
-        """Logits and hidden states in float32 after one more token of the first R rows.
-
-        Args:
-            tokens, positions: ``[R, 1]``.
-            columns: of the table, that attention reads; the mask hides those of the future.
-        """
+        """Logits and hidden states in float32 after one more token ``[R, 1]`` of the first R rows.
+        Attention reads that many ``columns``, of which the mask hides those of the future."""
         self.cache.step(positions[:, 0], columns)
         mask = (self.every_column[:columns] <= positions)[:, None, None]
         hidden = self.read(self.cache, tokens, positions, mask)[:, 0]
@@ -241,12 +237,7 @@ class Decoder:
 
 
 class Places:
-    """Which place of the cache each row has, so that the rows that step are the first ones.
-
-    Args:
-        num_rows: B.
-        device: of the cache.
-    """
+    """Which place of the cache each row has, so that the rows that step are the first ones."""
 
     def __init__(self, num_rows: int, device: torch.device):
         self.device = device
@@ -255,11 +246,8 @@ class Places:
         self.in_order = True
 
     def bring_to_front(self, steps: Tensor) -> tuple[Tensor, Tensor] | None:
-        """Give the rows of the mask ``steps`` ``[B]`` the first places.
-
-        Returns:
-            The pairs of places whose content has to be exchanged; None if there are none.
-        """
+        """Give the rows of the mask ``steps`` ``[B]`` the first places. The pairs of places whose
+        content has to be exchanged; None if there are none."""
         ahead = steps[self.rows]  # by places
         count = int(steps.sum())
         vacant, late = (~ahead[:count]).nonzero()[:, 0], ahead[count:].nonzero()[:, 0] + count

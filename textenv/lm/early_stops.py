@@ -19,26 +19,14 @@ KEYS = ("stop_tokens", "stop_column")  # of an observation
 
 
 def early_stops_at(stop_tokens: Tensor, stop_column: Tensor, column: Tensor) -> Tensor:
-    """The stop tokens that have no effect yet, -1 elsewhere.
-
-    Args:
-        stop_tokens: ids ``[..., K]``.
-        stop_column: ``[..., 1]``, the first column in which one of them ends the episode.
-        column: ``[...]``, where the next token goes.
-
-    Returns:
-        ``[..., K]`` int64.
-    """
+    """The stop tokens ``[..., K]`` that have no effect yet at the ``column`` ``[...]`` of the next
+    token, because it is before ``stop_column`` ``[..., 1]``; -1 elsewhere."""
     return torch.where(column[..., None] < stop_column, stop_tokens, -1)
 
 
 def next_early_stops(observation: Mapping[str, Any], lengths: Tensor) -> Tensor | None:
-    """The early stops ``[B, K]`` of the next tokens; None if all stop tokens are legal.
-
-    Args:
-        observation: of a text environment, numpy or torch.
-        lengths: ``[B]``, the number of tokens of each row.
-    """
+    """The early stops ``[B, K]`` of the tokens that follow ``lengths`` ``[B]``; None if all stop
+    tokens are legal. The observation is one of numpy or of torch."""
     if "stop_column" not in observation:
         return None
     tokens, first = (torch.as_tensor(observation[key], device=lengths.device) for key in KEYS)
@@ -46,13 +34,8 @@ def next_early_stops(observation: Mapping[str, Any], lengths: Tensor) -> Tensor 
 
 
 def all_early_stops(observations: Mapping[str, Any], num_steps: int) -> Tensor | None:
-    """The early stops ``[B, T, K]`` of the steps of whole rows; None if all are legal.
-
-    Args:
-        observations: ``prompt_lengths`` ``[B]``, the column of each row's first step, and the keys
-            of the observation.
-        num_steps: T.
-    """
+    """The early stops ``[B, T, K]`` of the T steps of whole rows, which begin at the columns
+    ``prompt_lengths`` ``[B]``; None if all are legal."""
     if "stop_column" not in observations:
         return None
     begins = observations["prompt_lengths"]
@@ -62,12 +45,8 @@ def all_early_stops(observations: Mapping[str, Any], num_steps: int) -> Tensor |
 
 
 def forbid(logits: Tensor, illegal: Tensor | None) -> Tensor:
-    """Logits ``[..., V]`` with −inf at the illegal tokens.
-
-    Args:
-        logits: changed in a copy.
-        illegal: ids ``[..., K]``, of which -1 is none; or bool ``[..., V]``; or None.
-    """
+    """A copy of logits ``[..., V]`` with −inf at the illegal tokens: ids ``[..., K]``, of which -1
+    is none; or bool ``[..., V]``; or None."""
     if illegal is None:
         return logits
     illegal = to_device(illegal, logits.device)

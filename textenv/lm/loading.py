@@ -35,12 +35,8 @@ def hide_progress_bars() -> None:
 
 
 def load_tokenizer(source: str | os.PathLike[str] | PreTrainedTokenizerBase):
-    """The tokenizer of ``source`` (see `textenv.lm.sources`); a live one is returned as it is.
-
-    Raises:
-        ValueError: there is no tokenizer with the model.
-        TypeError: a live object is no tokenizer.
-    """
+    """The tokenizer of ``source`` (see `textenv.lm.sources`); a live one is returned as it is. A
+    ValueError says that there is none with the model."""
     if not isinstance(source, str | os.PathLike):
         if not hasattr(source, "get_vocab"):
             raise TypeError(f"tokenizer={source!r} is no tokenizer of transformers, and no source.")
@@ -172,11 +168,7 @@ def is_from(model: Any, source: Any) -> bool:
 
 
 def check_complete(source: str | os.PathLike[str], missing: Iterable[str]) -> None:
-    """Raise an error for weights that a model's files lack: they would be random numbers.
-
-    Raises:
-        ValueError: the message names the first of them.
-    """
+    """Raise an error for weights that a model's files lack: they would be random numbers."""
     names = sorted(missing)
     if names:
         others = f" and {len(names) - 1} more" if len(names) > 1 else ""
@@ -188,11 +180,8 @@ def check_complete(source: str | os.PathLike[str], missing: Iterable[str]) -> No
 
 
 def _with_adapters(folder: str, **loading: Any):
-    """The base model of the adapters in a folder, wrapped by PEFT so that the adapters can learn.
-
-    ``loading``: arguments of `load_model`. `from_pretrained` would also load both, but keep them
-    fixed.
-    """
+    """The base model of the adapters in a folder, wrapped by PEFT so that the adapters can learn;
+    `from_pretrained` would keep them fixed. ``loading``: arguments of `load_model`."""
     from peft import PeftConfig, PeftModel, get_peft_model_state_dict
     from peft.utils import load_peft_weights
 
@@ -222,12 +211,7 @@ def no_warning_of_peft() -> Iterator[None]:
 
 @torch.no_grad()
 def new_model(cls: Any, config: Any) -> Any:
-    """A model of a class of transformers with random weights, in float32.
-
-    Args:
-        cls: its class.
-        config: its config.
-    """
+    """A model of a class of transformers with random weights, in float32."""
     attention = getattr(config, "_attn_implementation", None)
     return cls._from_config(config, attn_implementation=attention, dtype=torch.float32)
 

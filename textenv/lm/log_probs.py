@@ -32,19 +32,12 @@ class Sampling:
 
     The same rule applies to acting and to the old, the new and the reference log-probabilities:
     a temperature that is used only in sampling would make every ratio and every KL wrong.
-
-    Attributes:
-        temperature: logits are divided by it; above 0.
-        banned_tokens: ids that are never drawn.
-        vocabulary: logits beyond this number are dropped (some heads are padded); None keeps all.
-        forbids_early_stops: whether stop tokens that could not end the episode yet
-            (`textenv.lm.early_stops`) are never drawn.
     """
 
-    temperature: float = 1.0
-    banned_tokens: tuple[int, ...] = ()
-    vocabulary: int | None = None
-    forbids_early_stops: bool = False
+    temperature: float = 1.0  # above 0; logits are divided by it
+    banned_tokens: tuple[int, ...] = ()  # ids that are never drawn
+    vocabulary: int | None = None  # logits beyond it are dropped (some heads are padded)
+    forbids_early_stops: bool = False  # never draw what cannot stop yet (`textenv.lm.early_stops`)
 
     def __post_init__(self):
         if not self.temperature > 0:
@@ -54,12 +47,8 @@ class Sampling:
             )
 
     def apply(self, logits: Tensor, early_stops: Tensor | None = None) -> Tensor:
-        """Turn raw logits ``[..., V]`` into the logits of the distribution, in float32.
-
-        Args:
-            logits: of the model's head.
-            early_stops: ids ``[..., K]`` of stop tokens that come too early, -1 for none.
-        """
+        """Turn raw logits ``[..., V]`` of a head into those of the distribution, in float32.
+        ``early_stops``: ids ``[..., K]`` of stop tokens that come too early, -1 for none."""
         logits = logits[..., : self.vocabulary].float()
         if self.temperature != 1:
             logits = logits / self.temperature
@@ -78,19 +67,12 @@ def _index(tokens: tuple[int, ...], device: torch.device) -> Tensor:
 
 
 def response_states(body: nn.Module, responses: Responses, share_prompts: bool = True) -> Tensor:
-    """Hidden states from which each counted response token is predicted.
+    """Hidden states ``[N, H]`` of a body from which each counted response token is predicted.
 
     Rows of similar length share a forward pass, so that little of it is spent on padding. Where
-    many rows have the same prompt, as in groups, it is read once (`textenv.lm.shared_prompts`). Of
-    single steps, those that are in one episode share a row of it (`states_of_steps`).
-
-    Args:
-        body: the model's body (see `textenv.lm.parts.split`).
-        responses: R rows with N counted tokens, on the device of the body.
-        share_prompts: whether prompts may be read once for many rows, which needs a cache.
-
-    Returns:
-        ``[N, H]``, in the order of ``responses.places``.
+    many rows have the same prompt, as in groups, it is read once (`textenv.lm.shared_prompts`), if
+    ``share_prompts`` allows it, which needs a cache. Of single steps, those that are in one episode
+    share a row of it (`states_of_steps`). The order is that of ``responses.places``.
     """
     mask, device = responses.mask, responses.device
     if mask.shape[1] == 1:
@@ -120,16 +102,10 @@ def whole_rows(body: nn.Module, responses: Responses) -> Iterator[Pass]:
 def states_of_steps(
     body: nn.Module, input_ids: Tensor, lengths: Tensor, device: torch.device
 ) -> Tensor:
-    """The last hidden state ``[N, H]`` of each of N token rows, whose order is arbitrary.
+    """The last hidden state ``[N, H]`` of each of N token rows ``[N, L]`` on the CPU, in any order.
 
     A row that is the beginning of another one needs no forward pass of its own: attention is
     causal, so its state is that of its last column in the other row.
-
-    Args:
-        body: the model's body.
-        input_ids: ``[N, L]`` on the CPU, contiguous from column 0.
-        lengths: ``[N]``, on the CPU.
-        device: of the body.
     """
     whole = longest(input_ids, lengths)
     distinct = whole.unique()
@@ -168,15 +144,11 @@ def token_log_probs(
     entropy: bool = False,
     early_stops: Tensor | None = None,
 ) -> tuple[Tensor, Tensor | None]:
-    """log π of ``tokens`` and, if requested, the entropy of π, both ``[N]`` in nats, float32.
+    """log π of ``tokens`` ``[N]`` and, if requested, the entropy H(π) = −Σ π log π, both ``[N]`` in
+    nats, float32.
 
-    Args:
-        head: hidden states to logits.
-        hidden: ``[N, H]``. Gradients flow to it and to the head.
-        tokens: ``[N]`` int64.
-        sampling: the rule that turns logits into the distribution.
-        entropy: whether to compute H(π) = −Σ π log π as well.
-        early_stops: ``[N, K]``, as `Sampling.apply` takes it.
+    Gradients flow to ``hidden`` ``[N, H]`` and to the head, which turns it into logits.
+    ``early_stops``: ``[N, K]``, as `Sampling.apply` takes it.
     """
 
     def score_chunk(

@@ -26,17 +26,11 @@ def unwrapped(model: Any) -> PreTrainedModel:
 
 @dataclass
 class Head:
-    """Hidden states ``[..., H]`` to logits ``[..., V]``, as the architecture defines it.
+    """Hidden states ``[..., H]`` to logits ``[..., V]``, as the architecture defines it."""
 
-    Attributes:
-        embeddings: the output embeddings, a linear map.
-        scale: logits are multiplied by it (Cohere, Granite).
-        soft_cap: logits are limited to ±soft_cap by a tanh (Gemma 2).
-    """
-
-    embeddings: nn.Module
-    scale: float = 1.0
-    soft_cap: float | None = None
+    embeddings: nn.Module  # the output embeddings, a linear map
+    scale: float = 1.0  # logits are multiplied by it (Cohere, Granite)
+    soft_cap: float | None = None  # logits are limited to ±soft_cap by a tanh (Gemma 2)
 
     def __call__(self, hidden: Tensor) -> Tensor:
         logits = self.embeddings(hidden)
@@ -61,12 +55,8 @@ _frozen: weakref.WeakKeyDictionary[nn.Module, Any] = weakref.WeakKeyDictionary()
 
 
 def split(model: Any) -> tuple[nn.Module, Head]:
-    """Split a causal language model into its body and its head.
-
-    Returns:
-        body: called like the transformers base model; its ``last_hidden_state`` is ``[B, L, H]``.
-        head: turns these hidden states into logits.
-    """
+    """Split a causal language model into its body, called like the transformers base model, and its
+    head, which turns the body's ``last_hidden_state`` ``[B, L, H]`` into logits."""
     model = unwrapped(model)
     config = model.config
     scale = getattr(config, "logit_scale", None) or 1 / (getattr(config, "logits_scaling", 1) or 1)
@@ -80,14 +70,11 @@ def body_of(model: Any) -> nn.Module:
 
 
 def sharing(model: Any, weights: Iterable[Tensor]) -> Any:
-    """A copy of a model that has the memory of the given weights in common with it.
+    """A copy of a model that has the memory of the given weights of its parameters in common with
+    it.
 
     In the copy they are frozen. What is put around the layers of the one, such as adapters, is not
     in the other.
-
-    Args:
-        model: of transformers.
-        weights: those of its parameters that are not copied.
     """
     shared: Any = {id(weight): nn.Parameter(weight.data, False) for weight in weights}
     return copy.deepcopy(model, shared)
@@ -101,17 +88,8 @@ def by_layer(body: Any) -> list[nn.ModuleList]:
 
 
 def first_layers(model: Any, count: int) -> nn.Module:
-    """A new body, a copy of the embeddings and the first layers of a causal language model.
-
-    Adapters are left out of it.
-
-    Args:
-        model: plain, or wrapped by PEFT.
-        count: number of layers, at least 1; all of them if the model has fewer.
-
-    Raises:
-        ValueError: ``count`` is below 1.
-    """
+    """A new body, a copy of the embeddings and the first ``count`` layers of a causal language
+    model, or of all if it has fewer. Adapters are left out of it."""
     if count < 1:
         raise ValueError(f"critic_layers={count} must be 0 (the model's own body) or above.")
     body: Any = body_of(model)

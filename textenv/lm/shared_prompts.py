@@ -29,17 +29,11 @@ Pass = tuple[Tensor, Tensor, Tensor]
 
 
 class Prompts(NamedTuple):
-    """Different prompts, and the rows that begin with them; on the CPU.
+    """Different prompts, and the rows that begin with them; on the CPU."""
 
-    Attributes:
-        input_ids: ``[P, L]``, contiguous from column 0.
-        lengths: ``[P]``.
-        prompt_of_row: ``[R]``, the index of each row's prompt.
-    """
-
-    input_ids: Tensor
-    lengths: Tensor
-    prompt_of_row: Tensor
+    input_ids: Tensor  # [P, L], contiguous from column 0
+    lengths: Tensor  # [P]
+    prompt_of_row: Tensor  # [R], the index of each row's prompt
 
 
 def repeated_prompts(responses: Responses) -> Prompts | None:
@@ -58,13 +52,7 @@ def repeated_prompts(responses: Responses) -> Prompts | None:
 
 
 def after_prompts(body: nn.Module, responses: Responses, prompts: Prompts) -> Iterator[Pass]:
-    """Passes that read each prompt once, and then the responses.
-
-    Args:
-        body: a model's body.
-        responses: those of length 0 are left out.
-        prompts: of `repeated_prompts`.
-    """
+    """Passes that read each prompt once, and then the responses. Those of length 0 are left out."""
     device, read, lengths = responses.device, CachedBody(body), responses.lengths
     asked = torch.zeros_like(prompts.lengths).index_add_(0, prompts.prompt_of_row, lengths)
     for chosen, width in by_length(prompts.lengths.masked_fill(asked == 0, 0)):
@@ -99,13 +87,11 @@ def after_prompts(body: nn.Module, responses: Responses, prompts: Prompts) -> It
 
 
 def by_length(lengths: Tensor) -> Iterator[tuple[Tensor, int]]:
-    """Rows in passes of similar length: their indices, and the longest of their lengths.
+    """Rows in passes of similar length: their indices, and the longest of their lengths ``[R]``,
+    which are on the CPU. Rows of length 0 are left out.
 
     A pass ends where the next row is a quarter shorter than its longest, if it already has
     `MIN_PASS` tokens: many small passes cost more than some padding.
-
-    Args:
-        lengths: ``[R]`` int64 on the CPU; rows of length 0 are left out.
     """
     in_order, order = lengths.sort(descending=True, stable=True)
     order, sizes = order[in_order > 0], in_order[in_order > 0].tolist()

@@ -58,11 +58,7 @@ def locate(source: str | os.PathLike[str]) -> tuple[str, dict[str, str]]:
 
 
 def find(source: str | os.PathLike[str]) -> tuple[str, dict[str, str]]:
-    """As `locate`, for a source that is there.
-
-    Raises:
-        FileNotFoundError: as for `locate`; or neither this machine nor the hub has the model.
-    """
+    """As `locate`, for a source that is there: on this machine, or on the hub."""
     name, keywords = locate(source)
     if not Path(name).is_dir():
         _check_hub(name)
@@ -70,11 +66,8 @@ def find(source: str | os.PathLike[str]) -> tuple[str, dict[str, str]]:
 
 
 def _check_hub(name: str) -> None:
-    """Raise an error for a hub id that cannot be read, before transformers tries for a minute.
-
-    Raises:
-        FileNotFoundError: it is not on this machine, and the hub does not give it.
-    """
+    """Raise a FileNotFoundError for a hub id that cannot be read, before transformers tries for a
+    minute."""
     from huggingface_hub import get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
     from huggingface_hub.errors import EntryNotFoundError
 

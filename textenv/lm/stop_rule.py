@@ -23,9 +23,6 @@ class StopRule:
         min_new_tokens: nothing stops a response before it has this many tokens.
         stop: token ids and strings. A string that is a special token of the tokenizer is a stop
             token; any other string is searched in the text of the response.
-
-    Raises:
-        ValueError: an entry is neither a non-empty string nor an id of the vocabulary.
     """
 
     def __init__(
@@ -81,12 +78,11 @@ class StopRule:
         )
 
     def text_ends(self, tokens: Sequence[int], before: Sequence[int] = ()) -> bool:
-        """Whether the last of these response tokens completes a stop string.
+        """Whether the last of these response tokens, which may be only the last ``self.tail`` ones,
+        completes a stop string.
 
-        Args:
-            tokens: the response so far, or its last ``self.tail`` tokens.
-            before: the token before these. SentencePiece tokenizers drop the space of the first
-                token that they decode, so it is decoded with them, and its text cut off.
+        ``before`` is the token before these. SentencePiece tokenizers drop the space of the first
+        token that they decode, so it is decoded with them, and its text cut off.
         """
         decode, begin = self.tokenizer.decode, len(self.tokenizer.decode(list(before)))
         text, shorter = (decode([*before, *part])[begin:] for part in (tokens, tokens[:-1]))

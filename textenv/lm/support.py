@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from textenv.lm.parts import split, unwrapped
 
@@ -33,16 +33,11 @@ _tried: weakref.WeakKeyDictionary[Any, int] = weakref.WeakKeyDictionary()
 
 
 def check_supported(model: Any, max_length: int) -> None:
-    """Raise an error for a model that the row cache, or `textenv.lm.parts.split`, gets wrong.
+    """Raise a ValueError for a causal language model that the row cache, or
+    `textenv.lm.parts.split`, gets wrong in episodes of up to ``max_length`` tokens; the message
+    says why.
 
     A model is tried once for each length, since its weights do not matter here.
-
-    Args:
-        model: a causal language model of transformers, plain or wrapped by PEFT.
-        max_length: tokens of the longest episode.
-
-    Raises:
-        ValueError: the model is not supported; the message says why.
     """
     _check_kind(model)
     _check_lengths(model, max_length)
@@ -70,11 +65,7 @@ def check_supported(model: Any, max_length: int) -> None:
 
 
 def _check_kind(model: Any) -> None:
-    """Refuse what is known by its name or its settings.
-
-    Raises:
-        ValueError: the message names the setting.
-    """
+    """Refuse what is known by its name or its settings."""
     name, config = type(unwrapped(model)).__name__, unwrapped(model).config
     adapters = getattr(model, "active_peft_config", None)
     if getattr(adapters, "is_prompt_learning", False):
@@ -104,11 +95,7 @@ def _check_kind(model: Any) -> None:
 
 
 def _check_lengths(model: Any, max_length: int) -> None:
-    """Refuse episodes that are longer than the context or a sliding window.
-
-    Raises:
-        ValueError: the message names the length.
-    """
+    """Refuse episodes that are longer than the context or a sliding window."""
     config, name = unwrapped(model).config.get_text_config(), type(unwrapped(model)).__name__
     context = getattr(config, "max_position_embeddings", None)
     if context is not None and 0 < context < max_length:  # XLNet has −1, for no limit
@@ -141,15 +128,14 @@ def _special_lengths(model: Any) -> Iterator[int]:
 
 @torch.no_grad()
 def _difference(model: Any, length: int) -> tuple[float, float]:
-    """How far the row cache is from plain forward passes, in log-probabilities, nats.
-
-    Returns:
-        The largest difference, and the standard deviation over the vocabulary, to compare it with.
-    """
+    """How far the row cache is from plain forward passes, in log-probabilities, nats: the largest
+    difference, and the standard deviation over the vocabulary, to compare it with."""
     from textenv.lm.decoder import Decoder  # only now: it imports transformers
 
-    inner: nn.Module = unwrapped(model)
-    device, vocabulary = next(inner.parameters()).device, _vocabulary(inner)
+    inner = unwrapped(model)
+    device = next(inner.parameters()).device
+    ends: Any = inner.get_input_embeddings(), inner.get_output_embeddings()
+    vocabulary = min(end.weight.shape[0] for end in ends)  # ids that both ends know
     generator = torch.Generator().manual_seed(0)
     ids = torch.randint(vocabulary, (2, length), generator=generator).to(device)
     ends = torch.tensor([length, max(1, length // 2)])
@@ -172,12 +158,6 @@ def _difference(model: Any, length: int) -> tuple[float, float]:
             worst = max(worst, _distance(logits[row], plain(row, end)[-1]))
     log_probs = plain(0, length).log_softmax(-1)
     return worst, float(log_probs[log_probs.isfinite()].std())
-
-
-def _vocabulary(model: Any) -> int:
-    """Token ids that both ends of a model know."""
-    ends = model.get_input_embeddings(), model.get_output_embeddings()
-    return min(end.weight.shape[0] for end in ends)
 
 
 def _distance(one: Tensor, other: Tensor) -> float:

@@ -18,20 +18,12 @@ _known: weakref.WeakKeyDictionary[Any, Any] = weakref.WeakKeyDictionary()
 
 
 def vocabulary_size(tokenizer: Any) -> int:
-    """The largest id of a tokenizer plus one; its length is less where there are gaps in the ids.
-
-    Args:
-        tokenizer: a tokenizer of transformers.
-    """
+    """The largest id of a tokenizer plus one; its length is less where the ids have gaps."""
     return max(len(tokenizer), 1 + max(tokenizer.get_vocab().values(), default=-1))
 
 
 def own_tokenizer(model: Any) -> Any | None:
-    """The tokenizer at the source of a model, or None if it is unknown.
-
-    Args:
-        model: a live transformers model, plain or wrapped by PEFT.
-    """
+    """The tokenizer at the source of a live model, plain or with adapters; None if unknown."""
     inner = unwrapped(model)
     if inner not in _known:
         config = getattr(inner, "config", None)  # a model of another kind has none
@@ -54,17 +46,12 @@ def _local_tokenizer(source: str) -> Any | None:
 
 
 def check_same_tokenizer(tokenizer: Any, model: Any, whose: str) -> None:
-    """Raise an error for a model that was made for another tokenizer.
+    """Raise a ValueError for a live model that was made for another tokenizer than the
+    environment's.
 
-    Tokens that were added to either tokenizer afterwards may differ.
-
-    Args:
-        tokenizer: the environment's tokenizer.
-        model: a live model; one whose tokenizer is unknown is accepted.
-        whose: the words with which the message begins, such as "The reference".
-
-    Raises:
-        ValueError: a token has another id in the model's tokenizer.
+    Tokens that were added to either tokenizer afterwards may differ; a model whose tokenizer is
+    unknown is accepted. ``whose``: the words with which the message begins, such as "The
+    reference".
     """
     own = own_tokenizer(model)
     if own is None or own is tokenizer or _source(own) == _source(tokenizer) is not None:

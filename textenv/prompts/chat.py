@@ -13,14 +13,9 @@ Messages = tuple[Mapping[str, Any], ...]
 def checked_messages(messages: Any, where: str, column: str = "prompt") -> Messages:
     """The messages of a conversation, each with a text as its content.
 
-    Args:
-        messages: `{"role": ..., "content": ...}` each. A content that is given as parts,
-            `[{"type": "text", "text": ...}, ...]`, becomes the text of its parts.
-        where: The beginning of an error message.
-        column: The name of the column that holds the messages.
-
-    Raises:
-        ValueError: If these are no messages, or a part is not a text.
+    A content that is given as parts, `[{"type": "text", "text": ...}, ...]`, becomes the text of
+    its parts. `where` is the beginning of an error message, `column` the name of the column that
+    holds the messages.
     """
     read = []
     if isinstance(messages, list | tuple):
@@ -65,13 +60,6 @@ def render_conversations(
 
     The header of the assistant's answer follows the last message. A last message that is the
     assistant's own is left open instead, so that the response continues it.
-
-    Args:
-        conversations: The messages of each conversation by the number of its prompt.
-        tokenizer: A tokenizer of transformers.
-
-    Raises:
-        ValueError: If the tokenizer has no chat template, or the template refuses a conversation.
     """
     if conversations and not getattr(tokenizer, "chat_template", None):
         raise ValueError(

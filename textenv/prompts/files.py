@@ -15,15 +15,8 @@ Rows = list[tuple[str, Any]]  # (where, row): the beginning of an error message,
 
 
 def read_rows(path: Path) -> Rows:
-    """The rows of a file of prompts, in their order; the ending of its name says how to read it.
-
-    Returns:
-        A text for each line of a text file, else a mapping from columns to values.
-
-    Raises:
-        ValueError: If the file does not exist, or is not what its ending says.
-        ModuleNotFoundError: If the package that reads it is not installed.
-    """
+    """The rows of a file of prompts, in their order: a text for each line of a text file, else a
+    mapping from columns to values. The ending of its name says how to read it."""
     if not path.is_file():
         raise ValueError(
             f"prompts={str(path)!r} is not a file: check the path, "
@@ -118,13 +111,9 @@ def _read_parquet(path: Path) -> Rows:
 
 
 READERS = {
-    ".txt": _read_text,
-    ".jsonl": _read_json_lines,
-    ".json": _read_json_lines,
-    ".csv": _read_csv,
-    ".parquet": _read_parquet,
-    "": _read_text,
-}
+    ".txt": _read_text, ".jsonl": _read_json_lines, ".json": _read_json_lines, ".csv": _read_csv,
+    ".parquet": _read_parquet, "": _read_text,
+}  # fmt: skip
 
 
 def _where(path: Path, number: int, unit: str = "line") -> str:

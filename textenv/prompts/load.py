@@ -19,18 +19,12 @@ BATCH = 1000  # prompts that are tokenised at once; more are not faster, but tak
 
 @dataclass(frozen=True)
 class Prompt:
-    """The start of an episode: a text, or a conversation that is rendered as a text later.
+    """The start of an episode: a text, or a conversation, which the tokenizer's chat template
+    renders as a text later."""
 
-    Attributes:
-        text: The prompt as the model reads it; `""` where `messages` is given.
-        data: The other columns of the prompt's row; rewards find them in `episode.data`.
-        messages: A conversation, `{"role": ..., "content": ...}` each, or None for a plain text.
-            The environment renders it with the tokenizer's chat template.
-    """
-
-    text: str
-    data: Mapping[str, Any] = field(default_factory=dict)
-    messages: tuple[Mapping[str, Any], ...] | None = None
+    text: str  # as the model reads it; `""` where there are messages
+    data: Mapping[str, Any] = field(default_factory=dict)  # the other columns of the row
+    messages: tuple[Mapping[str, Any], ...] | None = None  # `{"role": ..., "content": ...}` each
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,17 +45,8 @@ def encode_prompts(
     max_prompt_tokens: int | None = None,
     chat: bool = False,
 ) -> list[EncodedPrompt]:
-    """Tokenise prompts, conversations with the tokenizer's chat template; keep encoded prompts.
-
-    Args:
-        prompts: The prompts, in the order of the result.
-        tokenizer: A tokenizer of transformers.
-        max_prompt_tokens, chat: As the environment takes them (`textenv.task.TextTask`).
-
-    Raises:
-        ValueError: If a prompt has no token, or more than `max_prompt_tokens`, or is a
-            conversation that the tokenizer's chat template cannot render.
-    """
+    """Tokenise prompts in their order, conversations with the tokenizer's chat template; keep
+    encoded prompts. The arguments are those of `textenv.task.TextTask`."""
     encoded: list[EncodedPrompt] = []
     for begin in range(0, len(prompts), BATCH):
         batch = dict(enumerate(prompts[begin : begin + BATCH], begin))

@@ -22,11 +22,7 @@ GREENS = (194, 157, 120, 83, 46)
 
 
 def checked_mode(render_mode: Any) -> str | None:
-    """The render mode.
-
-    Raises:
-        ValueError: it is unknown.
-    """
+    """A render mode that is known, or None."""
     if render_mode is None or render_mode in MODES:
         return render_mode
     names = ", ".join(map(repr, MODES))
@@ -37,13 +33,8 @@ def checked_mode(render_mode: Any) -> str | None:
 
 
 class Renderer:
-    """Stores a number for each token, and renders rows of tokens coloured by them.
-
-    Args:
-        mode: "rgb_array" renders pictures, any other mode text.
-        num_rows: B, the number of rows.
-        task: has the prompts, the tokenizer, and the largest number of tokens in a response.
-    """
+    """Stores a number for each token of B rows, and renders them coloured by it: as pictures if the
+    mode is "rgb_array", else as text."""
 
     def __init__(self, mode: str | None, num_rows: int, task: TextTask):
         self.numbers = np.zeros((num_rows, task.max_new_tokens))
@@ -64,10 +55,9 @@ class Renderer:
     ) -> None:
         """Store a number for each token of a step: its KL, or its reward if there is no KL.
 
-        Args:
-            lengths: ``[B]``, tokens of the responses after the step.
-            waiting: ``[B]`` bool, rows that got no token in this step; None if all got one.
-            rewards, infos: those of the step. With batch scoring infos hold all tokens at once.
+        ``lengths`` ``[B]`` are the tokens of the responses after the step, ``waiting`` ``[B]`` the
+        rows that got no token in it (None: all got one). With batch scoring infos hold all tokens
+        at once.
         """
         if "token_rewards" in infos:
             numbers = to_numpy(infos.get("token_kl", infos["token_rewards"]))
@@ -80,15 +70,8 @@ class Renderer:
     def render(
         self, tokens: Array, lengths: Array, prompts: Sequence[EncodedPrompt]
     ) -> tuple[Any, ...]:
-        """Each row's text, with a plain prompt and a coloured response.
-
-        Args:
-            tokens, lengths: of the rows, ``[B, L]`` and ``[B]``.
-            prompts: theirs.
-
-        Returns:
-            texts, or pictures uint8 ``[height, width, 3]`` of one size.
-        """
+        """Each row's text, with a plain prompt and a coloured response; or pictures uint8
+        ``[height, width, 3]`` of one size. Tokens are ``[B, L]``, lengths ``[B]``."""
         tokens, lengths = to_numpy(tokens), to_numpy(lengths)
         rendered: list[Any] = []
         for row, prompt in enumerate(prompts):
@@ -140,10 +123,8 @@ def colours(
 ) -> list[int | None]:
     """A terminal's colour for each number, whose strength is relative to the largest number.
 
-    Args:
-        numbers: one for each token.
-        positive, negative: colours of numbers above and below 0, from weak to strong.
-        least: share of the largest number up to which a number has no colour (None).
+    Positive and negative numbers have palettes from weak to strong. A number up to the share
+    ``least`` of the largest one has no colour (None).
     """
     largest = max((abs(number) for number in numbers), default=0)
     found: list[int | None] = []

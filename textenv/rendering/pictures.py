@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import unicodedata
 from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -21,13 +21,8 @@ Colour = tuple[int, int, int]
 
 
 class Piece(NamedTuple):
-    """A part of a text.
-
-    Attributes:
-        text: may have line breaks.
-        letters: the colour of its letters, as red, green and blue from 0 to 255.
-        ground: the colour behind its letters.
-    """
+    """A part of a text, which may have line breaks, and the colours of its letters and behind them,
+    as red, green and blue from 0 to 255."""
 
     text: str
     letters: Colour = BLACK
@@ -37,14 +32,12 @@ class Piece(NamedTuple):
 class Page:
     """Draws texts of any length as pictures of one size. A long text shows its end, as a terminal.
 
-    Width and height are multiples of 16, which encoders of videos like.
-
-    Args:
-        prompts: the texts that responses may follow.
-        max_new_tokens: the largest number of tokens in a response.
+    Width and height are multiples of 16, which encoders of videos like. There is room for the
+    longest prompt and a response of ``max_new_tokens``.
     """
 
     def __init__(self, prompts: Iterable[str], max_new_tokens: int):
+        import matplotlib
         from PIL import ImageFont
 
         prompt_lines = max(len(_lines([Piece(prompt)])) for prompt in prompts)
@@ -52,7 +45,8 @@ class Page:
         wanted = min(max(prompt_lines + response_lines, FEWEST_LINES), MOST_LINES)
         self.num_lines = wanted + wanted % 2
         self.size = (COLUMNS * CELL[0] + 2 * MARGIN, self.num_lines * CELL[1] + 2 * MARGIN)
-        self._font = ImageFont.truetype(_font_file(), FONT_SIZE)
+        fonts = os.path.join(matplotlib.get_data_path(), "fonts", "ttf")
+        self._font = ImageFont.truetype(os.path.join(fonts, "DejaVuSansMono.ttf"), FONT_SIZE)
 
     def draw(self, pieces: Sequence[Piece]) -> np.ndarray:
         """The picture of a text, uint8 ``[height, width, 3]``."""
@@ -109,9 +103,3 @@ def _broken(line: list[_Cell]) -> tuple[list[_Cell], list[_Cell]]:
     spaces = [index for index, cell in enumerate(line) if cell.text == " "]
     at = spaces[-1] + 1 if spaces else len(line) - 1
     return line[:at], line[at:]
-
-
-def _font_file() -> Any:
-    import matplotlib
-
-    return os.path.join(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSansMono.ttf")

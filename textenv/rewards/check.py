@@ -31,19 +31,15 @@ class NamedReward:
 
 
 def score_episodes(reward: Reward, episodes: Sequence[Episode]) -> np.ndarray:
-    """Call a reward once with the whole batch, and check its result.
+    """Call a batch reward once with N finished episodes (not at all if N is 0), and check its
+    result.
 
-    Args:
-        reward: Any batch reward; `resolve_reward` makes one from the other forms.
-        episodes: N finished episodes. If N is 0, the reward is not called.
-
-    Returns:
-        The scores, float64 `[N]`. The reward may return a list, a tuple, an array or a
-        tensor on any device, of booleans, integers or floats.
+    The reward may return a list, a tuple, an array or a tensor on any device, of booleans, integers
+    or floats. The scores are float64 `[N]`.
 
     Raises:
-        RewardError: If the reward raises an error (which is the cause), or if its result is
-            not N finite real numbers.
+        RewardError: If the reward raises an error (which is the cause), or if its result is not N
+            finite real numbers.
     """
     if len(episodes) == 0:
         return np.zeros(0)
@@ -105,15 +101,8 @@ def _as_finite_float(value: Any) -> float | None:
 def score_in_parts(
     reward: Reward, episodes: Sequence[Episode]
 ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """`score_episodes`, and the scores of the parts of a weighted sum, without their weights.
-
-    Returns:
-        scores, float64 ``[N]``, and for each part of a sum its scores ``[N]`` by its name; this is
-        empty for any other reward.
-
-    Raises:
-        RewardError: As `score_episodes`.
-    """
+    """`score_episodes`, and for each part of a weighted sum its scores ``[N]`` by its name, without
+    its weight; none for any other reward."""
     function: Any = reward.function if isinstance(reward, NamedReward) else reward
     if not hasattr(function, "score_parts"):
         return score_episodes(reward, episodes), {}

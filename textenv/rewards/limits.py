@@ -20,16 +20,11 @@ log = logging.getLogger(__name__)
 def score_within_limits(
     reward: Reward, episodes: Sequence[Episode], timeout: float | None = None, retries: int = 0
 ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """`score_in_parts`, in limited time, and again after an error.
+    """`score_in_parts`, in limited time, and again up to ``retries`` times after an error.
 
-    Args:
-        reward, episodes: the reward and the batch.
-        timeout: seconds for the whole batch; None waits for ever. The reward then runs in a thread
-            of its own, which cannot be ended: one that hangs is left behind.
-        retries: how often to ask again.
-
-    Raises:
-        RewardError: the last attempt failed, or took too long. No score is ever made up.
+    ``timeout``: seconds for the whole batch; None waits for ever. The reward then runs in a thread
+    of its own, which cannot be ended: one that hangs is left behind. If the last attempt fails, or
+    takes too long, that is a RewardError. No score is ever made up.
     """
     for attempt in range(retries + 1):
         try:

@@ -27,15 +27,7 @@ NOT_COLUMNS = {"prompt", "completion", "completion_ids"}  # TRL passes these as 
 
 
 def from_callable(function: Any, name: str) -> NamedReward:
-    """A batch reward of a callable of any of these signatures.
-
-    Args:
-        function: The callable.
-        name: The name of the reward.
-
-    Raises:
-        TypeError: If it is not callable, or has other parameters.
-    """
+    """A batch reward of a callable of any of these signatures."""
     fix = (
         "a reward takes (episodes), or (prompt, response), or TRL's (completions, ...), and "
         "nothing else that is required"
@@ -106,7 +98,9 @@ def _score_lists(
     """The scores of a function that requires some parameters and knows some, None if all."""
     texts = _texts(episodes)
     _check_columns(name, [column for column in required if column not in texts], episodes)
-    keywords = _columns(episodes) | texts
+    # A row without a column has None in it, as in a table.
+    columns = {key: None for each in episodes for key in each.data if key not in NOT_COLUMNS}
+    keywords = {key: [each.data.get(key) for each in episodes] for key in columns} | texts
     given = {key: keywords[key] for key in keywords if known is None or key in known}
     try:
         answer = function(**given)
@@ -119,7 +113,13 @@ def _score_lists(
             f"{len(episodes)} completions as texts, the first with {excerpt(episodes[0])}: "
             "if it reads messages, make the prompts conversations, as chat=True does."
         ) from error
-    _check_applicable(name, answer, episodes)
+    # In TRL, None means that a reward does not apply to an episode; here, each has its score.
+    for index, score in enumerate(answer if isinstance(answer, list | tuple) else ()):
+        if score is None and index < len(episodes):
+            raise RewardError(
+                f"reward {name!r} scored episode {index} with None, 'not applicable', but an "
+                f"episode needs a number: return 0.0 for it; it has {excerpt(episodes[index])}."
+            )
     return answer
 
 
@@ -154,12 +154,6 @@ def _log_nothing(*arguments: Any, **keywords: Any) -> None:
     pass
 
 
-def _columns(episodes: Sequence[Episode]) -> dict[str, list[Any]]:
-    """The columns of the rows of all episodes; a row without one has None in it, as in a table."""
-    names = {name: None for episode in episodes for name in episode.data if name not in NOT_COLUMNS}
-    return {name: [episode.data.get(name) for episode in episodes] for name in names}
-
-
 def _check_columns(name: str, required: list[str], episodes: Sequence[Episode]) -> None:
     for index, episode in enumerate(episodes):
         for column in required:
@@ -170,15 +164,3 @@ def _check_columns(name: str, required: list[str], episodes: Sequence[Episode]) 
                     f"{index} has no such column, only {known}: add the column to the prompts, or "
                     "give the parameter a default."
                 )
-
-
-def _check_applicable(name: str, answer: Any, episodes: Sequence[Episode]) -> None:
-    """In TRL, None means that a reward does not apply to an episode; here, each has its score."""
-    if not isinstance(answer, list | tuple):
-        return
-    for index, (score, episode) in enumerate(zip(answer, episodes, strict=False)):
-        if score is None:
-            raise RewardError(
-                f"reward {name!r} scored episode {index} with None, 'not applicable', but an "
-                f"episode needs a number: return 0.0 for it; it has {excerpt(episode)}."
-            )

@@ -46,13 +46,8 @@ def last_step(mask: np.ndarray, episodes: Sequence[Episode], scores: np.ndarray)
 def with_finals(
     ended: np.ndarray, infos: dict[str, Any], observation: dict[str, Array]
 ) -> dict[str, Any]:
-    """For SAME_STEP: put the data of the episodes that ended into ``final_obs`` and ``final_info``.
-
-    Args:
-        ended: bool ``[B]``, the rows that ended in this step.
-        infos: the infos of this step.
-        observation: the observation of this step, before any row is reset.
-    """
+    """For SAME_STEP: put the data of the rows that ended in this step into ``final_obs`` and
+    ``final_info``. The observation is that before any row is reset."""
     ended = ended.copy()
     rows = np.flatnonzero(ended)
     picked = {key: value[rows] for key, value in observation.items()}  # indexing copies
@@ -77,19 +72,14 @@ def with_finals(
 def as_numbers(
     infos: dict[str, Any], task: TextTask, with_kl: bool, prompt_index: np.ndarray
 ) -> dict[str, Any]:
-    """The numbers in infos, with the same keys at every reset and step.
+    """The numbers in the infos of a reset or a step, with the same keys at each of them: numpy
+    columns that are valid in all rows.
 
-    Args:
-        infos: those of a reset or a step; what SAME_STEP adds to them stays as it is.
-        task: with its reward, its penalty and its reference it determines the keys.
-        with_kl: whether a policy is bound, so that there is a KL.
-        prompt_index: ``[B]``, the prompts of the rows.
-
-    Returns:
-        numpy columns that are valid in all rows: ``prompt_index``; ``response_length``, ``score``,
-        ``stopped`` (1 if the finish reason is "stop"), ``score_NAME`` and ``no_stop_penalty``, 0
-        before an episode's last step; ``ref_log_prob`` and ``kl``, 0 at a reset. The parts of a
-        sum are not ``score/NAME`` here, since a slash in HDF5 would make ``score`` a folder.
+    These are ``prompt_index``; ``response_length``, ``score``, ``stopped`` (1 if the finish reason
+    is "stop"), ``score_NAME`` and ``no_stop_penalty``, 0 before an episode's last step; and
+    ``ref_log_prob`` and, where a policy is bound (``with_kl``), ``kl``, 0 at a reset. What
+    SAME_STEP adds stays as it is. The parts of a sum are not ``score/NAME`` here, since a slash in
+    HDF5 would make ``score`` a folder.
     """
     if "finish_reason" in infos:
         stopped = infos["finish_reason"] == "stop"

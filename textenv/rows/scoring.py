@@ -30,13 +30,7 @@ Infos = dict[str, Any]
 
 
 class Scoring:
-    """The base of both ways: it calls the reward with episodes that have ended.
-
-    Args:
-        task: has the reward, the penalty, the tokenizer and the stop rule.
-        shaping: of the rewards by the KL; None without a reference.
-        table, starts: the rows and their prompts.
-    """
+    """What both have in common: the reward of a task is called with episodes that have ended."""
 
     def __init__(
         self, task: TextTask, shaping: KLShaping | None, table: TokenTable, starts: Starts
@@ -50,9 +44,6 @@ class Scoring:
             float64 ``[N]``: the score, minus the penalty of an episode that never stopped; and
             infos, in which ``score`` is the value that the reward returned. The penalty and the
             parts of a weighted sum have their own entries.
-
-        Raises:
-            RewardError: the reward failed.
         """
         rows, task = np.flatnonzero(mask), self.task
         prompts = self.starts.current_prompts(rows)
@@ -98,8 +89,8 @@ class StepScoring(Scoring):
     def finish_rows(self, ended: Array, stops: Array) -> bool:
         """End the episodes of the rows ``ended``. Returns whether episodes can be scored now.
 
-        Raises:
-            RuntimeError: an action is not the one that the policy chose; no step has been taken.
+        A RuntimeError says that an action is not the one that the policy chose; no step has been
+        taken.
         """
         if self._recorded is None or self.shaping is None:
             self._ended = to_numpy(ended)

@@ -22,11 +22,6 @@ class Starts:
 
     Attributes:
         prompt_index: int64 ``[B]``, the index of the prompt of each row's current episode.
-
-    Args:
-        prompts: the prompts to draw from.
-        num_rows: B, the number of rows.
-        group_size: G, the number of rows in a group; divides B.
     """
 
     def __init__(self, prompts: Sequence[EncodedPrompt], num_rows: int, group_size: int = 1):
@@ -40,15 +35,8 @@ class Starts:
         self._episodes = np.zeros(num_rows, np.int64)  # the number of draws that each row has used
 
     def checked_mask(self, mask: Any, may_be_some: bool) -> np.ndarray:
-        """The rows to reset, bool ``[B]``; None means all rows.
-
-        Args:
-            mask: the argument of the caller.
-            may_be_some: whether some rows may be reset while the others continue.
-
-        Raises:
-            ValueError: ``mask`` is not valid.
-        """
+        """The rows to reset, bool ``[B]``; None means all rows. ``may_be_some``: whether some rows
+        may be reset while the others continue."""
         every = np.ones(self.num_rows, np.bool_)
         mask = every if mask is None else to_numpy(mask)
         if mask.shape != every.shape or mask.dtype != np.bool_:
@@ -67,12 +55,8 @@ class Starts:
     def seed(self, seed: int | Sequence[int | None], mask: np.ndarray) -> None:
         """Seed the groups that have a row in ``mask`` (bool ``[B]``).
 
-        Args:
-            seed: row i is seeded with ``seed + i`` or with ``seed[i]``; None does not seed it. A
-                group gets the seed of its first row.
-
-        Raises:
-            ValueError: ``seed`` is no whole number, or a list whose length is not B.
+        Row i is seeded with ``seed + i`` or with ``seed[i]``; None does not seed it. A group gets
+        the seed of its first row.
         """
         given: list[Any] = list(seed) if isinstance(seed, Iterable) else [seed]
         for one in given:
@@ -111,11 +95,7 @@ class Starts:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue as the object whose `state_dict` this is.
-
-        Raises:
-            ValueError: it had another number of groups or rows, or other prompts.
-        """
+        """Continue as the object whose `state_dict` this is."""
         here = len(self._generators), self.num_rows
         there = len(state["generators"]), len(state["episodes"])
         if here != there:
@@ -141,12 +121,11 @@ class Starts:
         return checksum
 
     def draw(self, mask: np.ndarray, together: bool) -> None:
-        """Draw the prompts with which the rows of ``mask`` (bool ``[B]``) begin.
+        """Draw the prompts with which the next episodes of the rows of ``mask`` (bool ``[B]``)
+        begin.
 
-        Args:
-            mask: the rows whose next episode begins.
-            together: whether one call resets these rows, and not the ends of their episodes. Then
-                rows of one group begin with the same prompt, whatever they have used so far.
+        ``together``: whether one call resets these rows, and not the ends of their episodes. Then
+        rows of one group begin with the same prompt, whatever they have used so far.
         """
         rows = np.flatnonzero(mask)
         if together and self.group_size > 1:
@@ -157,11 +136,7 @@ class Starts:
             self.prompt_index[row] = self._next(row)
 
     def choose(self, mask: np.ndarray, prompt_index: Any) -> None:
-        """Set the prompts of the rows of ``mask`` to those that the caller chose; none is drawn.
-
-        Raises:
-            ValueError: ``prompt_index`` is not one index for each row.
-        """
+        """Set the prompts of the rows of ``mask`` to those that the caller chose; none is drawn."""
         index = to_numpy(prompt_index)
         if (
             index.shape != (self.num_rows,)

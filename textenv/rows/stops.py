@@ -13,12 +13,7 @@ from textenv.rows.token_table import TokenTable
 
 
 class Stops:
-    """Finds the rows of a table that stop.
-
-    Args:
-        rule: says what stops a response.
-        table: the rows.
-    """
+    """Finds the rows of a table that stop by a rule."""
 
     def __init__(self, rule: StopRule, table: TokenTable):
         self.rule, self.table = rule, table
@@ -50,13 +45,8 @@ class Stops:
 
 
 def action_masks(table: TokenTable, vocabulary: int, policy: Any = None) -> np.ndarray:
-    """Which tokens make sense next, bool ``[B, vocabulary]``.
-
-    Args:
-        table: the rows.
-        vocabulary: the number of tokens.
-        policy: if its ``sampling`` bans tokens, these are False, too.
-    """
+    """Which tokens make sense next, bool ``[B, vocabulary]``. Those that the ``sampling`` of a
+    policy bans are False, too."""
     masks = np.ones((table.num_rows, vocabulary), np.bool_)
     masks[:, list(getattr(getattr(policy, "sampling", None), "banned_tokens", ()))] = False
     early_stops = next_early_stops(table.stops(), to_tensor(table.lengths))

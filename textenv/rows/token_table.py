@@ -22,14 +22,6 @@ COLUMNS = (
 class TokenTable:
     """Prompts and responses as rows, contiguous from column 0.
 
-    Attributes (each ``[B]`` unless said otherwise, of the configured kind):
-        tokens, mask: ``[B, L + 1]``. The last column is never shown: the ignored actions of rows
-            that have ended are written there.
-        lengths: tokens of the row so far, the prompt included.
-        prompt_lengths: tokens of the prompt.
-        running: whether the row's episode is still running.
-        stopped: whether it ended by a stop, and not by its token budget.
-
     Args:
         num_rows: B, the number of rows.
         max_length: L, the largest number of tokens in a row.
@@ -49,12 +41,13 @@ class TokenTable:
     ):
         self.num_rows, self.max_length = num_rows, max_length
         self.arrays, self.copy = arrays, copy
+        # The last column is never shown: the ignored actions of rows that have ended go there.
         self.tokens = arrays.zeros((num_rows, max_length + 1), np.int64)
         self.mask = arrays.zeros((num_rows, max_length + 1), np.int8)
-        self.lengths = arrays.zeros(num_rows, np.int64)
+        self.lengths = arrays.zeros(num_rows, np.int64)  # so far, the prompt included
         self.prompt_lengths = arrays.zeros(num_rows, np.int64)
         self.running = arrays.zeros(num_rows, np.bool_)
-        self.stopped = arrays.zeros(num_rows, np.bool_)
+        self.stopped = arrays.zeros(num_rows, np.bool_)  # by a stop, not by the token budget
         self._rows = arrays.convert(np.arange(num_rows))
         self._ones = arrays.convert(np.ones(num_rows, np.int8))  # a number would have to be copied
         self._columns = arrays.zeros(num_rows, np.int64)  # where a row's next token goes
@@ -86,11 +79,8 @@ class TokenTable:
         return {name: self.arrays.copy(getattr(self, name)) for name in COLUMNS}
 
     def load_state_dict(self, state: dict[str, Array]) -> None:
-        """Set all rows to those of a `state_dict`; their episodes get new numbers.
-
-        Raises:
-            ValueError: it is of a table of another size.
-        """
+        """Set all rows to those of a `state_dict` of a table of this size; their episodes get new
+        numbers."""
         there = tuple(state["tokens"].shape)
         if there != tuple(self.tokens.shape):
             raise ValueError(
@@ -103,11 +93,11 @@ class TokenTable:
         self.origin = Origin(np.array(every, np.int64), self.origin.steps)
 
     def checked(self, actions: Any, vocabulary: int) -> Array:
-        """Check actions and convert them to the configured kind of array.
+        """Check that actions are one token id for each row, and convert them to the configured kind
+        of array.
 
-        Raises:
-            ValueError: they are not one token id for each row. Ids out of range are detected only
-                if the table is on the CPU; elsewhere this check would make the host wait.
+        Ids out of range are detected only if the table is on the CPU; elsewhere this check would
+        make the host wait.
         """
         if self.arrays.numpy:
             actions = np.asarray(actions)
@@ -134,11 +124,7 @@ class TokenTable:
         return actions
 
     def require_running(self) -> None:
-        """Raise an error if there are rows whose episodes have ended.
-
-        Raises:
-            gymnasium.error.ResetNeeded: there are some.
-        """
+        """Raise ResetNeeded if there are rows whose episodes have ended."""
         rows = np.flatnonzero(to_numpy(~self.running)).tolist()
         if rows:
             raise gym.error.ResetNeeded(

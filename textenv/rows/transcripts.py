@@ -21,15 +21,8 @@ def transcribe(
     tokenizer: Any,
     stop: StopRule,
 ) -> list[Episode]:
-    """The finished episodes of some rows of a token table.
-
-    Args:
-        table: the tokens.
-        rows: indices ``[N]`` of rows that have ended.
-        prompts: the N prompts of these rows.
-        tokenizer: decodes the tokens.
-        stop: finds the stop string of a response, which is removed from its text.
-    """
+    """The episodes of the N ``rows`` of a token table that have ended, with their N prompts. The
+    stop string of a response, which ``stop`` finds, is removed from its text."""
     columns = map(to_tensor, (table.tokens, table.lengths, table.stopped))
     tokens, lengths, stopped = (column.numpy()[rows] for column in to_host(*columns))
     whole = [row[:length].copy() for row, length in zip(tokens, lengths, strict=True)]

@@ -14,10 +14,7 @@ OPERATIONS = int.__add__, int.__sub__, int.__mul__
 
 
 def rows(
-    size: int = 128,
-    seed: int = 0,
-    held_out: bool = False,
-    count: Annotated[int, Range(2, 6)] = 3,
+    size: int = 128, seed: int = 0, held_out: bool = False, count: Annotated[int, Range(2, 6)] = 3
 ) -> list[Row]:
     """Rows with the columns ``prompt``, ``numbers`` and ``target``.
 
@@ -28,9 +25,6 @@ def rows(
         size, seed, held_out: See `textenv.tasks.drawing.draw_rows`. Sets of numbers are held out,
             whichever target belongs to them.
         count: How many numbers are given, from 2 to 6.
-
-    Raises:
-        ValueError: An argument is out of its range, or there are not as many different rows.
     """
     check_ranges(rows, {"count": count})
 

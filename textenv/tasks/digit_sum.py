@@ -15,19 +15,13 @@ WORKED = ("35", "481", "27")
 
 
 def rows(
-    size: int = 512,
-    seed: int = 0,
-    held_out: bool = False,
-    digits: Annotated[int, Range(2, 9)] = 3,
+    size: int = 512, seed: int = 0, held_out: bool = False, digits: Annotated[int, Range(2, 9)] = 3
 ) -> list[Row]:
     """Rows with the columns ``prompt`` and ``answer``.
 
     Args:
         size, seed, held_out: See `textenv.tasks.drawing.draw_rows`.
         digits: The largest number of digits, from 2 to 9.
-
-    Raises:
-        ValueError: An argument is out of its range, or there are not as many numbers.
     """
     check_ranges(rows, {"digits": digits})
 

@@ -21,11 +21,7 @@ def rows(size: int = 128, seed: int = 0, held_out: bool = False) -> list[Row]:
     Args:
         size, seed, held_out: See `textenv.tasks.drawing.draw_rows`. Words are held out, whichever
             letter is asked about.
-
-    Raises:
-        ValueError: An argument is out of its range, or there are not as many words and letters.
     """
-
     return draw_rows(_draw, _row, size, seed, held_out)
 
 

@@ -13,20 +13,14 @@ from textenv.sharing import plain
 class TaskSpec:
     """The arguments of `textenv.TextGenEnv` that make a task, and prompts to judge it by.
 
-    Attributes:
-        id: The id that ``gym.make`` takes.
-        description: One sentence.
-        prompts: The prompts to learn from: rows, or the name of a source of prompts.
-        held_out: Prompts of the same form, none of which is among ``prompts``. Pass them as
-            ``prompts=`` to evaluate.
-        reward, max_new_tokens, stop, chat: As the environment takes them.
-        kl_coef: A β that suits the task, units of the score per nat, for commands that train; None
-            leaves it to them.
+    ``held_out`` are prompts of the same form as ``prompts``, none of which is among these. Pass
+    them as ``prompts=`` to evaluate. ``kl_coef`` is a β that suits the task, units of the score per
+    nat, for commands that train; None leaves it to them.
     """
 
-    id: str
-    description: str
-    prompts: str | Sequence[Mapping[str, Any]]
+    id: str  # which ``gym.make`` takes
+    description: str  # one sentence
+    prompts: str | Sequence[Mapping[str, Any]]  # rows, or the name of a source of prompts
     held_out: Sequence[Mapping[str, Any]]
     reward: str
     max_new_tokens: int

@@ -18,11 +18,7 @@ def rows(size: int = 120, seed: int = 0, held_out: bool = False) -> list[Row]:
 
     Args:
         size, seed, held_out: See `textenv.tasks.drawing.draw_rows`.
-
-    Raises:
-        ValueError: An argument is out of its range, or there are not as many words.
     """
-
     return draw_rows(_draw, _row, size, seed, held_out)
 
 

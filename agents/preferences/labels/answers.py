@@ -32,12 +32,8 @@ class Record:
 
 
 class Answers:
-    """The answers in a file.
-
-    Args:
-        path: the file; it need not exist.
-        lock: a file that processes lock, beside it.
-        n_pairs: the number of pairs.
+    """The answers in a file, which need not exist, about ``n_pairs`` pairs. Processes lock another
+    file beside it.
 
     Attributes:
         records: of each person, in the order of their first answers. Use it within `up_to_date`.
@@ -51,11 +47,7 @@ class Answers:
 
     @contextmanager
     def up_to_date(self) -> Iterator[None]:
-        """Within it nobody else writes, and what others have written is in memory.
-
-        Raises:
-            ValueError: a line does not fit those before it, or the file has become shorter.
-        """
+        """Within it nobody else writes, and what others have written is in memory."""
         # First the threads of this process: waiting for a file lock means asking again and again.
         with self._thread_lock, self._file_lock:
             self._read_new_lines()
@@ -66,16 +58,8 @@ class Answers:
         return self.records.get(name) or Record()
 
     def append(self, name: str, number: int, choice: str) -> None:
-        """Write a line, wait until it is on the disk, and take it into memory.
-
-        Args:
-            name: of the person.
-            number: of the pair.
-            choice: one of `CHOICES`, or `UNDO` of this person's last answer.
-
-        Raises:
-            OSError: it cannot be written.
-        """
+        """Write the choice of a person about a pair (one of `CHOICES`, or `UNDO` of this person's
+        last answer), wait until it is on the disk, and take it into memory."""
         row = {
             "labeller": name, "turn": self.record(name).turn, "pair": number, "choice": choice,
             "time": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -132,11 +116,7 @@ class Answers:
 
 
 def checked_name(name: Any) -> str:
-    """The name of a person, without spaces at its ends.
-
-    Raises:
-        ValueError: it is empty, long, or not on one line.
-    """
+    """The name of a person, without spaces at its ends."""
     short = " ".join(name.split()) if isinstance(name, str) else ""
     if not (0 < len(short) <= MAX_NAME and short.isprintable()):
         raise ValueError(

@@ -33,24 +33,16 @@ NO_SCORES = (float("nan"), float("nan"))  # a person decides
 
 @dataclass(frozen=True)
 class View:
-    """What one person is asked now.
+    """What one person is asked now."""
 
-    Attributes:
-        labelling: the `Labelling.fingerprint` of the pairs.
-        labeller: the name of the person.
-        turn: how often this person has answered or undone. An answer says at which turn it was
-            given, so that it counts once, from whichever window it comes.
-        answered: the number of pairs that have an answer of this person.
-        total: the number of pairs.
-        pair: the next one; None if all have an answer.
-    """
-
-    labelling: str
-    labeller: str
+    labelling: str  # the `Labelling.fingerprint` of the pairs
+    labeller: str  # the name of the person
+    # How often this person has answered or undone. An answer says at which turn it was given, so
+    # that it counts once, from whichever window it comes.
     turn: int
-    answered: int
-    total: int
-    pair: Pair | None
+    answered: int  # the number of pairs that have an answer of this person
+    total: int  # the number of pairs
+    pair: Pair | None  # the next one; None if all have an answer
 
 
 class Labelling:
@@ -92,42 +84,33 @@ class Labelling:
     def create(
         cls, path: str | os.PathLike[str], pairs: Sequence[Pair], settings: Mapping[str, Any]
     ) -> Self:
-        """Write the pairs; from then on they are the ones that are labelled.
-
-        Args:
-            path: the file of preferences, which must be new.
-            pairs: in any order; each person gets an order of their own.
-            settings: what the pairs were made with, for whoever comes back.
-
-        Raises:
-            FileExistsError: there is something already.
-        """
+        """Write the pairs, and the settings that they were made with, to new files beside ``path``;
+        from then on they are the ones that are labelled. Each person gets an order of their own."""
         check_new(path)
         pairs_file = files(path)[1]
         pairs_file.parent.mkdir(parents=True, exist_ok=True)
-        rows = [_pair_as_row(pair) for pair in pairs]
+        rows = [
+            {"prompt": pair.prompt, "responses": pair.responses, "sources": pair.sources}
+            | ({"messages": pair.messages} if pair.messages else {})
+            for pair in pairs
+        ]
         write_json(pairs_file, {"settings": dict(settings), "pairs": rows})
         return cls(path)
 
     # --- what a page needs ------------------------------------------------------------------
 
     def view(self, labeller: str) -> View:
-        """What a person is asked now.
-
-        Raises:
-            ValueError: this is no name (see `checked_name`).
-        """
+        """What a person is asked now."""
         name = checked_name(labeller)
         with self._answers.up_to_date():
-            return self._view(name)
+            number, record = self._next(name), self._answers.record(name)
+            pair = None if number is None else self.pairs[number]
+            answered, total = len(record.answers), len(self.pairs)
+            return View(self.fingerprint, name, record.turn, answered, total, pair)
 
     def answer(self, labeller: str, turn: int, choice: str) -> bool:
-        """Store an answer to the pair of the `view` with this turn. It is on disk at the return.
-
-        Args:
-            labeller: the name of the person.
-            turn: of the view that was answered.
-            choice: one of `CHOICES`; a tie and a skip make no preference.
+        """Store an answer, one of `CHOICES`, to the pair of the `view` with this turn. It is on
+        disk at the return; a tie and a skip make no preference.
 
         Returns:
             False, with nothing stored, if that view was answered already (a key pressed twice, or
@@ -135,7 +118,7 @@ class Labelling:
 
         Raises:
             OSError: it cannot be written; the next view shows whether it counts.
-            ValueError: an argument is none of the above, or all pairs are answered.
+            ValueError: the name or the choice is not valid, or all pairs are answered.
         """
         if choice not in CHOICES:
             raise ValueError(f"choice={choice!r} is unknown: use one of {', '.join(CHOICES)}.")
@@ -152,15 +135,8 @@ class Labelling:
     def undo(self, labeller: str, turn: int) -> bool:
         """Take the last answer of a person back, for which the pair is asked again.
 
-        Args:
-            labeller: the name of the person.
-            turn: of the view in which this was asked for.
-
-        Returns:
-            False, with nothing stored, if that view is an old one, or there is nothing to undo.
-
-        Raises:
-            OSError: it cannot be written; the next view shows whether it counts.
+        False, with nothing stored, if the view with this turn is an old one, or there is nothing to
+        undo. Errors as of `answer`.
         """
         name = checked_name(labeller)
         with self._answers.up_to_date():
@@ -229,30 +205,15 @@ class Labelling:
         answered = self._answers.record(name).answers
         return next((int(number) for number in order if int(number) not in answered), None)
 
-    def _view(self, name: str) -> View:
-        number, record = self._next(name), self._answers.record(name)
-        pair = None if number is None else self.pairs[number]
-        return View(
-            self.fingerprint, name, record.turn, len(record.answers), len(self.pairs), pair
-        )  # fmt: skip
-
 
 def files(path: str | os.PathLike[str]) -> tuple[Path, Path, Path]:
     """Of a labelling: the file of preferences, that of the pairs, and that of the answers."""
-    path = Path(path)
-    return (
-        path,
-        path.with_name(f"{_stem(path)}.pairs.json"),
-        path.with_name(f"{_stem(path)}.answers.jsonl"),
-    )
+    path, stem = Path(path), _stem(Path(path))
+    return path, path.with_name(f"{stem}.pairs.json"), path.with_name(f"{stem}.answers.jsonl")
 
 
 def check_new(path: str | os.PathLike[str]) -> None:
-    """Raise an error if one of the files of a labelling exists.
-
-    Raises:
-        FileExistsError: the message names it.
-    """
+    """Raise an error if one of the files of a labelling exists."""
     for file in files(path):
         if file.exists():
             raise FileExistsError(f"{str(file)!r} exists: choose another --output.")
@@ -260,11 +221,6 @@ def check_new(path: str | os.PathLike[str]) -> None:
 
 def _stem(path: Path) -> str:
     return path.name.removesuffix(".jsonl")
-
-
-def _pair_as_row(pair: Pair) -> dict[str, Any]:
-    row = {"prompt": pair.prompt, "responses": pair.responses, "sources": pair.sources}
-    return row | ({"messages": pair.messages} if pair.messages else {})
 
 
 def _pair_from_row(row: Mapping[str, Any]) -> Pair:

@@ -12,7 +12,6 @@ from agents.preferences.pairs import Pair
 
 # Besides the signs of HTML, those that begin a placeholder in Gradio's own templates.
 OF_TEMPLATES = str.maketrans({"$": "&#36;", "{": "&#123;", "}": "&#125;", "`": "&#96;"})
-TITLES = ("A", "B")
 ROLES = {"system": "System", "user": "User", "assistant": "Assistant"}
 
 
@@ -22,14 +21,10 @@ def escape(text: str) -> str:
 
 
 def as_html(view: View, notice: str = "") -> str:
-    """The page of one view.
+    """The page of one view of a person, below a sentence of notice.
 
     Its outermost element holds which view it is. That is sent back with an answer, which so belongs
     to what was on the screen.
-
-    Args:
-        view: of a person.
-        notice: a sentence to show above it.
     """
     token = json.dumps(
         {"labelling": view.labelling, "labeller": view.labeller, "turn": view.turn}
@@ -62,7 +57,7 @@ def _pair(pair: Pair) -> str:
         prompt = f'<div class="text">{escape(pair.prompt)}</div>'
     cards = "".join(
         f'<article><h2>{title}</h2>{_response(text)}</article>'
-        for title, text in zip(TITLES, pair.responses, strict=True)
+        for title, text in zip("AB", pair.responses, strict=True)
     )  # fmt: skip
     return (
         f'<section class="prompt" tabindex="0" aria-label="Prompt">{prompt}</section>'

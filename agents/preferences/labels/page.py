@@ -81,10 +81,8 @@ def build(labelling: Labelling) -> gr.Blocks:
                     for choice, text in BUTTONS.items()
                 }  # fmt: skip
         quick: dict[str, Any] = {
-            "show_progress": "hidden",
-            "queue": False,
-            "api_visibility": "private",
-        }
+            "show_progress": "hidden", "queue": False, "api_visibility": "private",
+        }  # fmt: skip
         everything = [welcome, asking, view]
         page.load(show, sent, everything, js=READ_NAME, **quick)
         gr.on([start.click, name.submit], show, name, everything, **quick)
@@ -98,16 +96,8 @@ def build(labelling: Labelling) -> gr.Blocks:
 
 
 def store(labelling: Labelling, choice: str, asked: Mapping[str, Any]) -> str:
-    """Store what was pressed; what to tell the person, which is nothing if it was stored.
-
-    Args:
-        labelling: where to store it.
-        choice: a choice or `UNDO`.
-        asked: the view that was on the screen, as `as_html` writes it.
-
-    Raises:
-        OSError, ValueError: as `Labelling.answer` does.
-    """
+    """Store what was pressed, a choice or `UNDO`; what to tell the person, which is nothing if it
+    was stored. ``asked`` is the view that was on the screen, as `as_html` writes it."""
     name, turn = asked["labeller"], asked["turn"]
     if asked["labelling"] != labelling.fingerprint:
         return OTHER_PAIRS
@@ -120,16 +110,8 @@ def store(labelling: Labelling, choice: str, asked: Mapping[str, Any]) -> str:
 
 @contextmanager
 def serving(labelling: Labelling, port: int, labeller: str | None = None) -> Iterator[str]:
-    """Within it the page is there, at the address that it gives.
-
-    Args:
-        labelling: whose pairs are shown.
-        port: of this machine; nobody else can reach it.
-        labeller: whose page the address opens; None asks for a name.
-
-    Raises:
-        OSError: the port is in use.
-    """
+    """Within it the page is there, for this machine alone, at the address that it gives: that of
+    ``labeller``, or one that asks for a name. An OSError says that the port is in use."""
     check_port(port)
     page = build(labelling)
     page.launch(
@@ -146,11 +128,7 @@ def serving(labelling: Labelling, port: int, labeller: str | None = None) -> Ite
 
 
 def check_port(port: int) -> None:
-    """Raise an error if something listens at a port of this machine already.
-
-    Raises:
-        OSError: the message names it.
-    """
+    """Raise an error if something listens at a port of this machine already."""
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:

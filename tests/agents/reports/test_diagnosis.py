@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from agents.reports.diagnosis import DIAGNOSES, behaviour, diagnose, learning
+from agents.reports import diagnosis as problems
+from agents.reports.diagnosis import DIAGNOSES, diagnose
 from agents.reports.run_numbers import NotLogged, RunNumbers
 from agents.training.metrics import groups_without_spread
 
@@ -35,7 +36,7 @@ MINIBATCHES = {"batch_size": 2, "n_epochs": 1}
 # For each diagnosis: records that are sick, and ones that are not, though close.
 CASES = [
     (
-        learning.constant_reward,
+        problems.constant_reward,
         [
             record(rollout_score_std=flat(0), rollout_score_mean=flat(0)),
             record(rollout_score_std=[0.3] * 6 + [0, 0], rollout_score_mean=flat(1)),
@@ -43,32 +44,32 @@ CASES = [
         [record(rollout_score_std=[0] * 6 + [1e-3, 0], rollout_score_mean=flat(0))],
     ),
     (
-        learning.groups_without_spread,
+        problems.groups_without_spread,
         [record(rollout_groups_without_spread=flat(0.6))],
         [record(rollout_groups_without_spread=[1] * 6 + [0.4, 0.4])],
     ),
     (
-        learning.first_ratio,
+        problems.first_ratio,
         [record(train_first_approx_kl=flat(0.06**2 / 2))],
         [record(train_first_approx_kl=flat(kl)) for kl in (0.04**2 / 2, -1e-9)],
     ),
     (
-        learning.clipping_too_much,
+        problems.clipping_too_much,
         [record(train_clip_fraction=flat(0.35))],
         [record(train_clip_fraction=[0.9] + [0.1] * 7)],
     ),
     (
-        learning.nothing_clipped,
+        problems.nothing_clipped,
         [record(MINIBATCHES, train_clip_fraction=flat(0))],
         [record(MINIBATCHES, train_clip_fraction=[0.01] + [0] * 7)],
     ),
     (
-        learning.trust_region_refused,
+        problems.trust_region_refused,
         [record(train_step_fraction=[1, 0, 0])],
         [record(train_step_fraction=[1, 0])],
     ),
     (
-        learning.weak_critic,
+        problems.weak_critic,
         [record(train_explained_variance=flat(0)), record(train_explained_variance=flat(-3))],
         [
             record(train_explained_variance=[0] * 6 + [0.1, 0.1]),
@@ -76,7 +77,7 @@ CASES = [
         ],
     ),
     (
-        behaviour.kl_running_away,
+        problems.kl_running_away,
         [
             record(rollout_kl=[0] * 6 + [7, 7], optimal_kl=2),
             record(rollout_kl=flat(12), rollout_ep_len_mean=flat(14)),
@@ -88,17 +89,17 @@ CASES = [
         ],
     ),
     (
-        behaviour.nothing_moved,
+        problems.nothing_moved,
         [record(rollout_kl=flat(0.001)), record(rollout_kl=flat(-1e-8))],
         [record(rollout_kl=flat(0.1)), record(rollout_kl=[0, 0, 0])],
     ),
     (
-        behaviour.entropy_collapsed,
+        problems.entropy_collapsed,
         [record(rollout_entropy=[2] + [0.1] * 7, rollout_score_mean=flat(0))],
         [record(rollout_entropy=[2] + [0.3] * 7, rollout_score_mean=flat(0))],
     ),
     (
-        behaviour.worth_less,
+        problems.worth_less,
         [record(evaluations={"before": {"return": summary(0.1)}, "after": {"return": summary(0)}})],
         [
             record(
@@ -114,17 +115,17 @@ CASES = [
         ],
     ),
     (
-        behaviour.cut_at_budget,
+        problems.cut_at_budget,
         [record(rollout_finished=[0.9] * 6 + [0.01, 0.01])],
         [record(rollout_finished=[0] * 6 + [0.1, 0.1])],
     ),
     (
-        behaviour.short_responses,
+        problems.short_responses,
         [record(rollout_ep_len_mean=[14] + [2] * 7, rollout_score_mean=flat(0))],
         [record(rollout_ep_len_mean=[14] + [5] * 7, rollout_score_mean=flat(0))],
     ),
     (
-        behaviour.responses_alike,
+        problems.responses_alike,
         [record(evaluations={"before": {"distinct_2": 0.6}, "after": {"distinct_2": 0.1}})],
         [record(evaluations={"before": {"distinct_2": 0.6}, "after": {"distinct_2": 0.3}})],
     ),
@@ -151,15 +152,15 @@ def test_it_is_found_beyond_the_threshold_alone(diagnosis, sick, well):
 
 def test_one_step_on_each_rollout_cannot_clip():
     with pytest.raises(NotLogged):
-        learning.nothing_clipped(record({"batch_size": None}, train_clip_fraction=flat(0)))
+        problems.nothing_clipped(record({"batch_size": None}, train_clip_fraction=flat(0)))
     several = {"batch_size": None, "n_epochs": 4}
-    assert learning.nothing_clipped(record(several, train_clip_fraction=flat(0)))
+    assert problems.nothing_clipped(record(several, train_clip_fraction=flat(0)))
 
 
 def test_a_diagnosis_names_the_options_as_they_are():
     kl = record({"learning_rate": 0.5}, rollout_kl=flat(0))
-    assert "learning_rate (now 0.5)" in behaviour.nothing_moved(kl)
-    assert "max_new_tokens (now 24)" in behaviour.cut_at_budget(record(rollout_finished=flat(0)))
+    assert "learning_rate (now 0.5)" in problems.nothing_moved(kl)
+    assert "max_new_tokens (now 24)" in problems.cut_at_budget(record(rollout_finished=flat(0)))
 
 
 def test_all_together():

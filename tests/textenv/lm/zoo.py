@@ -13,6 +13,7 @@ from __future__ import annotations
 import re
 import warnings
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -327,11 +328,10 @@ def largest_error(model: Any) -> float:
     greedy, _, _ = act(policy, deterministic=True)
     assert_sensitive(model, ids[0, : PROMPT_LENGTHS[0] + NEW_TOKENS])
 
-    ours = policy.evaluate(
-        {"input_ids": ids, "prompt_lengths": PROMPT_LENGTHS},
-        actions,
-        torch.ones_like(actions, dtype=torch.bool),
-    ).log_probs
+    observations = {"input_ids": ids, "prompt_lengths": PROMPT_LENGTHS}
+    mask = torch.ones_like(actions, dtype=torch.bool)
+    batch = SimpleNamespace(observations=observations, actions=actions, mask=mask)
+    ours = policy.evaluate(batch).log_probs
     plain = torch.stack(
         [
             plain_log_probs(model, row[: prompt + NEW_TOKENS])[prompt - 1 : -1]

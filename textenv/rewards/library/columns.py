@@ -8,11 +8,7 @@ from textenv.episode import Episode
 
 
 def column(episode: Episode, name: str) -> Any:
-    """The value of a column of the row that the episode's prompt comes from.
-
-    Raises:
-        ValueError: The row has no such column.
-    """
+    """The value of a column of the row that the episode's prompt comes from."""
     if name not in episode.data:
         raise ValueError(
             f"the prompt's row has no column {name!r}, only {sorted(episode.data)}: give prompts "

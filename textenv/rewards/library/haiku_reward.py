@@ -73,19 +73,15 @@ def haiku_score(
 ) -> float:
     """The score of one text in [0, 1], by the formula of `haiku_reward`.
 
-    Args:
-        text: The response.
-        topic: What the haiku should be about; None leaves the topic out.
-        related: Further words that speak of the topic.
-        prompt: Lines that are copied from it are no verse.
-        finished: Whether the text stopped by itself.
+    Without a topic (None) that factor is left out; related words speak of the topic, too. Lines
+    that are copied from the prompt are no verse. ``finished``: whether the text stopped by itself.
     """
     lines = split_lines(text)
     verse = verse_lines(lines, prompt)
     if not verse:
         return 0.0
     credits = [
-        max(_credit(count, wanted) for count in possible_syllables(line))
+        max(max(0.0, 1.0 - abs(count - wanted) / wanted) for count in possible_syllables(line))
         for line, wanted in zip(verse, SYLLABLES, strict=False)  # Lines may be too few or too many.
     ]
     score = sum(credits) / max(len(SYLLABLES), len(lines))
@@ -97,23 +93,14 @@ def haiku_score(
 
 
 def speaks_of(words: Sequence[str], topic: str, related: Sequence[str] = ()) -> bool:
-    """Whether one of ``words`` is a word of the topic or a related word, with any ending.
-
-    Args:
-        words: In lower case.
-        topic: A word or more; articles and prepositions in it are ignored.
-        related: Single words.
-    """
+    """Whether one of ``words``, in lower case, is a word of the topic or a related single word,
+    with any ending. Articles and prepositions in the topic are ignored."""
     wanted = [word for text in (topic, *related) for word in words_of(text)]
     # "es" is left, because not all words that end in it are plurals of words without it.
     stems = [re.escape(re.sub(r"(?<=..)(?<!s)s$", "", word)) for word in wanted]
     stems = [stem for stem, word in zip(stems, wanted, strict=True) if word not in NO_TOPIC]
     pattern = re.compile(rf"(?:{'|'.join(stems)}){ENDINGS}") if stems else None
     return pattern is not None and any(map(pattern.fullmatch, words))
-
-
-def _credit(count: int, wanted: int) -> float:
-    return max(0.0, 1.0 - abs(count - wanted) / wanted)
 
 
 def _checked_topic(topic: Any) -> str | None:

@@ -28,16 +28,13 @@ def keyword_reward(*keywords: str | int) -> Reward:
             "them blank, as in 'keyword(ocean, blue)'."
         )
     # Not `\b`, which never matches beside a keyword's own punctuation, as in "c++".
-    patterns = [
-        re.compile(rf"(?<!\w){re.escape(str(keyword))}(?!\w)", re.IGNORECASE)
-        for keyword in keywords
-    ]
+    words = [re.escape(str(keyword)) for keyword in keywords]
+    patterns = [re.compile(rf"(?<!\w){word}(?!\w)", re.IGNORECASE) for word in words]
     return partial(keyword, patterns=patterns)
 
 
 def keyword(episodes: Sequence[Episode], patterns: Sequence[re.Pattern[str]]) -> list[float]:
-    return [_share_found(episode.response, patterns) for episode in episodes]
-
-
-def _share_found(text: str, patterns: Sequence[re.Pattern[str]]) -> float:
-    return sum(pattern.search(text) is not None for pattern in patterns) / len(patterns)
+    return [
+        sum(pattern.search(episode.response) is not None for pattern in patterns) / len(patterns)
+        for episode in episodes
+    ]

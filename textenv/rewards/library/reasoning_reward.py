@@ -43,11 +43,7 @@ def reasoning(episodes: Sequence[Episode]) -> list[float]:
 
 
 def reasoning_gym() -> Any:
-    """The package, which is an optional dependency.
-
-    Raises:
-        ValueError: It is not installed.
-    """
+    """The package, which is an optional dependency; a ValueError says that it is missing."""
     try:
         import reasoning_gym as package
     except ImportError as error:

@@ -29,13 +29,11 @@ def possible_syllables(line: str) -> set[int]:
 
 
 def estimated_syllables(word: str) -> int:
-    """An estimate for a word that is not in the dictionary: its groups of vowels, at least 1.
+    """An estimate for a word, in lower case, that is not in the dictionary: its groups of vowels,
+    at least 1.
 
     A final "e" is silent ("blorpe" has one syllable), unless it ends in a consonant and "le"
     ("blorple" has two).
-
-    Args:
-        word: In lower case.
     """
     groups = len(re.findall(r"[aeiouy]+", word))
     if re.search(r"[^aeiouy]e$", word) and not re.search(r"[^aeiouy]le$", word):
