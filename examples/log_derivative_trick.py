@@ -13,6 +13,7 @@ enough to see them. It is smaller because it is the norm of a part of the same v
 """
 
 from itertools import product
+from types import SimpleNamespace
 
 import numpy as np
 import torch
@@ -54,7 +55,8 @@ def main(rollouts: int = 8, rows: int = 2048) -> None:
 
     def log_probs():
         counted = torch.ones_like(actions, dtype=torch.bool)
-        return agent.policy.evaluate(observations, actions, counted).log_probs.sum(dim=1)
+        batch = SimpleNamespace(observations=observations, actions=actions, mask=counted)
+        return agent.policy.evaluate(batch).log_probs.sum(dim=1)
 
     def gradient(scalar, parameters):
         return parameters_to_vector(torch.autograd.grad(scalar, parameters, retain_graph=True))

@@ -56,6 +56,13 @@ class Rollout:
     scores: list[float]
     kls: list[float]
 
+    def take(self, rows: Tensor) -> "Rollout":
+        observations = {key: value[rows] for key, value in self.observations.items()}
+        columns = (self.actions, self.log_probs, self.values, self.rewards, self.mask)
+        return Rollout(
+            observations, *(column[rows] for column in columns), self.episode_end[rows], [], []
+        )
+
 
 def collect(envs, policy: CausalLMPolicy, seed: int | None = None) -> Rollout:
     """With scoring="batch", rows that have ended wait for the last one; then all are scored."""
@@ -113,16 +120,12 @@ def main(**settings) -> None:
 
         for _ in range(args.epochs):
             for rows in torch.randperm(args.num_envs).split(args.minibatch_size):
-                mask, old_log_probs = rollout.mask[rows], rollout.log_probs[rows]
-                now = policy.evaluate(
-                    {key: value[rows] for key, value in rollout.observations.items()},
-                    rollout.actions[rows], mask,
-                )  # fmt: skip
-                policy_losses = clipped(
-                    now.log_probs, old_log_probs, advantages[rows], args.clip_range
-                )
-                value_losses = squared_error(now.values, returns[rows])
-                loss = token_mean(policy_losses + args.vf_coef * value_losses, mask)
+                batch = rollout.take(rows)
+                now = policy.evaluate(batch)
+                losses = clipped(now.log_probs, batch.log_probs, advantages[rows], args.clip_range)
+                errors = squared_error(now.values, returns[rows])
+                policy_loss = token_mean(losses, batch.mask)
+                loss = policy_loss + args.vf_coef * token_mean(errors, batch.mask)
                 optimizer.zero_grad()
                 loss.backward()
                 torch.nn.utils.clip_grad_norm_([*actor, *critic], args.max_grad_norm)
@@ -130,8 +133,8 @@ def main(**settings) -> None:
 
         tokens += int(rollout.mask.sum())
         with torch.no_grad():  # how far the last minibatch is from the policy that acted
-            distance = token_mean(kl_old_new(now.log_probs, old_log_probs), mask)
-            share = clip_fraction(now.log_probs, old_log_probs, mask, args.clip_range)
+            distance = token_mean(kl_old_new(now.log_probs, batch.log_probs), batch.mask)
+            share = clip_fraction(now.log_probs, batch.log_probs, batch.mask, args.clip_range)
         print(
             f"{tokens:7,} tokens   return {history[-1]:+.3f}   "
             f"score {sum(rollout.scores) / args.num_envs:+.3f}   "

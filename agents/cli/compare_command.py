@@ -250,7 +250,8 @@ def _job_of(
     def run(folder: RunFolder, known: Known, signals: Signals) -> Known:
         if not is_agent:
             return _measure(candidate, options, hyperparameters, folder, known)
-        agent, resumed = open_agent(options, hyperparameters, folder)
+        with checking_options():
+            agent, resumed = open_agent(options, hyperparameters, folder)
         done = carry_out(options, hyperparameters, folder, agent, resumed, known, signals)
         return done.attainable, done.learning_attainable
 
@@ -276,7 +277,8 @@ def _measure(
     """The run of what cannot go on after a break: a model of others, or what never learns."""
     hide_progress_bars()
     folder.write_settings(options.settings(hyperparameters))
-    base = untouched(options)
+    with checking_options():
+        base = untouched(options)
     known = find_attainable(options, base, folder, known)
     actor: Any = candidate.what
     timesteps, seconds, number = 0, 0.0, options.seed

@@ -223,8 +223,11 @@ def _load(cls: type, folder: Path, env: Any, policy: type | None, changes: dict[
     for name in COUNTS:
         setattr(agent, name, description.get(name, 0))
     with _reading(folder / DESCRIPTION):
-        for name in state_names(type(agent)):
-            setattr(agent, name, description["persistent_state"][name])
+        saved = description["persistent_state"]
+        if saved.keys() - {*state_names(cls), *hyperparameter_names(cls)}:
+            raise KeyError(f"persistent_state has {', '.join(saved)}")
+        for name in state_names(cls):
+            setattr(agent, name, saved[name])
     environments.set_schedules(agent.env, description["kl_coef"])
     with _reading(folder):
         same_task = given is None and not {"env_kwargs", "n_envs"} & changes.keys()

@@ -9,7 +9,7 @@ import torch
 from gymnasium.vector import SyncVectorEnv
 
 from agents.evaluation import TextEvaluation, distinct_n, evaluate_text
-from agents.evaluation.text import MAX_ROWS
+from agents.evaluation.sampling import MAX_ROWS
 from agents.experience import environments
 from textenv import AdaptiveKL, TextGenEnv
 
