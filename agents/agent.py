@@ -346,10 +346,12 @@ class Agent(SB3Interface, Arguments):
             self.optimizer, self.scheduled(self.learning_rate), self.scheduled(self.anneal)
         )
         timesteps, began = self.num_timesteps, time.perf_counter()
-        rollout = self.collect(StepReport(self, callback) if needs_steps(callback) else None)
-        collecting = time.perf_counter() - began
-        callback.update_locals({"self": self, "rollout": rollout})
-        callback.on_rollout_end()
+        report = StepReport(self, callback) if needs_steps(callback) else None
+        with undone_by_errors(self):
+            rollout = self.collect(report)
+            collecting = time.perf_counter() - began
+            callback.update_locals({"self": self, "rollout": rollout})
+            callback.on_rollout_end()
         self.between_rollouts = False
         metrics = self.update(rollout)
         optimization.check_finite(self.policy.parameters(), self.num_rollouts + 1)

@@ -12,7 +12,7 @@ from agents.experience.env_state import UnknownState
 
 @contextmanager
 def undone_by_errors(agent: Any) -> Iterator[None]:
-    """Put generators, counts and environment back if the block does not end, as if it never began.
+    """Put generators, counts, β and environment back after an error, as if the block never began.
 
     The weights do not change while a rollout is collected. Text environments go back to where they
     were. Any other environment is not read before each rollout, which may take longer than the
@@ -20,12 +20,15 @@ def undone_by_errors(agent: Any) -> Iterator[None]:
     """
     policy, num_timesteps = agent.policy, agent.num_timesteps
     generator = policy.generator.get_state()
+    betas = [(schedule, schedule.value) for schedule in environments.schedules(agent.env)]
     put_back = way_back(agent.collector, bool(environments.text_environments(agent.collector.env)))
     try:
         yield
     except BaseException:
         policy.generator.set_state(generator)
         agent.num_timesteps = num_timesteps
+        for schedule, value in betas:
+            schedule.value = value
         put_back()
         raise
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import json
 
 import datasets
 import pandas as pd
 import pytest
+import torch
 from stable_baselines3.common.callbacks import CallbackList, ConvertCallback
 
 from agents import GRPO, PPO
@@ -211,3 +213,28 @@ def test_a_signal_waits_for_the_end_of_a_block():
     with Signals(), pytest.raises(KeyboardInterrupt):
         signal.raise_signal(signal.SIGINT)
         pytest.fail("not reached")
+
+
+def test_a_full_disk_at_the_end_of_a_rollout_loses_no_work(text_agent, tmp_path, monkeypatch):
+    """Nothing is half done then: what was learned is saved, and the run goes on bit for bit."""
+    whole = text_agent().learn(400)
+    agent, written = text_agent(), []
+    write = RunRecorder._write_completions
+
+    def full(recorder, episodes):
+        written.append(1)
+        if len(written) == 3:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        write(recorder, episodes)
+
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="No space left"):
+        patch.setattr(RunRecorder, "_write_completions", full)
+        agent.learn(400, callback=RunRecorder(tmp_path / "run", save_every="1 h"))
+    again = PPO.load(tmp_path / "run", device="cpu")
+    assert again.num_rollouts == 2 and 0 < again.num_timesteps < 400
+    left = 400 - again.num_timesteps
+    recorder = RunRecorder(tmp_path / "run", resume=True)
+    again.learn(left, callback=recorder, reset_num_timesteps=False)
+    assert again.num_timesteps == whole.num_timesteps
+    for one, other in zip(again.policy.parameters(), whole.policy.parameters(), strict=True):
+        assert torch.equal(one, other)
