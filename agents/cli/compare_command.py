@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import stable_baselines3.common.logger as sb3_logger
 import tyro
@@ -29,13 +29,13 @@ from agents.runs import RunFolder, Signals
 from agents.runs.compare import Comparing, Job, Known, folder_name, write_result
 from agents.runs.options import (
     RunOptions,
+    TaskOptions,
     check_options,
     chosen_presets,
     defaults_of,
     offered_hyperparameters,
     with_absolute_paths,
 )
-from agents.runs.recorder import SAVE_EVERY
 from agents.runs.train import carry_out, find_attainable, open_agent, task_arguments, untouched
 from agents.training import presets
 from agents.training.device import find_device
@@ -53,7 +53,7 @@ DEFAULT = (*AGENTS, "sb3:PPO", "untouched", "greedy", "best-of-4", "best-of-16")
 
 
 @dataclass
-class Compare:
+class Compare(TaskOptions):
     """Train several algorithms on several seeds with equal tokens, and say which differ."""
 
     agents: list[str] = field(default_factory=lambda: list(DEFAULT))
@@ -67,16 +67,8 @@ class Compare:
     as long as there are; intervals that end such a search are a little too narrow."""
     max_seeds: int = 20
     """At most this number of seeds for --until-decided."""
-    model: str = "bundled"
-    """As for train."""
     env: list[str] = field(default_factory=lambda: [RunOptions.env])
     """The tasks, as for train; prompts, reward and budget of each are then its defaults."""
-    reward: str = "sentiment"
-    """As for train."""
-    prompts: str = "bundled"
-    """As for train."""
-    chat: bool = False
-    """As for train."""
     total_timesteps: Annotated[int, Range(1)] = 30_000
     """Tokens of each run."""
     kl_coef: Annotated[float | None, Range(0)] = None
@@ -84,10 +76,6 @@ class Compare:
     default as for train."""
     reference_episodes: Annotated[int | None, Range(0)] = None
     """As for train."""
-    max_new_tokens: Annotated[int, Range(1)] = 24
-    """Token budget of a response."""
-    stop: list[str] = field(default_factory=list)
-    """Stop strings, in addition to the end-of-sequence token."""
     n_envs: int | None = None
     """Episodes per rollout; by default as for train."""
     eval_episodes: Annotated[int | None, Range(1)] = None
@@ -96,16 +84,6 @@ class Compare:
     """Folder for all runs, tables and plots. Runs that are finished there are not repeated."""
     save: bool = True
     """Without it (--no-save) nothing is kept but what is printed."""
-    overwrite: bool = False
-    """Repeat runs that are there, also those with other settings."""
-    save_every: str = SAVE_EVERY
-    """As for train."""
-    eval_prompts: str | None = None
-    """As for train."""
-    device: str = "auto"
-    """"auto" uses an accelerator if there is one."""
-    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
-    """As for train."""
 
 
 def main(arguments: list[str]) -> None:

@@ -78,10 +78,10 @@ class Job:
             found, wanted = folder.settings(), json.loads(json.dumps(self.settings, default=str))
             for part, values in wanted.items():
                 others = found.get(part, {})
-                for name in sorted({*values, *others}):
-                    if values.get(name) != others.get(name):
+                for name in sorted(others):  # an earlier release may have had fewer
+                    if values.get(name) != others[name]:
                         raise FileExistsError(
-                            f"The run in {str(self.path)!r} has {name}={others.get(name)!r}, not "
+                            f"The run in {str(self.path)!r} has {name}={others[name]!r}, not "
                             f"{values.get(name)!r}: choose another folder (--output), or replace "
                             "it (--overwrite)."
                         )

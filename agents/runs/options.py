@@ -37,37 +37,55 @@ NOT_OFFERED = {"n_steps", "verbose", "seed", "advantage_fn", "reduction"}
 
 
 @dataclass
-class RunOptions:
-    """What a training run of the command line, or of `agents.train`, is made from."""
+class TaskOptions:
+    """What runs are made from, alone or in a comparison."""
 
-    agent: str = "ppo"
-    """The algorithm: ppo, reinforce, actor-critic, rloo, grpo, trpo, or "module:Class" of your
-    own. It has its own options."""
     model: str = "bundled"
     """"bundled", "smollm2", a folder, a .gguf file or a hub id. The reference is a copy of it."""
-    env: str = "TextGen-v0"
-    """The task: TextGen-v0 with the options below, or Haiku-v0, DigitSum-v0, ..., or
-    "module:Id-v0" of your own, whose prompts, reward and budget are then their defaults."""
     reward: str = "sentiment"
     """A name ("sentiment", "haiku", "length(20)", "keyword(love)"), "module:function", or a
     sequence-classification model."""
-    reward_timeout: float | None = None
-    """Seconds that scoring a rollout may take; by default any time."""
-    reward_retries: int = 0
-    """How often a reward that raises an error is asked again, before the run ends."""
     prompts: str = "bundled"
     """"bundled", a text file with one prompt per line, or a .jsonl, .csv or .parquet file with a
     column "prompt" (texts) or "messages" (conversations)."""
     chat: bool = False
     """Make each prompt that is a plain text a message of the user, in the model's chat template."""
-    total_timesteps: Annotated[int, Range(1)] = 60_000
-    """Tokens to generate while learning."""
-    kl_coef: Annotated[float, Range(0)] = 0.05
-    """β, the cost of a nat of KL to the reference, in units of the score."""
     max_new_tokens: Annotated[int, Range(1)] = 24
     """Token budget of a response."""
     stop: list[str] = field(default_factory=list)
     """Stop strings, in addition to the end-of-sequence token."""
+    overwrite: bool = False
+    """Replace a run that is in the folder."""
+    save_every: str = SAVE_EVERY
+    """Time or rollouts between two checkpoints: "30 s", "2 min", "20 rollouts"."""
+    eval_prompts: str | None = None
+    """Held-out prompts for both evaluations and the optimum, as for --prompts; by default those of
+    the learning."""
+    device: str = "auto"
+    """"auto" uses an accelerator if there is one."""
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Precision of acting and of the forward passes. The weights that learn are always float32.
+    "auto" is bfloat16 if the hardware is fast with it and the model is not tiny."""
+
+
+@dataclass
+class RunOptions(TaskOptions):
+    """What a training run of the command line, or of `agents.train`, is made from."""
+
+    agent: str = "ppo"
+    """The algorithm: ppo, reinforce, actor-critic, rloo, grpo, trpo, or "module:Class" of your
+    own. It has its own options."""
+    env: str = "TextGen-v0"
+    """The task: TextGen-v0 with the options below, or Haiku-v0, DigitSum-v0, ..., or
+    "module:Id-v0" of your own, whose prompts, reward and budget are then their defaults."""
+    reward_timeout: float | None = None
+    """Seconds that scoring a rollout may take; by default any time."""
+    reward_retries: int = 0
+    """How often a reward that raises an error is asked again, before the run ends."""
+    total_timesteps: Annotated[int, Range(1)] = 60_000
+    """Tokens to generate while learning."""
+    kl_coef: Annotated[float, Range(0)] = 0.05
+    """β, the cost of a nat of KL to the reference, in units of the score."""
     temperature: float = 1.0
     """Temperature of sampling, in learning and in evaluation."""
     critic_layers: int | None = None
@@ -82,28 +100,16 @@ class RunOptions:
     output: Path | None = None
     """Folder of the run, which must be new; by default runs/AGENT-MODEL-SEED, with a number if that
     exists."""
-    overwrite: bool = False
-    """Replace a run that is in the folder."""
     resume: Path | None = None
     """Go on with the run in this folder, exactly where it ended, with its own settings; or with
     more --total-timesteps."""
-    save_every: str = SAVE_EVERY
-    """Time or rollouts between two checkpoints: "30 s", "2 min", "20 rollouts"."""
     show_samples: Annotated[int, Range(0)] = 0
     """Episodes to print after each rollout."""
-    eval_prompts: str | None = None
-    """Held-out prompts for both evaluations and the optimum, as for --prompts; by default those of
-    the learning."""
     eval_episodes: Annotated[int, Range(1)] = 512
     """Episodes of the evaluations before and after."""
     reference_episodes: Annotated[int, Range(0)] = 1024
     """Episodes of the untouched model, from which the optimal return and best-of-n are computed.
     0 leaves them out."""
-    device: str = "auto"
-    """"auto" uses an accelerator if there is one."""
-    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Precision of acting and of the forward passes. The weights that learn are always float32.
-    "auto" is bfloat16 if the hardware is fast with it and the model is not tiny."""
 
     def settings(self, hyperparameters: dict[str, Any]) -> dict[str, Any]:
         """What defines the run, as data; not where it is, or what it shows."""
