@@ -22,10 +22,7 @@ Choice = tuple[Tensor, Tensor, Any]
 class ActingPolicy:
     """What only acts: the part of `agents.policies.base.Policy` that evaluations need.
 
-    Args:
-        sampling: the rule from logits to probabilities, also for the reference of the KL.
-        device: where the actions are drawn.
-        seed: the seed of the actions.
+    ``sampling`` is the rule from logits to probabilities, also for the reference of the KL.
     """
 
     sequential = True
@@ -60,12 +57,7 @@ class ActingPolicy:
 
 
 class ReferencePolicy(ActingPolicy):
-    """π_ref, with the temperature and the bans of a policy that is compared with it.
-
-    Args:
-        model: the reference model, on the device of the environment.
-        sampling, seed: as of `ActingPolicy`.
-    """
+    """π_ref, with the temperature and the bans of a policy that is compared with it."""
 
     def __init__(self, model: nn.Module, sampling: Sampling, seed: int = 0):
         super().__init__(sampling, next(model.parameters()).device, seed)

@@ -112,14 +112,11 @@ OF_ALGORITHM: dict[str, dict[str, Any]] = {
 def hyperparameters(
     algorithm: type, sequential: bool, model: Any = None, lora: Any = None
 ) -> dict[str, Any]:
-    """The values of an algorithm's hyper-parameters that are ``"auto"``.
+    """The values of an algorithm's hyper-parameters that are ``"auto"``; an algorithm that is not
+    derived from one of `agents.algorithms` gets those of REINFORCE.
 
-    Args:
-        algorithm: a class of `agents.algorithms`, or one derived from it; any other algorithm
-            gets those of REINFORCE.
-        sequential: whether the policy generates text.
-        model: the model of such a policy, its source or the live model.
-        lora: its new adapters, if it gets some.
+    ``sequential``: whether the policy generates text, by a model (its source or the live model)
+    that may get new adapters, ``lora``.
     """
     names = [cls.__name__ for cls in algorithm.__mro__]
     name = next((name for name in names if name in SMALL), "REINFORCE")

@@ -198,15 +198,8 @@ class BatchScoring(Scoring):
 def at_the_last_token(
     paid: Tensor, response_lengths: Tensor, num_steps: int
 ) -> tuple[Tensor, Tensor]:
-    """``paid`` ``[B]`` at each row's last token and 0 elsewhere.
-
-    Args:
-        paid, response_lengths: ``[B]``.
-        num_steps: T, the length of the longest response.
-
-    Returns:
-        rewards ``[B, T]``, and the mask ``[B, T]`` of response tokens.
-    """
+    """``paid`` ``[B]`` at each row's last token and 0 elsewhere ``[B, T]``, and the mask ``[B, T]``
+    of response tokens, with T = ``num_steps``."""
     steps = torch.arange(num_steps, device=response_lengths.device)
     mask = steps < response_lengths[:, None]
     rewards = torch.zeros(mask.shape, dtype=paid.dtype, device=mask.device)

@@ -20,15 +20,11 @@ COLUMNS = (
 
 
 class TokenTable:
-    """Prompts and responses as rows, contiguous from column 0.
+    """B prompts and responses as rows of at most L tokens, contiguous from column 0.
 
-    Args:
-        num_rows: B, the number of rows.
-        max_length: L, the largest number of tokens in a row.
-        arrays: the kind of array.
-        copy: whether observations are copies of the table or views of it.
-        first_stops: the stop tokens, and the smallest number of tokens with which they end a
-            response; None if they may come first.
+    ``copy``: whether observations are copies of the table or views of it. ``first_stops``: the stop
+    tokens, and the smallest number of tokens with which they end a response; None if they may come
+    first.
     """
 
     def __init__(

@@ -75,18 +75,14 @@ def _score(episode: Episode) -> float:
     answer = answer_in(episode.response, right)
     if not answer or not finished(episode):
         return 0.0
-    score = _checked(_verifier(name, config), answer, entry)
+    score_answer = _verifier(name, config)
+    try:  # verifiers parse what they are given, and some raise errors of many kinds at junk
+        score = min(1.0, float(score_answer(answer, entry)))
+    except Exception:
+        return 0.0
     return score if score >= (1.0 if is_number(right) else LEAST) else 0.0
 
 
 @cache
 def _verifier(name: str, config: str) -> Callable[..., Any]:
     return reasoning_gym().create_dataset(name, **json.loads(config)).score_answer
-
-
-def _checked(score_answer: Callable[..., Any], answer: str, entry: dict[str, Any]) -> float:
-    # Verifiers parse what they are given, and some raise errors of many kinds at junk.
-    try:
-        return min(1.0, float(score_answer(answer, entry)))
-    except Exception:
-        return 0.0
