@@ -4,8 +4,6 @@ The names below are imported when they are first used, so that ``import agents``
 """
 
 # ruff: noqa: F401
-from __future__ import annotations
-
 import importlib
 from typing import TYPE_CHECKING, Any
 

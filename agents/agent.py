@@ -1,7 +1,5 @@
 """Agent: the interface of stable-baselines3 for any policy and environment."""
 
-from __future__ import annotations
-
 import math
 import time
 from collections.abc import Callable, Mapping

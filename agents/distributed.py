@@ -11,8 +11,6 @@ Every process has to call these functions at the same points and in the same ord
 was started once has one process: then they return what they are given, and need no other package.
 """
 
-from __future__ import annotations
-
 import os
 import pickle
 import sys

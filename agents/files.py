@@ -6,8 +6,6 @@ that writes there removes. A folder that is there already has to be moved aside 
 can be renamed over it: a reader asks `current`, in case a process was killed between these two.
 """
 
-from __future__ import annotations
-
 import errno
 import glob
 import json

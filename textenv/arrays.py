@@ -9,8 +9,6 @@ queued is done, and while it waits nothing new is queued. So what the host needs
 one copy; and what it sends goes through pinned memory, which the device reads when it gets there.
 """
 
-from __future__ import annotations
-
 from typing import Any, NamedTuple
 
 import numpy as np

@@ -1,7 +1,5 @@
 """TextGenEnv: token generation as a Gymnasium environment, one episode at a time."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The record of a finished episode: all the information that a reward function receives."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any

@@ -14,8 +14,6 @@ independently of the policy, so the optimum of a task is the mean over its promp
 units of the score per nat. Anything else is a ValueError.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass

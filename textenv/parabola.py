@@ -1,7 +1,5 @@
 """Parabola-v0: the smallest black-box problem, R(x) = −(x − 2)² + 10."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The definition of a text environment's episodes, which does not depend on how they are run."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import fields
 from typing import Annotated, Any

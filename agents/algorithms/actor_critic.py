@@ -1,7 +1,5 @@
 """Actor-critic (A2C, Mnih et al. 2016): REINFORCE whose baseline is a learned V(s_t)."""
 
-from __future__ import annotations
-
 from torch import Tensor
 
 from agents.algorithms.critic import EstimatesAdvantages, LearnsValues

@@ -1,7 +1,5 @@
 """What the algorithms with a critic V(s) have in common, each part once."""
 
-from __future__ import annotations
-
 from typing import Annotated, Any
 
 from torch import Tensor

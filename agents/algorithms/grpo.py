@@ -1,8 +1,6 @@
 """GRPO (Shao et al. 2024): PPO's clipped ratio without a critic. Each answer is compared with the
 others of its group, and a KL to the reference in the loss keeps the policy close to it."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Annotated
 

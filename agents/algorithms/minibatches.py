@@ -1,7 +1,5 @@
 """Several optimiser steps on a rollout, which a ratio of probabilities makes right."""
 
-from __future__ import annotations
-
 from typing import Annotated
 
 from agents.agent import Agent

@@ -1,8 +1,6 @@
 """Proximal policy optimisation (Schulman et al. 2017): several steps on one rollout, each kept
 close to the policy that acted by a clip, a KL penalty, or both."""
 
-from __future__ import annotations
-
 from typing import Annotated
 
 from torch import Tensor

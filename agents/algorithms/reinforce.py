@@ -1,7 +1,5 @@
 """REINFORCE (Williams 1992): ∇J = E[Σ_t ∇log π(a_t|s_t) · Ψ_t], Ψ_t = R(τ) − b or G_t − b."""
 
-from __future__ import annotations
-
 from dataclasses import field
 from typing import Annotated
 

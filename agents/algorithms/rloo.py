@@ -1,8 +1,6 @@
 """RLOO (Kool et al. 2019; Ahmadian et al. 2024): REINFORCE whose baseline is the mean return of the
 other answers to the same prompt."""
 
-from __future__ import annotations
-
 from torch import Tensor
 
 from agents.agent import Agent

@@ -1,8 +1,6 @@
 """Trust region policy optimisation (Schulman et al. 2015): the largest improvement of the surrogate
 within KL(π_old‖π) ≤ δ, by a natural-gradient step and a line search."""
 
-from __future__ import annotations
-
 from typing import Annotated, Any, ClassVar
 
 import torch

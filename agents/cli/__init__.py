@@ -12,8 +12,6 @@
 - doctor: name the problems of runs, by what they have logged
 """
 
-from __future__ import annotations
-
 import importlib
 import sys
 

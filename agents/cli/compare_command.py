@@ -1,7 +1,5 @@
 """``compare``: several candidates on several seeds and tasks, and which of them differ."""
 
-from __future__ import annotations
-
 import dataclasses
 import inspect
 import sys

@@ -1,7 +1,5 @@
 """``doctor``: read what runs have logged, and name their problems."""
 
-from __future__ import annotations
-
 import sys
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,7 +1,5 @@
 """``duel``: which of two or more agents writes better texts; the judge is a reward or a person."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import combinations

@@ -1,7 +1,5 @@
 """What the user is told about an error that is none of this program."""
 
-from __future__ import annotations
-
 import sys
 import traceback
 from collections.abc import Iterator

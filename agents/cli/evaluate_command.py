@@ -1,7 +1,5 @@
 """``evaluate``: sample from a saved agent and measure it."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any

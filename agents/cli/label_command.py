@@ -1,7 +1,5 @@
 """``label``: sample pairs of responses, and let people say which is better."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any

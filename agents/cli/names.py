@@ -1,7 +1,5 @@
 """The names on the command line: algorithms, models of others, candidates without training."""
 
-from __future__ import annotations
-
 import ast
 import re
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """Reading the options of ``train``, whose defaults depend on other options."""
 
-from __future__ import annotations
-
 import dataclasses
 import types
 from dataclasses import field

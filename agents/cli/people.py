@@ -1,7 +1,5 @@
 """What ``label`` and ``duel`` share: pairs that are fixed once, and the page about them."""
 
-from __future__ import annotations
-
 import importlib.util
 import time
 from collections.abc import Callable, Mapping, Sequence

@@ -1,7 +1,5 @@
 """``preferences``: sample pairs of responses, and label them by a reward with noise."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated

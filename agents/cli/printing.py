@@ -1,7 +1,5 @@
 """What the command line prints: tables of evaluations and samples of text."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Container, Mapping
 from typing import Any
 

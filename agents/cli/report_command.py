@@ -1,7 +1,5 @@
 """``report``: one HTML file about one or several runs."""
 
-from __future__ import annotations
-
 import os
 import sys
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """``reward-model``: train a reward model on preferences."""
 
-from __future__ import annotations
-
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Agents that the command line names: folders of runs, and models that never learned."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """``train``: evaluate, learn, evaluate again, and show what changed."""
 
-from __future__ import annotations
-
 import csv
 import shlex
 import sys

@@ -1,7 +1,5 @@
 """``watch``: episodes of an agent token by token, with value, KL and advantage in colour."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass

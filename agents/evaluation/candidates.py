@@ -1,7 +1,5 @@
 """What can be evaluated beside agents: candidates that need no training, models of others."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial

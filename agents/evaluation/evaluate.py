@@ -1,7 +1,5 @@
 """``agents.evaluate``: whatever acts, in whichever environment."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Texts of a policy in a task: the one way to sample them."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager

@@ -5,8 +5,6 @@ narrow here: of five values, a 95 % bootstrap interval covers the mean in about 
 A slow test counts how often each of these intervals covers the truth, with 3, 5 and 10 seeds.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

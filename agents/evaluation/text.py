@@ -1,7 +1,5 @@
 """Texts of a candidate, in an environment of their own, and their scores and KL."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Episodes of a text agent, token by token: probability, value, KL and advantage of each."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any

@@ -1,7 +1,5 @@
 """The collector of an environment: of whole episodes, or of a number of steps."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from gymnasium.vector import VectorEnv

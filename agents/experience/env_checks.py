@@ -1,7 +1,5 @@
 """What an agent can learn in: each other object that is handed to it gets one sentence."""
 
-from __future__ import annotations
-
 import inspect
 from collections.abc import Iterator, Mapping
 from typing import Any

@@ -5,8 +5,6 @@ those of text have, are asked. Of Gymnasium's own classes around an environment 
 are known that a later step depends on. Any other class may hold anything: its state is unknown.
 """
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Iterator
 from typing import Any

@@ -1,7 +1,5 @@
 """Making, checking, binding and describing the environment of an agent."""
 
-from __future__ import annotations
-
 import dataclasses
 import importlib
 import logging

@@ -1,7 +1,5 @@
 """Whole episodes of text: one for each row of an environment that scores in batches."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

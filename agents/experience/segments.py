@@ -4,8 +4,6 @@ A sequential policy, whose observations are prefixes of each other, evaluates a 
 forward pass, from its first and its last observation.
 """
 
-from __future__ import annotations
-
 from dataclasses import fields, replace
 from typing import Any, NamedTuple
 

@@ -1,7 +1,5 @@
 """Put an environment back to where it was: after an error in a rollout, or an evaluation."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any

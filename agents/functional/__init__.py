@@ -12,8 +12,6 @@ minimise and keep the shape of their input: the reduction is a separate call. Th
 public names; use them as in `surrogates.clipped(...)` and `reductions.token_mean(...)`.
 """
 
-from __future__ import annotations
-
 from agents.functional import advantages, critic_losses, natural_gradient, reductions, surrogates
 
 __all__ = ["advantages", "critic_losses", "natural_gradient", "reductions", "surrogates"]

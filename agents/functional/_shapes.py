@@ -1,7 +1,5 @@
 """Shape checks, made before any arithmetic so that nothing broadcasts by accident."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

@@ -11,8 +11,6 @@ reward. Of steps, arguments and results are [B, T]:
 - `gamma`, `gae_lambda`: in [0, 1].
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

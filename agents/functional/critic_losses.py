@@ -5,8 +5,6 @@ There is no factor ½: as in stable-baselines3 it belongs to `vf_coef` (0.5 ther
 squared. Gradients flow into `values` only.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

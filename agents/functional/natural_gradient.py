@@ -5,8 +5,6 @@ mean KL(π_old‖π) is the Fisher information. Among the steps x with KL ≈ ½
 lowers a loss of gradient g the most solves H x = -g up to its length, which makes ½ xᵀHx = δ.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Sequence
 
 import torch

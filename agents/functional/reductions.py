@@ -18,8 +18,6 @@ arguments.
 Results are scalars in units of the loss; gradients flow into `losses`.
 """
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 import torch

@@ -6,8 +6,6 @@ Log-probs and KLs are in nats, losses in units of the advantage. Gradients flow 
 only: all else is fixed. Nothing is clamped unless a formula clips it; a ratio may overflow.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

@@ -1,7 +1,5 @@
 """Policies, which choose actions. An agent accepts a policy by its name or as a class."""
 
-from __future__ import annotations
-
 import inspect
 from collections.abc import Mapping
 from typing import Any

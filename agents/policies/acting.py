@@ -1,7 +1,5 @@
 """Policies that act in a text environment, but do not learn."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

@@ -9,8 +9,6 @@ Write a `torch.nn.Module` that implements it, and pass the class to any agent:
 an error when an agent is made.
 """
 
-from __future__ import annotations
-
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass

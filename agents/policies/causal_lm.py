@@ -1,7 +1,5 @@
 """A causal language model as a policy: its next-token distribution, and a value head."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path

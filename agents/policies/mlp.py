@@ -1,7 +1,5 @@
 """Small networks for other Gymnasium environments, with discrete or continuous actions."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 from typing import Any

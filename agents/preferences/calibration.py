@@ -1,7 +1,5 @@
 """How right a judge of pairs is: the share of agreement, and the calibration of its confidence."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Which of several agents writes better texts: win rates, sign test, Bradley-Terry strengths."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 

@@ -5,8 +5,6 @@ The columns are those of TRL's preference format, so that public data sets load 
 whole texts or conversations that begin with the same prompt. Other columns are kept as data.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import string

@@ -4,8 +4,6 @@ The loss is −log σ(r_chosen − r_rejected) (Bradley and Terry 1952; Christia
 Stiennon et al. 2020, section 3.3). The model is a transformers sequence classifier with one label.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path

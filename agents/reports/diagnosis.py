@@ -13,8 +13,6 @@ means the mean over the last quarter of the rollouts, which says where a run has
 noise than its last rollout.
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 

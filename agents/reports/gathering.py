@@ -1,7 +1,5 @@
 """What a report shows of runs, read from their folders."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The whole page of a report."""
 
-from __future__ import annotations
-
 import datetime
 import importlib.metadata
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """The runs beside each other: results, problems, settings."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial

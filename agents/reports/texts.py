@@ -1,7 +1,5 @@
 """Texts in a report: samples before and after side by side, and token heat maps."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 from agents.evaluation import TextEvaluation

@@ -16,8 +16,6 @@ learning_curve.png      the plot
 report.html             the page of `python -m agents report`
 """
 
-from __future__ import annotations
-
 import errno
 import importlib.metadata
 import json

@@ -1,7 +1,5 @@
 """The log of a run: a table and TensorBoard, which can go on after a break."""
 
-from __future__ import annotations
-
 import csv
 import io
 import json

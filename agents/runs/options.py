@@ -4,8 +4,6 @@ Presets fit the algorithm and the model; a registered task has prompts, a reward
 own. The options are data, so that a run can be made again from its ``settings.json``.
 """
 
-from __future__ import annotations
-
 import dataclasses
 from dataclasses import dataclass, field
 from pathlib import Path

@@ -1,7 +1,5 @@
 """What is written and shown while an agent learns, as a callback of stable-baselines3."""
 
-from __future__ import annotations
-
 import json
 import re
 import time

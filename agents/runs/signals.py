@@ -1,7 +1,5 @@
 """Ctrl-C, SIGTERM and a closed terminal, as an exception at a moment when nothing is half done."""
 
-from __future__ import annotations
-
 import signal
 import sys
 import threading

@@ -7,8 +7,6 @@ Everything is in the run's folder (`agents.runs.folder`). A run that was broken 
 where it ended, and what it has measured already is not measured again.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path

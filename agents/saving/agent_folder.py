@@ -9,8 +9,6 @@ holds is only data: no code that it names is imported, and it sets only the hype
 agent saves.
 """
 
-from __future__ import annotations
-
 import inspect
 import json
 import os

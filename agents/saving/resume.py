@@ -5,8 +5,6 @@ Of several processes it is what the first one needs: the others go on with new e
 learning.json, learning.safetensors   beside the agent; data only, as all that an agent saves
 """
 
-from __future__ import annotations
-
 import json
 import logging
 from collections.abc import Mapping

@@ -1,7 +1,5 @@
 """Callbacks of stable-baselines3 for our agents."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

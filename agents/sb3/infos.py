@@ -1,7 +1,5 @@
 """Infos of Gymnasium's vector environments as stable-baselines3 has them: one mapping for a row."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

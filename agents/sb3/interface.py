@@ -1,7 +1,5 @@
 """What callbacks and users of stable-baselines3 read of a model, for our agents."""
 
-from __future__ import annotations
-
 import time
 from collections import deque
 from typing import Any

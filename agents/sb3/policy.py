@@ -1,7 +1,5 @@
 """A causal language model as an actor-critic policy of stable-baselines3."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any

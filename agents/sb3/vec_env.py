@@ -1,7 +1,5 @@
 """A vector environment of Gymnasium as one of stable-baselines3."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The device of an agent."""
 
-from __future__ import annotations
-
 import torch
 
 from agents import distributed

@@ -3,8 +3,6 @@
 They are the fields of an agent's class (`textenv.arguments.Arguments`).
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import fields
 from typing import Any

@@ -1,7 +1,5 @@
 """How much memory learning needs at most, measured on two rows before it begins."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable
 from dataclasses import astuple, dataclass

@@ -1,7 +1,5 @@
 """Metrics for the log, with the names of stable-baselines3."""
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any

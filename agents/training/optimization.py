@@ -1,7 +1,5 @@
 """Optimiser steps: learning rates, and one step on a batch that may not fit into memory at once."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace

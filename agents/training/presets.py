@@ -4,8 +4,6 @@ Constructors, command line, examples and README all take them from here. The arg
 take precedence. Each number has a source or was chosen by a measurement.
 """
 
-from __future__ import annotations
-
 import inspect
 import os
 from pathlib import Path

@@ -18,8 +18,6 @@ measuring. (In a reward each estimator also acts on the earlier actions that led
 except `k2` do this without bias.) Gradients flow into both arguments; detach what must stay fixed.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

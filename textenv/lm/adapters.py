@@ -1,7 +1,5 @@
 """New adapters of low rank (LoRA, Hu et al. 2022) in a causal language model."""
 
-from __future__ import annotations
-
 import copy
 import os
 from collections.abc import Mapping

@@ -1,7 +1,5 @@
 """Keys and values: a table in which each sequence has its own length, and those of prompts."""
 
-from __future__ import annotations
-
 import inspect
 from typing import Any
 

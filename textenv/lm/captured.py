@@ -8,8 +8,6 @@ tensors: the tokens, their positions, and the table of keys and values, whose re
 a graph stays right as the policy learns.
 """
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Callable
 from typing import Any, NamedTuple

@@ -1,7 +1,5 @@
 """Layers whose activations are computed again in the backward pass instead of kept."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial

@@ -6,8 +6,6 @@ to ``column <= position``: there is no left padding and no mask from token value
 reset or wait while the others continue, and rows with equal prompts share one prefill.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import torch

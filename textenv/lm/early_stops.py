@@ -5,8 +5,6 @@ response begins is not visible in its tokens, so the observation then says which
 (``stop_tokens``), and the first column in which one of them does (``stop_column``).
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

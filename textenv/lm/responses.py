@@ -1,7 +1,5 @@
 """Rows of prompts and responses that a model scores, and which of their tokens count."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any, Self
 

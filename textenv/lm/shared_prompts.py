@@ -6,8 +6,6 @@ of each different prompt are computed once, and the responses attend to them; gr
 both, so that this is the same function of the weights.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import NamedTuple
 

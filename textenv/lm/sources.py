@@ -10,8 +10,6 @@ A *source* is one of
 - a Hugging Face hub id such as ``"Qwen/Qwen3-0.6B"``.
 """
 
-from __future__ import annotations
-
 import difflib
 import importlib.util
 import os

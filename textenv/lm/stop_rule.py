@@ -1,7 +1,5 @@
 """When a response ends: stop tokens, and stop strings, searched only at the end of the text."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 

@@ -5,8 +5,6 @@ to show, before it is used, that decoding from the cache gives the log-probabili
 plain forward pass: for two rows of different lengths, at the prompt and two steps later.
 """
 
-from __future__ import annotations
-
 import weakref
 from collections.abc import Iterator, Mapping
 from typing import Any

@@ -4,8 +4,6 @@ A model reads and writes token ids. With another model's tokenizer each id means
 text. This raises no error by itself, but the text and the KL have no meaning.
 """
 
-from __future__ import annotations
-
 import weakref
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Conversations as prompts: their messages, and the text that a chat template makes of them."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 

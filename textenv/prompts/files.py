@@ -1,7 +1,5 @@
 """Files of prompts: their rows, each with the words that say where it was read."""
 
-from __future__ import annotations
-
 import csv
 import io
 import json

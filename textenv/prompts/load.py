@@ -1,7 +1,5 @@
 """Where episodes begin: prompts from a list, a file or a dataset."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field

@@ -1,7 +1,5 @@
 """Text for the terminal or as a picture, each token coloured by a number."""
 
-from __future__ import annotations
-
 import unicodedata
 from collections.abc import Sequence
 from functools import cached_property

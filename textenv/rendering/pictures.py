@@ -1,7 +1,5 @@
 """Text as a picture: dark letters of one width on white, each piece on its own colour."""
 
-from __future__ import annotations
-
 import os
 import unicodedata
 from collections.abc import Iterable, Sequence

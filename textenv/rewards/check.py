@@ -1,7 +1,5 @@
 """Call a reward and check its result: an invalid score is an error and never becomes 0.0."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

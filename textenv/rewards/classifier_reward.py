@@ -1,7 +1,5 @@
 """The score of a trained model: a sentiment classifier, a toxicity filter, a reward model."""
 
-from __future__ import annotations
-
 import copy
 import warnings
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """Time limit and repetition for rewards that ask a service or another process."""
 
-from __future__ import annotations
-
 import logging
 import sys
 import threading

@@ -4,8 +4,6 @@ To give a reward a name, write a file in `textenv.rewards.library` with a functi
 and add a line to `NAMES`, or to `NAMES_WITH_COLUMNS` if it needs columns of the prompt's row.
 """
 
-from __future__ import annotations
-
 import difflib
 import importlib
 import inspect

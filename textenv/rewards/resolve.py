@@ -1,7 +1,5 @@
 """Turn each form of reward that a user may give into a function of a batch of episodes."""
 
-from __future__ import annotations
-
 import os
 import re
 from collections.abc import Mapping, Sequence

@@ -12,8 +12,6 @@ There is no trainer here: ``trainer_state`` is None, and ``log_extra`` and ``log
 nothing.
 """
 
-from __future__ import annotations
-
 import functools
 import inspect
 from collections.abc import Callable, Mapping, Sequence

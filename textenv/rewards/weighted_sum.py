@@ -1,7 +1,5 @@
 """Several rewards in one."""
 
-from __future__ import annotations
-
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence

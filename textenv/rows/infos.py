@@ -4,8 +4,6 @@ A column ``infos[key]`` is an array over the rows; the mask ``infos["_" + key]``
 it is valid.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

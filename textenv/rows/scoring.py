@@ -5,8 +5,6 @@ has ended. A step of the environment calls `record_actions` before it appends th
 `finish_rows` for the rows that end, and then `rewards`.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

@@ -1,7 +1,5 @@
 """How episodes begin: seeds, groups, and the random choice of prompts."""
 
-from __future__ import annotations
-
 import zlib
 from collections.abc import Iterable, Sequence
 from typing import Any

@@ -1,7 +1,5 @@
 """Which rows have just stopped, and which tokens would make sense next."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

@@ -1,7 +1,5 @@
 """The token table: B rows of tokens with their lengths, in numpy or in torch."""
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Sequence
 from typing import Any

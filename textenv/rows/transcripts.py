@@ -1,7 +1,5 @@
 """Turn rows of tokens into the episodes that a reward function receives."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Countdown-v0: reach a target with some of the given numbers."""
 
-from __future__ import annotations
-
 import random
 from typing import Annotated
 

@@ -1,7 +1,5 @@
 """DigitSum-v0: the sum of the digits of a number, one step at a time."""
 
-from __future__ import annotations
-
 import random
 from typing import Annotated
 

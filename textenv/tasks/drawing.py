@@ -1,7 +1,5 @@
 """Draw the rows of a task at random, with a seed, and keep some of them for evaluation."""
 
-from __future__ import annotations
-
 import random
 import zlib
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """Haiku-v0: write a haiku about a topic."""
 
-from __future__ import annotations
-
 from textenv.tasks.drawing import Row
 from textenv.tasks.spec import TaskSpec
 

@@ -1,7 +1,5 @@
 """LetterCount-v0: how often a letter occurs in a word."""
 
-from __future__ import annotations
-
 import random
 
 from textenv.tasks.drawing import Row, draw_rows

@@ -1,7 +1,5 @@
 """The tasks of reasoning-gym, an optional package, as rows for a text environment."""
 
-from __future__ import annotations
-
 from typing import Annotated, Any
 
 from textenv.arguments import Range, check_ranges

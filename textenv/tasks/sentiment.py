@@ -1,7 +1,5 @@
 """Sentiment-v0: continue the opening of a film review in the most positive way."""
 
-from __future__ import annotations
-
 from textenv.tasks.spec import TaskSpec
 
 HELD_OUT_OPENINGS = """

@@ -1,7 +1,5 @@
 """WordReversal-v0: the letters of a word in reverse order."""
 
-from __future__ import annotations
-
 import random
 
 from textenv.tasks.drawing import Row, draw_rows

@@ -4,8 +4,6 @@ Several threads and processes may use it at once. A process that is killed while
 most half a line, which nobody was told of, and which the next answer replaces.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import threading

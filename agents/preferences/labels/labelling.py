@@ -11,8 +11,6 @@ else follows from it: whoever opens the files again, after a kill or beside anot
 where the answers end.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os

@@ -1,7 +1,5 @@
 """What a person sees, as HTML: the pair, the progress, nothing about who wrote the texts."""
 
-from __future__ import annotations
-
 import html
 import json
 import time

@@ -5,8 +5,6 @@ from elsewhere. What the buttons send is the turn of the view on the screen; the
 whether it counts.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import socket

@@ -1,7 +1,5 @@
 """Whether a response ends with the right answer, a number or a word."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Sequence
 

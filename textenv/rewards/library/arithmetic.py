@@ -1,7 +1,5 @@
 """Exact values of arithmetic expressions, without running them as code."""
 
-from __future__ import annotations
-
 import re
 from fractions import Fraction
 

@@ -1,7 +1,5 @@
 """The columns of a prompt's row that a reward compares a response with."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from textenv.episode import Episode

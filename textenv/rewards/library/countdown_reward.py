@@ -1,7 +1,5 @@
 """Whether a response reaches a target with the numbers it was given."""
 
-from __future__ import annotations
-
 import re
 from collections import Counter
 from collections.abc import Sequence

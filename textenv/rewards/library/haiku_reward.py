@@ -1,7 +1,5 @@
 """How close a response is to a finished haiku about its topic: lines of 5, 7 and 5 syllables."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Sequence
 from typing import Any

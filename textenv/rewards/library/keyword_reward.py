@@ -1,7 +1,5 @@
 """How many of the wanted words a response contains."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Sequence
 from functools import partial

@@ -1,7 +1,5 @@
 """How close a response's length is to a target."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from functools import partial
 

@@ -1,7 +1,5 @@
 """The scores of reasoning-gym's own verifiers."""
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Callable, Sequence

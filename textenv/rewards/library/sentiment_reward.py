@@ -1,7 +1,5 @@
 """How positive the sentiment of a response is."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from functools import partial
 

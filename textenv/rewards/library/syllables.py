@@ -1,7 +1,5 @@
 """Counts of the syllables of English words and lines."""
 
-from __future__ import annotations
-
 import re
 import unicodedata
 from functools import cache

@@ -1,7 +1,5 @@
 """Which lines of a text are verse, and which only stand around it."""
 
-from __future__ import annotations
-
 import re
 from collections import Counter
 from collections.abc import Sequence
