@@ -110,11 +110,7 @@ def join(device: str) -> str:
 
 
 def _met(cpu: bool | None = None) -> Any:
-    """What accelerate knows of the processes, which the first call waits for.
-
-    Args:
-        cpu: whether they are to meet on the CPU; None: where no accelerator is.
-    """
+    """What accelerate knows of the processes, which the first call waits for."""
     return _partial_state(not torch.cuda.is_available() if cpu is None else cpu)
 
 

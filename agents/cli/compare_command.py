@@ -169,11 +169,7 @@ def _parse(arguments: list[str], env: str) -> Compare:
 
 
 def _check(options: Compare, candidates: list[Candidate]) -> None:
-    """Raise an error for options that do not fit.
-
-    Raises:
-        ValueError: the message says which one.
-    """
+    """Raise an error for options that do not fit."""
     check_options(options)
     if not candidates:
         raise ValueError(f"--agents must name some of {', '.join(DEFAULT)}.")
@@ -186,11 +182,7 @@ def _check(options: Compare, candidates: list[Candidate]) -> None:
 
 
 def _job(task: Compare, candidate: Candidate, seed: int, output: Path) -> Job:
-    """The run of a candidate: presets, then the options of the comparison, then its arguments.
-
-    Raises:
-        ValueError: it has no such hyper-parameter.
-    """
+    """The run of a candidate: presets, then the options of the comparison, then its arguments."""
     of_run = {field.name for field in dataclasses.fields(RunOptions)}
     given = {
         name: value for name, value in vars(task).items() if name in of_run and value is not None

@@ -19,11 +19,7 @@ REFUSALS = (ValueError, TypeError, OSError, ModuleNotFoundError)
 
 @contextmanager
 def checking_options() -> Iterator[None]:
-    """Within it options are read and used for the first time: an error is one of the user.
-
-    Raises:
-        SystemExit: with the sentence of the error, instead of a traceback.
-    """
+    """Within it options are read and used for the first time: an error is one of the user."""
     try:
         yield
     except REFUSALS as error:

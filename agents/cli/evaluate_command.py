@@ -70,15 +70,7 @@ def main(arguments: list[str]) -> None:
 
 
 def load_agent(options: Evaluate, eval_prompts: Any) -> tuple[Agent, bool]:
-    """The agent in the task of its evaluation, and whether this is the task of its run.
-
-    Args:
-        eval_prompts: those of the run's evaluations; None for those of its learning.
-
-    Raises:
-        FileNotFoundError: there is no agent in the folder.
-        ValueError: an option does not fit it, or its algorithm is a custom class.
-    """
+    """The agent in the task of its evaluation, and whether this is the task of its run."""
     path = agent_folder.find(options.path)
     given = {
         name: getattr(options, name)

@@ -48,11 +48,7 @@ class Candidate:
 
 
 def parse_candidate(text: str) -> Candidate:
-    """A candidate: ``ppo``, ``"ppo(n_epochs=2)"``, ``best-of-4``, ``sb3:PPO``, ``mine:MyAgent``.
-
-    Raises:
-        ValueError: it is none of these, or its arguments are no Python literals.
-    """
+    """A candidate: ``ppo``, ``"ppo(n_epochs=2)"``, ``best-of-4``, ``sb3:PPO``, ``mine:MyAgent``."""
     match = CALL.fullmatch(text.strip())
     if match is None:
         raise ValueError(f"--agents {text!r} cannot be read: write 'ppo(n_epochs=2)', say.")

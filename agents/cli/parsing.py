@@ -23,9 +23,6 @@ def parse_train(arguments: list[str]) -> tuple[RunOptions, dict[str, Any]]:
     """The options of a run and the hyper-parameters of its algorithm.
 
     Their defaults are the presets of the chosen algorithm and model, and those of the task.
-
-    Raises:
-        ValueError: there is no such algorithm or task.
     """
     name = chosen(arguments, "--agent", RunOptions.agent)
     cls_of_agent, lora = algorithms.find(name), chosen(arguments, "--lora", "None")

@@ -21,13 +21,7 @@ NO_REWARD = "length"
 
 
 def check_page(port: int, labeller: str | None) -> None:
-    """Raise an error if the page cannot be shown, before anything is sampled.
-
-    Raises:
-        ModuleNotFoundError: Gradio is not installed.
-        OSError: the port is in use.
-        ValueError: this is no name of a person.
-    """
+    """Raise an error if the page cannot be shown, before anything is sampled."""
     if importlib.util.find_spec("gradio") is None:
         raise ModuleNotFoundError(
             "The page needs the package gradio, which is not installed: "
@@ -41,12 +35,7 @@ def check_page(port: int, labeller: str | None) -> None:
 
 
 def saved_labelling(path: Path, settings: Mapping[str, Any]) -> Labelling | None:
-    """The labelling that began with the same command; None if none has begun.
-
-    Raises:
-        FileExistsError: there is another file.
-        ValueError: its pairs were made with other options.
-    """
+    """The labelling that began with the same command; None if none has begun."""
     if path.is_dir():
         raise FileExistsError(f"{str(path)!r} is a folder: give --output a file.")
     if not files(path)[1].exists():
@@ -77,11 +66,7 @@ def pairs_of(
 def ask_people(
     labelling: Labelling, port: int, labeller: str | None, report: Callable[[], None]
 ) -> None:
-    """Show the page until Ctrl-C, and report whenever somebody has answered all, and at the end.
-
-    Raises:
-        OSError: the port is in use.
-    """
+    """Show the page until Ctrl-C, and report whenever somebody has answered all, and at the end."""
     from agents.preferences.labels.page import serving
 
     total, finished, reported = len(labelling.pairs), set[str](), None

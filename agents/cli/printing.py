@@ -32,12 +32,7 @@ def print_evaluations(columns: Mapping[str, TextEvaluation], attainable: Attaina
 def evaluation_table(
     columns: Mapping[str, TextEvaluation], attainable: Attainable | None = None
 ) -> Table:
-    """Return, score, KL, length, diversity and speed of each evaluation.
-
-    Args:
-        columns: the evaluations.
-        attainable: best-of-n and the optimum, as further columns.
-    """
+    """Return, score, KL, length, diversity and speed of each evaluation."""
     table = Table(box=None, pad_edge=False)
     table.add_column("", no_wrap=True)
     points = attainable.points() if attainable is not None else {}
@@ -133,12 +128,7 @@ def print_comparison(found: Comparison, task: str) -> None:
 
 
 def print_differences(differences: list[Difference], names: list[str]) -> None:
-    """Which candidates differ in return: by how much, or, of many, which ones.
-
-    Args:
-        differences: all pairs.
-        names: of the candidates, the best first.
-    """
+    """Which candidates differ in return: by how much, or, of many, which ones."""
     apart = [one for one in differences if one.p_value < 0.05]
     how = "(Games-Howell, 95 % for all pairs together)"
     console.print(f"\nwhat differs {how}:" if apart else f"\nno two of them differ {how}")
@@ -171,11 +161,7 @@ def candidate_row(row: Any) -> tuple[str, ...]:
 def reach_rows(
     attainable: Attainable, shown: Container[str]
 ) -> list[tuple[float, tuple[str, ...], float]]:
-    """Return, cells and share of the untouched model, of best-of-n, and of the optimum.
-
-    Args:
-        shown: names of those that are in the table already.
-    """
+    """Return, cells and share of the untouched model, of best-of-n, and of the optimum."""
     points = {
         "untouched": best_of_n_curve(attainable.scores, [1])[0],
         **attainable.points(),

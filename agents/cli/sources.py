@@ -19,18 +19,7 @@ OF_EPISODES = ("prompts", "reward", "max_new_tokens", "min_new_tokens", "stop", 
 def open_candidates(
     sources: Sequence[str], given: dict[str, Any], device: str, held_out: bool = False
 ) -> list[Agent | Sampler]:
-    """Agents that only sample, all in the task of the first one that learned.
-
-    Args:
-        sources: folders of runs or of agents, or models as for ``train``.
-        given: arguments of the environment that take precedence, such as prompts and reward.
-        device: "auto" uses an accelerator if there is one.
-        held_out: take the prompts of the evaluations of its run, which may be held-out ones.
-
-    Raises:
-        FileNotFoundError: there is neither an agent nor a model of that name.
-        ValueError: an agent's algorithm is a custom class, or the task names code.
-    """
+    """Agents that only sample, all in the task of the first one that learned."""
     folders = [agent_folder.find(source) for source in sources]
     saved = [(folder / agent_folder.DESCRIPTION).is_file() for folder in folders]
     env_id, task = "TextGen-v0", dict(given)
@@ -62,11 +51,7 @@ def prompts_of_evaluations(source: str | Path) -> Any:
 
 
 def given_options(options: Any, names: Mapping[str, str]) -> dict[str, Any]:
-    """The arguments of the environment that were given on the command line.
-
-    Args:
-        names: for each argument the option that sets it.
-    """
+    """The arguments of the environment that were given on the command line."""
     values = {argument: getattr(options, option) for argument, option in names.items()}
     return {argument: value for argument, value in values.items() if value is not None}
 
@@ -77,12 +62,7 @@ def reward_name(agent: Agent | Sampler) -> str:
 
 
 def load_saved(folder: Path, task: dict[str, Any], device: str, **changes: Any) -> Agent:
-    """The saved agent of a text task, of whichever algorithm.
-
-    Raises:
-        FileNotFoundError: there is no agent in the folder.
-        ValueError: its algorithm is a custom class, or it generates no text.
-    """
+    """The saved agent of a text task, of whichever algorithm."""
     algorithm, policy = algorithm_of(folder), agent_folder.describe(folder)["policy"]
     if policy != "CausalLMPolicy":
         raise ValueError(

@@ -93,11 +93,7 @@ def parse_resume(arguments: list[str]) -> tuple[RunOptions, dict[str, Any]] | No
 
 
 def new_or_old_folder(options: RunOptions) -> RunFolder:
-    """`open_folder`, whose error names the options of the command line.
-
-    Raises:
-        OSError: it cannot be used; the message says why.
-    """
+    """`open_folder`, whose error names the options of the command line."""
     path = options.output
     if path is not None and RunFolder(path).is_run() and not options.overwrite:
         raise FileExistsError(

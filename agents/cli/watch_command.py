@@ -81,23 +81,12 @@ def main(arguments: list[str]) -> None:
 
 
 def load_agent(path: Path, reward: str | None, device: str) -> Agent:
-    """The newest agent of a run, or the one of a folder, in its task.
-
-    Raises:
-        FileNotFoundError: there is no agent in the folder.
-        ValueError: it generates no text, or its algorithm is a custom class.
-    """
+    """The newest agent of a run, or the one of a folder, in its task."""
     return load_saved(agent_folder.find(path), {} if reward is None else {"reward": reward}, device)
 
 
 def play(episode: TracedEpisode, title: str, pause: float) -> None:
-    """Print an episode token by token, then its text under each kind of number, and its score.
-
-    Args:
-        episode: to show.
-        title: of its first line.
-        pause: seconds after each token.
-    """
+    """Print an episode token by token, then its text under each kind of number, and its score."""
     console.print()
     console.rule(f"[bold]{title}[/]", align="left", style="dim")
     console.print(Text(printable(episode.prompt), style="italic"), soft_wrap=True)

@@ -125,11 +125,7 @@ class RunRecorder(RolloutCallback):
         self._mark_saved()
 
     def _check_goes_on(self) -> None:
-        """Raise an error unless the agent is the one of the newest checkpoint.
-
-        Raises:
-            ValueError: it is not, or there is none.
-        """
+        """Raise an error unless the agent is the one of the newest checkpoint."""
         if not self.run.has_checkpoint:
             raise ValueError(f"The run in {str(self.run.path)!r} has no checkpoint to go on from.")
         saved = agent_folder.describe(agent_folder.find(self.run.newest))

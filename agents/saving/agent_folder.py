@@ -94,12 +94,7 @@ def describe_agent(agent: Any) -> dict[str, Any]:
 
 
 def _other_files(folder: Path) -> list[Path]:
-    """What is in the folder and does not belong to an agent that was saved there before.
-
-    Raises:
-        FileExistsError: the folder is not empty and holds no agent, or one of unknown files; or it
-            is the current one.
-    """
+    """What is in the folder and does not belong to an agent that was saved there before."""
     entries = list(folder.iterdir()) if folder.is_dir() else []
     if folder.resolve() == Path.cwd():
         raise FileExistsError(
@@ -151,11 +146,7 @@ def describe(folder: Path) -> dict[str, Any]:
 
 @contextmanager
 def _reading(path: Path) -> Iterator[None]:
-    """Turn what damaged content leads to into one sentence.
-
-    Raises:
-        ValueError: it names the file or folder.
-    """
+    """Turn what damaged content leads to into one sentence."""
     try:
         yield
     except OSError:
@@ -236,11 +227,7 @@ def _load(cls: type, folder: Path, env: Any, policy: type | None, changes: dict[
 def _check(
     cls: type, folder: Path, description: dict[str, Any], policy: Any, changes: dict[str, Any]
 ) -> None:
-    """Raise an error for an agent of another class, or if an argument must be given again.
-
-    Raises:
-        ValueError: the message says what is wrong, and how to fix it.
-    """
+    """Raise an error for an agent of another class, or if an argument must be given again."""
     where, name = str(folder), cls.__name__
     if description["algorithm"] != name:
         raise ValueError(

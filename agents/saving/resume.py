@@ -93,13 +93,6 @@ def _of_earlier_release(attributes: State, cls: str) -> State:
     """A collector's state as `to_json` writes it, from a tree of its attributes and their kinds.
 
     Where the environment could not say its state, the tree has its attributes: they are not used.
-
-    Args:
-        attributes: of the collector.
-        cls: the name of the class of the environment, which the file lacks.
-
-    Returns:
-        None if the environment's own state is not there.
     """
 
     def data(node: State) -> State:
