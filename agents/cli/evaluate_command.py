@@ -70,7 +70,10 @@ def main(arguments: list[str]) -> None:
 
 
 def load_agent(options: Evaluate, eval_prompts: Any) -> tuple[Agent, bool]:
-    """The agent in the task of its evaluation, and whether this is the task of its run."""
+    """The agent in the task of its evaluation, and whether this is the task of its run.
+
+    ``eval_prompts`` are those of the run's evaluations; None takes those of its learning.
+    """
     path = agent_folder.find(options.path)
     given = {
         name: getattr(options, name)

@@ -19,7 +19,12 @@ OF_EPISODES = ("prompts", "reward", "max_new_tokens", "min_new_tokens", "stop", 
 def open_candidates(
     sources: Sequence[str], given: dict[str, Any], device: str, held_out: bool = False
 ) -> list[Agent | Sampler]:
-    """Agents that only sample, all in the task of the first one that learned."""
+    """Agents that only sample, all in the task of the first one that learned.
+
+    ``sources`` are folders of runs or of agents, or models as for ``train``; ``given`` are
+    arguments of the environment that take precedence. ``held_out`` takes the prompts of a run's
+    evaluations.
+    """
     folders = [agent_folder.find(source) for source in sources]
     saved = [(folder / agent_folder.DESCRIPTION).is_file() for folder in folders]
     env_id, task = "TextGen-v0", dict(given)
