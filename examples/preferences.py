@@ -52,7 +52,9 @@ def learned_from(
     return agent, folder
 
 
-def main(pairs: int = 2000, tokens: int = 80_000, temperature: float = 0.2) -> None:
+def main(
+    pairs: int = 2000, tokens: int = 80_000, temperature: float = 0.2, texts: int = 1000
+) -> None:
     hide_progress_bars()
     untouched = REINFORCE("CausalLMPolicy", "TextGen-v0", n_envs=8, env_kwargs={"reward": JUDGE})
 
@@ -64,10 +66,10 @@ def main(pairs: int = 2000, tokens: int = 80_000, temperature: float = 0.2) -> N
     agent, _ = learned_from(learned, others, tokens // 2)
     learned, others = learned + judged(agent, 2), others + judged(agent, 3)
     _, folder = learned_from(learned, others, tokens)
-    plot(str(folder), untouched)
+    plot(str(folder), untouched, texts)
 
 
-def plot(proxy: str, untouched: Agent) -> None:
+def plot(proxy: str, untouched: Agent, texts: int) -> None:
     """Proxy and judge over the KL of the last run."""
     progress = read_progress(RUN / "progress.csv")
     kl = progress["rollout/kl"]
@@ -76,7 +78,7 @@ def plot(proxy: str, untouched: Agent) -> None:
     last = []
     titles = {proxy: "reward model (what is maximised)", JUDGE: "judge (what is meant)"}
     for name, title in titles.items():
-        before = np.array(sample(untouched, 1000, seed=4, reward=name).scores)
+        before = np.array(sample(untouched, texts, seed=4, reward=name).scores)
         curve = (progress[f"rollout/score/{name}"] - before.mean()) / before.std()
         axes.plot(kl, curve, label=title)
         last.append(curve[-1])

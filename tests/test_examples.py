@@ -137,7 +137,7 @@ def test_custom_reward(run):
 
 
 def test_preferences(run):
-    printed = run("preferences.py", pairs=200, tokens=2000)
+    printed = run("preferences.py", pairs=100, tokens=500, texts=60)
     found = numbers(r"reward model: # \[#, #\] of # other pairs .* perfect judge #", printed)
     accuracy, low, high, _, known = found
     assert low <= accuracy <= high and 0.5 < known < 1
