@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import time
 
 import datasets
 import pandas as pd
@@ -198,20 +199,30 @@ def test_times():
 
 
 def test_a_signal_waits_for_the_end_of_a_block():
+    """Among many threads Python may call a handler a moment later: two signals could be one."""
     import signal
+
+    def until(arrived):
+        deadline = time.monotonic() + 30
+        while not arrived() and time.monotonic() < deadline:
+            time.sleep(0.001)
 
     with Signals() as signals:
         with pytest.raises(Interrupted) as caught, signals.waiting():
             signal.raise_signal(signal.SIGTERM)
+            until(lambda: signals.received)
             reached = True
         assert reached and caught.value.exit_code == 143
         signals.check()  # it is raised once
     with Signals() as signals, pytest.raises(Interrupted), signals.waiting():
         signal.raise_signal(signal.SIGINT)
+        until(lambda: signals.received)
         signal.raise_signal(signal.SIGINT)  # the second one does not wait
+        until(lambda: False)
         pytest.fail("not reached")
     with Signals(), pytest.raises(KeyboardInterrupt):
         signal.raise_signal(signal.SIGINT)
+        until(lambda: False)
         pytest.fail("not reached")
 
 
