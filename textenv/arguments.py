@@ -284,7 +284,10 @@ def check_names(owner: Any, given: Collection[str]) -> None:
 
 
 def unknown_argument(owner: str, name: str, known: Collection[str]) -> str:
-    """The sentence about an argument that ``owner`` does not have, with the nearest ones."""
+    """The sentence about an argument that ``owner`` does not have, with the nearest ones.
+
+    It begins as Python's own, by which torchrl knows that it may leave the argument out.
+    """
     near = difflib.get_close_matches(name, known)
     hint = f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
-    return f"{owner} has no argument {name!r}.{hint}"
+    return f"{owner} got an unexpected keyword argument {name!r}.{hint}"

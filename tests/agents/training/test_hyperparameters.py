@@ -30,7 +30,7 @@ def test_the_signature_shows_the_arguments_that_all_have_in_common(name):
 @pytest.mark.parametrize("kind", [REINFORCE, ActorCritic, RLOO])
 @pytest.mark.parametrize("argument", ["batch_size", "n_epochs"])
 def test_one_step_on_each_rollout_takes_no_minibatches(kind, argument, on_cartpole):
-    sentence = rf"{kind.__name__} has no argument '{argument}'\. It takes one optimiser step on"
+    sentence = rf"{kind.__name__} got .* argument '{argument}'\. It takes one optimiser step on"
     with pytest.raises(TypeError, match=sentence):
         on_cartpole(kind, **{argument: 16})
 
@@ -45,7 +45,9 @@ def test_one_step_on_each_rollout_takes_no_minibatches(kind, argument, on_cartpo
     ],
 )
 def test_an_unknown_argument_is_refused_with_those_that_are_like_it(argument, hint, on_cartpole):
-    with pytest.raises(TypeError, match=f"PPO has no argument '{argument}'.*{hint}"):
+    with pytest.raises(
+        TypeError, match=f"PPO got an unexpected keyword argument '{argument}'.*{hint}"
+    ):
         on_cartpole(PPO, **{argument: 1})
 
 
@@ -86,7 +88,9 @@ def test_an_argument_of_ones_own_joins_the_others(on_cartpole):
     assert "bonus: What is added, in units of the return." in pydoc.render_doc(Bonus)
     agent = on_cartpole(Bonus, bonus=2.0)
     assert (agent.bonus, agent.gamma) == (2.0, 0.99)
-    with pytest.raises(TypeError, match=r"Bonus has no argument 'bonsu'\. Did you mean 'bonus'"):
+    with pytest.raises(
+        TypeError, match=r"Bonus got an unexpected keyword argument 'bonsu'\. Did you mean 'bonus'"
+    ):
         on_cartpole(Bonus, bonsu=1.0)
     with pytest.raises(ValueError, match=r"bonus=-1 must be a number of at least 0"):
         on_cartpole(Bonus, bonus=-1)
