@@ -10,6 +10,7 @@ import tyro
 from rich.table import Table
 
 from agents.cli.errors import checking_options
+from agents.cli.parsing import parsed
 from agents.cli.people import (
     NO_REWARD,
     ask_people,
@@ -24,10 +25,8 @@ from agents.evaluation.statistics import Interval
 from agents.preferences.duels import Duel as Result
 from agents.preferences.duels import duel, judged_duel, judged_tournament, tournament
 from agents.preferences.labels import Labelling
-from agents.runs.options import check_options
 from agents.training.progress import console
 from textenv.arguments import Range
-from textenv.lm.loading import hide_progress_bars
 
 PERSON = "person"
 PROMPTS, PROMPTS_OF_A_PERSON = 512, 50
@@ -67,10 +66,8 @@ class Duel:
 
 def main(arguments: list[str]) -> None:
     """Sample, judge, print."""
-    options = tyro.cli(Duel, args=arguments, prog="python -m agents duel")
-    hide_progress_bars()
+    options = parsed(Duel, arguments, "duel")
     with checking_options():
-        check_options(options)
         if len(options.agents) < 2:
             raise ValueError("A duel needs at least two agents.")
         shown = [

@@ -8,17 +8,17 @@ import tyro
 
 from agents.agent import Agent
 from agents.cli.errors import checking_options
+from agents.cli.parsing import parsed
 from agents.cli.printing import print_evaluations
 from agents.cli.sources import load_saved, options_of_run, prompts_of_evaluations
 from agents.evaluation import evaluate_text
 from agents.evaluation.comparison import EVALUATION_SEED
 from agents.evaluation.optimum import Attainable
 from agents.runs import RunFolder
-from agents.runs.options import RunOptions, check_options
+from agents.runs.options import RunOptions
 from agents.runs.train import measure_attainable
 from agents.saving import agent_folder
 from textenv.arguments import Range
-from textenv.lm.loading import hide_progress_bars
 
 
 @dataclass
@@ -56,10 +56,8 @@ class Evaluate:
 
 def main(arguments: list[str]) -> None:
     """Sample from a saved agent and print its scores."""
-    options = tyro.cli(Evaluate, args=arguments, prog="python -m agents evaluate")
-    hide_progress_bars()
+    options = parsed(Evaluate, arguments, "evaluate")
     with checking_options():
-        check_options(options)
         of_run = options_of_run(options.path)
         agent, same_task = load_agent(options, prompts_of_evaluations(options.path))
     kl_coef = of_run.get("kl_coef") if options.kl_coef is None else options.kl_coef

@@ -4,9 +4,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
-import tyro
-
 from agents.cli.errors import checking_options
+from agents.cli.parsing import parsed
 from agents.cli.people import (
     NO_REWARD,
     ask_people,
@@ -17,10 +16,8 @@ from agents.cli.people import (
 )
 from agents.cli.sources import given_options, open_candidates
 from agents.preferences.labels import Labelling
-from agents.runs.options import check_options
 from agents.training.progress import console
 from textenv.arguments import Range
-from textenv.lm.loading import hide_progress_bars
 
 OF_PAIRS = ("agents", "prompts", "chat", "pairs", "max_new_tokens", "seed")
 
@@ -59,10 +56,8 @@ class Label:
 
 def main(arguments: list[str]) -> None:
     """Sample, or find what was sampled; then ask people until they stop."""
-    options = tyro.cli(Label, args=arguments, prog="python -m agents label")
-    hide_progress_bars()
+    options = parsed(Label, arguments, "label")
     with checking_options():
-        check_options(options)
         if len(options.agents) not in (1, 2):
             raise ValueError(f"--agents takes one or two, not {len(options.agents)}.")
         check_page(options.port, options.labeller)

@@ -1,22 +1,36 @@
-"""Reading the options of ``train``, whose defaults depend on other options."""
+"""Reading the options of a command; the defaults of those of ``train`` depend on one another."""
 
 import dataclasses
 import types
 from dataclasses import field
 from itertools import takewhile
-from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import tyro
 
 from agents import algorithms
+from agents.cli.errors import checking_options
 from agents.runs.options import (
     RunOptions,
+    check_options,
     chosen_presets,
     defaults_of,
     offered_hyperparameters,
     with_absolute_paths,
 )
 from textenv.arguments import hints_of, sentences_of
+from textenv.lm.loading import hide_progress_bars
+
+T = TypeVar("T")
+
+
+def parsed(cls: type[T], arguments: list[str], command: str) -> T:
+    """The options of a command; one that is out of its range ends the program."""
+    options = tyro.cli(cls, args=arguments, prog=f"python -m agents {command}")
+    hide_progress_bars()
+    with checking_options():
+        check_options(options)
+    return options
 
 
 def parse_train(arguments: list[str]) -> tuple[RunOptions, dict[str, Any]]:

@@ -4,16 +4,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
-import tyro
-
 from agents import files
 from agents.cli.errors import checking_options
+from agents.cli.parsing import parsed
 from agents.cli.sources import given_options, open_candidates, reward_name
 from agents.preferences.pairs import as_lines, ceiling, label, sample_pairs
-from agents.runs.options import check_options
 from agents.training.progress import console
 from textenv.arguments import Range
-from textenv.lm.loading import hide_progress_bars
 
 
 @dataclass
@@ -47,10 +44,8 @@ class Preferences:
 
 def main(arguments: list[str]) -> None:
     """Sample, label, write."""
-    options = tyro.cli(Preferences, args=arguments, prog="python -m agents preferences")
-    hide_progress_bars()
+    options = parsed(Preferences, arguments, "preferences")
     with checking_options():
-        check_options(options)
         if len(options.agents) not in (1, 2):
             raise ValueError(f"--agents takes one or two, not {len(options.agents)}.")
         if options.output.exists():

@@ -10,15 +10,14 @@ import tyro
 
 from agents import files
 from agents.cli.errors import REFUSALS, checking_options, in_words
+from agents.cli.parsing import parsed
 from agents.cli.sources import load_saved, prompts_of_evaluations
 from agents.evaluation.comparison import EVALUATION_SEED
 from agents.evaluation.traces import trace_episodes
 from agents.reports import ReportedRun, as_page, read_runs
-from agents.runs.options import check_options
 from agents.saving import agent_folder
 from agents.training.progress import console
 from textenv.arguments import Range
-from textenv.lm.loading import hide_progress_bars
 from textenv.rewards import RewardError
 
 
@@ -47,10 +46,8 @@ class Report:
 
 def main(arguments: list[str]) -> None:
     """Read the runs, sample some episodes, and write the page."""
-    options = tyro.cli(Report, args=arguments, prog="python -m agents report")
-    hide_progress_bars()
+    options = parsed(Report, arguments, "report")
     with checking_options():
-        check_options(options)
         if not options.runs:
             raise ValueError("Name at least one folder of a run.")
         runs = read_runs(options.runs)

@@ -4,15 +4,12 @@ import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 
-import tyro
-
 from agents.cli.errors import ENDINGS, checking_options, exit_code, in_words
+from agents.cli.parsing import parsed
 from agents.preferences.calibration import draw_calibration
 from agents.preferences.pairs import load_preferences
 from agents.preferences.reward_model import Training
-from agents.runs.options import check_options
 from agents.training.progress import console
-from textenv.lm.loading import hide_progress_bars
 
 
 @dataclass
@@ -48,10 +45,8 @@ class RewardModelOptions:
 
 def main(arguments: list[str]) -> None:
     """Read, train, save, and print how well it does."""
-    options = tyro.cli(RewardModelOptions, args=arguments, prog="python -m agents reward-model")
-    hide_progress_bars()
+    options = parsed(RewardModelOptions, arguments, "reward-model")
     with checking_options():
-        check_options(options)
         if options.output.is_dir() and any(options.output.iterdir()):
             raise FileExistsError(
                 f"The folder {str(options.output)!r} is not empty: choose another --output."

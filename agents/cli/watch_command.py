@@ -13,13 +13,12 @@ from rich.text import Text
 
 from agents.agent import Agent
 from agents.cli.errors import checking_options
+from agents.cli.parsing import parsed
 from agents.cli.sources import load_saved, prompts_of_evaluations
 from agents.evaluation.traces import TracedEpisode, shades, trace_episodes
-from agents.runs.options import check_options
 from agents.saving import agent_folder
 from agents.training.progress import console
 from textenv.arguments import Range
-from textenv.lm.loading import hide_progress_bars
 from textenv.rendering.ansi import printable
 
 TOKEN_WIDTH = 22
@@ -59,10 +58,8 @@ class Watch:
 
 def main(arguments: list[str]) -> None:
     """Sample episodes, and play them back."""
-    options = tyro.cli(Watch, args=arguments, prog="python -m agents watch")
-    hide_progress_bars()
+    options = parsed(Watch, arguments, "watch")
     with checking_options():
-        check_options(options)
         prompts = [options.prompt] if options.prompt is not None else None
         agent = load_agent(options.path, options.reward, options.device)
         if prompts is None:
