@@ -274,10 +274,10 @@ def checked_options(options: Mapping[str, Any] | None, known: Collection[str]) -
     return options
 
 
-def check_names(owner: Any, given: Collection[str]) -> None:
+def check_names(owner: Any, given: Collection[str], others: Collection[str] = ()) -> None:
     """Raise a TypeError, with the nearest ones, for a name that is none of the arguments of
-    ``owner``."""
-    known = inspect.signature(owner).parameters
+    ``owner``; ``others`` are meant instead, too."""
+    known = [*inspect.signature(owner).parameters, *others]
     for name in given:
         if name not in known:
             raise TypeError(unknown_argument(owner.__name__, name, known))

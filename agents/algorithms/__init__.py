@@ -56,9 +56,9 @@ def find(name: str) -> type[Agent]:
         return NAMES[name]
     if ":" not in name:
         raise ValueError(
-            f"--agent {name} is unknown: use one of {', '.join(NAMES)}, or 'module:Class'."
+            f"agent={name!r} is unknown: use one of {', '.join(NAMES)}, or 'module:Class'."
         )
     cls = import_object(name, "agent")
     if not (isinstance(cls, type) and issubclass(cls, Agent)):
-        raise ValueError(f"--agent {name} is no class derived from agents.Agent.")
+        raise ValueError(f"agent={name!r} is no class derived from agents.Agent.")
     return cls

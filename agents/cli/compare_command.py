@@ -16,7 +16,7 @@ import tyro
 from rich.markup import escape
 
 from agents.agent import Agent
-from agents.cli.errors import ENDINGS, checking_options, exit_code, in_words
+from agents.cli.errors import ENDINGS, check_options, checking_options, exit_code, in_words
 from agents.cli.names import AGENTS, Candidate, parse_candidate
 from agents.cli.parsing import values_of
 from agents.cli.printing import print_comparison
@@ -28,7 +28,6 @@ from agents.runs.compare import Comparing, Job, Known, folder_name, write_result
 from agents.runs.options import (
     RunOptions,
     TaskOptions,
-    check_options,
     chosen_presets,
     defaults_of,
     offered_hyperparameters,

@@ -5,9 +5,13 @@ import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from agents import distributed, files
 from agents.runs import Interrupted
+from agents.runs.recorder import parse_interval
+from agents.training.device import find_device
+from textenv.arguments import ranges_of
 from textenv.rewards import RewardError
 
 # What ends a run, and leaves what it has reached on the disk.
@@ -24,6 +28,17 @@ def checking_options() -> Iterator[None]:
         yield
     except REFUSALS as error:
         sys.exit(in_words(error))
+
+
+def check_options(options: Any) -> None:
+    """Raise an error that names an option which is out of its range, its value and the range."""
+    cls: Any = type(options)
+    for name, allowed in ranges_of(cls).items():
+        if (value := getattr(options, name)) not in allowed:
+            raise ValueError(f"--{name.replace('_', '-')} {value} must be {allowed}.")
+    if hasattr(options, "save_every"):
+        parse_interval(options.save_every)
+    find_device(options.device)
 
 
 def in_words(error: BaseException) -> str:

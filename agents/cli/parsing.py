@@ -9,10 +9,9 @@ from typing import Annotated, Any, TypeVar, Union, get_args, get_origin, get_typ
 import tyro
 
 from agents import algorithms
-from agents.cli.errors import checking_options
+from agents.cli.errors import check_options, checking_options
 from agents.runs.options import (
     RunOptions,
-    check_options,
     chosen_presets,
     defaults_of,
     offered_hyperparameters,

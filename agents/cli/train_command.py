@@ -11,11 +11,11 @@ from typing import Annotated, Any
 import tyro
 
 from agents import algorithms, distributed
-from agents.cli.errors import ENDINGS, checking_options, exit_code, in_words
+from agents.cli.errors import ENDINGS, check_options, checking_options, exit_code, in_words
 from agents.cli.parsing import parse_train
 from agents.cli.printing import print_evaluations
 from agents.runs import Interrupted, RunFolder, Signals
-from agents.runs.options import RunOptions, check_options, settings_to_go_on
+from agents.runs.options import RunOptions, settings_to_go_on
 from agents.runs.recorder import SAVE_EVERY
 from agents.runs.train import (
     TrainedRun,

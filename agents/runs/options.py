@@ -20,7 +20,7 @@ from agents.training import presets
 from agents.training.device import find_device
 from agents.training.hyperparameters import hyperparameter_names
 from textenv import TASKS
-from textenv.arguments import Range, check_names, first_line, ranges_of
+from textenv.arguments import Range, check_names, check_ranges, first_line
 from textenv.rewards import names_code
 from textenv.rewards.names import parse_name
 from textenv.sharing import unwrap_shared
@@ -163,30 +163,14 @@ def complete(given: dict[str, Any]) -> tuple[RunOptions, dict[str, Any]]:
     options |= defaults_of(given.get("env", RunOptions.env))
     of_run = {each.name for each in dataclasses.fields(RunOptions)}
     cls = algorithms.find(agent)
-    check_names(cls, given.keys() - of_run)
+    check_names(cls, given.keys() - of_run, of_run)
     hyperparameters |= {name: value for name, value in given.items() if name not in of_run}
     options |= {name: value for name, value in given.items() if name in of_run}
     found = with_absolute_paths(RunOptions(**options))
-    check_options(found)
+    check_ranges(RunOptions, vars(found))
+    parse_interval(found.save_every)
+    find_device(found.device)
     return found, hyperparameters
-
-
-def check_options(options: Any) -> None:
-    """Raise an error for an option of any command that is out of its range.
-
-    Args:
-        options: of any command.
-
-    Raises:
-        ValueError: the message names the option, its value and what is allowed.
-    """
-    cls: Any = type(options)
-    for name, allowed in ranges_of(cls).items():
-        if (value := getattr(options, name)) not in allowed:
-            raise ValueError(f"--{name.replace('_', '-')} {value} must be {allowed}.")
-    if hasattr(options, "save_every"):
-        parse_interval(options.save_every)
-    find_device(options.device)
 
 
 def with_absolute_paths(options: Any) -> Any:
@@ -212,7 +196,7 @@ def choose_dtype(name: str, device: str, model: str, needed: str | None = None) 
         ValueError: another one is asked for.
     """
     if needed is not None and name not in ("auto", needed):
-        raise ValueError(f"--dtype {name} does not suit this algorithm, which needs {needed}.")
+        raise ValueError(f"dtype={name!r} does not suit this algorithm, which needs {needed}.")
     if needed is not None or name != "auto":
         return needed or name
     quick = (
@@ -237,12 +221,12 @@ def defaults_of(env_id: str) -> dict[str, Any]:
         native = environments.native_text_class(environments.imported(env_id))
     except (gym.error.Error, ImportError) as error:
         raise ValueError(
-            f"--env {env_id} cannot be made ({first_line(error)}): use TextGen-v0, "
+            f"env={env_id!r} cannot be made ({first_line(error)}): use TextGen-v0, "
             f"{', '.join(TASKS)}, or 'module:Id-v0' of your own."
         ) from error
     if native is None:
         raise ValueError(
-            f"--env {env_id} is no text environment with many rows: register it with "
+            f"env={env_id!r} is no text environment with many rows: register it with "
             "vector_entry_point='textenv:TextGenVectorEnv', or train in it from Python."
         )
     found = {}
@@ -297,6 +281,7 @@ def settings_to_go_on(
     _check_named_again(path, "reward", names_code(saved["reward"]), again, saved)
     fields = {each.name for each in dataclasses.fields(RunOptions)}
     known = hyperparameter_names(algorithms.find(saved["agent"]))
+    check_ranges(RunOptions, now)
     options = RunOptions(**{name: value for name, value in saved.items() if name in fields} | now)
     return options, {name: value for name, value in chosen.items() if name in known}
 
@@ -308,10 +293,10 @@ def _check_named_again(
     if is_code and here is None:
         raise ValueError(
             f"The run in {str(path)!r} has {what}={saved[what]!r}, which names code. Code that a "
-            f"file names is not imported: name it yourself, with --{what}."
+            f"file names is not imported: name it yourself, as {what}."
         )
     if here not in (None, saved[what]):
         raise ValueError(
-            f"--{what} {here} is another one than that of the run, {saved[what]}: begin a new run "
-            "for it."
+            f"{what}={here!r} is another one than that of the run, {saved[what]!r}: begin a new "
+            "run for it."
         )

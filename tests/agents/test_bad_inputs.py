@@ -423,7 +423,7 @@ OPTIONS = {
     "train --save-every=-3min": ("'-3min'", "'2 min'"),
     "train --device gpu": ("device='gpu'", "'auto'"),
     "train --device cuda:77": ("device='cuda:77'",),
-    "train --agent trpo --dtype bfloat16": ("--dtype bfloat16", "float32"),
+    "train --agent trpo --dtype bfloat16": ("dtype='bfloat16'", "float32"),
     "train --learning-rate inf": ("learning_rate=inf", "at least 0"),
     "train --learning-rate -1": ("learning_rate=-1", "at least 0"),
     "train --batch-size 0": ("batch_size=0", "at least 1"),

@@ -85,7 +85,7 @@ def test_compare_takes_a_task(tmp_path, monkeypatch, capsys):
         options = json.load(open(run / "settings.json"))["options"]
         assert (options["env"], options["max_new_tokens"]) == ("Sentiment-v0", 6)
     assert "optimum" in capsys.readouterr().out
-    with pytest.raises(SystemExit, match="--env Nope-v0 cannot be made"):
+    with pytest.raises(SystemExit, match="env='Nope-v0' cannot be made"):
         main(["compare", "--env", "Nope-v0"])
     with pytest.raises(SystemExit, match="chat template"):  # of LetterCount-v0
         main(["compare", "--env", "LetterCount-v0", "--agents", "ppo", "--output", "chat", *small])

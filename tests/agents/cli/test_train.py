@@ -164,7 +164,7 @@ def test_help_lists_the_hyper_parameters_of_the_agent(name, capsys):
 
 
 def test_an_unknown_agent_is_refused_with_the_known_ones():
-    with pytest.raises(SystemExit, match="--agent dqn is unknown: use one of grpo, ppo"):
+    with pytest.raises(SystemExit, match="agent='dqn' is unknown: use one of grpo, ppo"):
         main(["train", "--agent", "dqn"])
 
 
@@ -218,7 +218,7 @@ def test_an_own_algorithm_is_trained_and_goes_on(small, printed, tmp_path, monke
     assert "Ours on" in text
     with pytest.raises(SystemExit, match="has agent='ours:Ours', which names code"):
         main(["train", "--resume", run, "--total-timesteps", "200"])
-    with pytest.raises(SystemExit, match="--agent ppo is another one than that of the run"):
+    with pytest.raises(SystemExit, match="agent='ppo' is another one than that of the run"):
         main(["train", "--resume", run, "--agent", "ppo"])
     again = printed(
         "train", "--resume", run, "--agent", "ours:Ours", "--total-timesteps", "200",
