@@ -148,7 +148,7 @@ def test_nothing_is_kept_that_is_not_wanted(options, printed, tmp_path):
         (["--agents", "sb3:PPO(seed=3)"], "sb3:PPO has no hyper-parameter seed"),
         (["--agents", "ppo(env='CartPole-v1')"], "ppo has no hyper-parameter env"),
         (["--agents", "sb3_contrib:MaskablePPO"], "needs a policy of its own"),
-        (["--agents", "ppo", "--env", "TextGen-v0", "Nothing-v0"], "--env Nothing-v0 cannot"),
+        (["--agents", "ppo", "--env", "TextGen-v0", "Nothing-v0"], "env='Nothing-v0' cannot"),
     ],
 )
 def test_what_does_not_fit_is_refused_before_anything_runs(arguments, sentence, options, tmp_path):
