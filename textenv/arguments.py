@@ -24,7 +24,6 @@ from numbers import Integral, Real
 from typing import Annotated, Any, Union, dataclass_transform, get_args, get_origin, get_type_hints
 
 import torch
-from gymnasium.vector import AutoresetMode
 
 
 @dataclass(frozen=True)
@@ -205,36 +204,6 @@ def _listed(cls: Any, without: Collection[str] = ()) -> str:
     ]
     fill = textwrap.TextWrapper(96, initial_indent="    ", subsequent_indent="        ").fill
     return "\n".join(map(fill, lines))
-
-
-def autoreset_mode_of(mode: AutoresetMode | str) -> AutoresetMode:
-    """The mode of a name, a value, or itself."""
-    if isinstance(mode, AutoresetMode):
-        return mode
-    for known in AutoresetMode:
-        if str(mode).lower() in (known.value.lower(), known.name.lower()):
-            return known
-    names = ", ".join(repr(known.name) for known in AutoresetMode)
-    raise ValueError(f"autoreset_mode={mode!r} is unknown: use one of {names}.")
-
-
-def check_scoring(scoring: str, mode: AutoresetMode, text_info: bool) -> None:
-    """Raise a ValueError for an unknown scoring, and if batch scoring is combined with what only
-    step scoring has."""
-    if scoring not in ("step", "batch"):
-        raise ValueError(f"scoring={scoring!r} must be 'step' or 'batch'.")
-    if not isinstance(text_info, bool):
-        raise ValueError(f"text_info={text_info!r} must be True or False.")
-    if scoring == "batch" and mode != AutoresetMode.DISABLED:
-        raise ValueError(
-            "scoring='batch' needs autoreset_mode=AutoresetMode.DISABLED, because all rows end "
-            f"together; this is {mode.value!r}."
-        )
-    if scoring == "batch" and not text_info:
-        raise ValueError(
-            "text_info=False needs scoring='step': with 'batch', which agents choose, infos "
-            "describe whole episodes; leave text_info out."
-        )
 
 
 def checked_device(device: str | torch.device) -> torch.device:

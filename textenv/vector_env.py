@@ -17,10 +17,8 @@ from gymnasium.vector.utils import batch_space
 
 from textenv.arguments import (
     Range,
-    autoreset_mode_of,
     check_names,
     check_ranges,
-    check_scoring,
     checked_options,
     takes,
 )
@@ -29,7 +27,7 @@ from textenv.kl.shaping import KLShaping
 from textenv.lm.vocabulary import check_same_tokenizer
 from textenv.rendering.ansi import MODES, Renderer, checked_mode
 from textenv.rows import infos as columns
-from textenv.rows.scoring import SCORINGS
+from textenv.rows.scoring import SCORINGS, check_scoring
 from textenv.rows.starts import Starts
 from textenv.rows.stops import Stops, action_masks
 from textenv.rows.token_table import TokenTable
@@ -288,3 +286,14 @@ class TextGenVectorEnv(SpecOfLiveObjects, VectorEnv):
         # With SAME_STEP this is the case only after an error in the reward, before any reset.
         if self._some_ended and self.autoreset_mode != AutoresetMode.NEXT_STEP:
             self._table.require_running()
+
+
+def autoreset_mode_of(mode: AutoresetMode | str) -> AutoresetMode:
+    """The mode of a name, a value, or itself."""
+    if isinstance(mode, AutoresetMode):
+        return mode
+    for known in AutoresetMode:
+        if str(mode).lower() in (known.value.lower(), known.name.lower()):
+            return known
+    names = ", ".join(repr(known.name) for known in AutoresetMode)
+    raise ValueError(f"autoreset_mode={mode!r} is unknown: use one of {names}.")

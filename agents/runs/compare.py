@@ -82,14 +82,13 @@ class Job:
                     if values.get(name) != others[name]:
                         raise FileExistsError(
                             f"The run in {str(self.path)!r} has {name}={others[name]!r}, not "
-                            f"{values.get(name)!r}: choose another folder (--output), or replace "
-                            "it (--overwrite)."
+                            f"{values.get(name)!r}: choose another folder, or overwrite it."
                         )
         elif not folder.is_run() and self.path.is_dir():
             if any(not path.name.startswith(".") for path in self.path.iterdir()):
                 raise FileExistsError(
                     f"The folder {str(self.path)!r} is not empty and holds no run that can be "
-                    "read: remove it, or choose another folder (--output)."
+                    "read: remove it, or choose another folder."
                 )
 
     def result(self) -> Run:

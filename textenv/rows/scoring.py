@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from gymnasium.vector import AutoresetMode
 from torch import Tensor
 
 from textenv.arrays import Array, to_host, to_numpy, to_tensor
@@ -205,3 +206,22 @@ def at_the_last_token(
 
 
 SCORINGS: dict[str, type[StepScoring | BatchScoring]] = {"step": StepScoring, "batch": BatchScoring}
+
+
+def check_scoring(scoring: str, mode: AutoresetMode, text_info: bool) -> None:
+    """Raise a ValueError for an unknown scoring, and if batch scoring is combined with what only
+    step scoring has."""
+    if scoring not in SCORINGS:
+        raise ValueError(f"scoring={scoring!r} must be 'step' or 'batch'.")
+    if not isinstance(text_info, bool):
+        raise ValueError(f"text_info={text_info!r} must be True or False.")
+    if scoring == "batch" and mode != AutoresetMode.DISABLED:
+        raise ValueError(
+            "scoring='batch' needs autoreset_mode=AutoresetMode.DISABLED, because all rows end "
+            f"together; this is {mode.value!r}."
+        )
+    if scoring == "batch" and not text_info:
+        raise ValueError(
+            "text_info=False needs scoring='step': with 'batch', which agents choose, infos "
+            "describe whole episodes; leave text_info out."
+        )
