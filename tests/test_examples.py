@@ -1,36 +1,32 @@
-"""The examples run, as a user's own Python would run them, only with small numbers."""
+"""The examples run as they stand, only with small numbers."""
 
 from __future__ import annotations
 
-import os
 import re
-import subprocess
-import sys
+import runpy
+import warnings
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 NUMBER = r"([+-]?\d+(?:\.\d+)?(?:e[+-]\d+)?)"
 
 
 @pytest.fixture
-def run(tmp_path):
+def run(tmp_path, monkeypatch, capsys):
     """``run(name, size=1, ...)``: what an example's ``main(size=1, ...)`` prints."""
 
     def run_example(name: str, **sizes) -> str:
-        arguments = ", ".join(f"{key}={value!r}" for key, value in sizes.items())
-        code = f"import runpy; runpy.run_path({str(EXAMPLES / name)!r})['main']({arguments})"
-        done = subprocess.run(
-            [sys.executable, "-W", "error::RuntimeWarning", "-c", code],
-            cwd=tmp_path, capture_output=True, text=True, timeout=300,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-        )  # fmt: skip
-        assert done.returncode == 0, done.stderr
+        monkeypatch.chdir(tmp_path)
+        with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
+            warnings.simplefilter("error", RuntimeWarning)
+            runpy.run_path(str(EXAMPLES / name))["main"](**sizes)
         picture = tmp_path / "runs" / name.replace(".py", ".png")
         assert picture.read_bytes().startswith(b"\x89PNG")
-        return done.stdout
+        return capsys.readouterr().out
 
     return run_example
 

@@ -273,20 +273,6 @@ def test_greedy_decoding_is_that_of_generate(architecture, make_model, make_rows
         assert rows.input_ids[row, : rows.lengths[row]].tolist() == wanted
 
 
-def test_greedy_decoding_of_smollm2_is_that_of_generate(smollm2, make_rows):
-    model, tokenizer = smollm2
-    prompts = [tokenizer(text).input_ids for text in ("The capital of France is", "One, two,")]
-    decoder = Decoder(model, num_rows=2, max_length=14)
-    rows = make_rows(*prompts, length=14)
-    for _ in range(6):
-        logits, _ = rows.next_of(decoder)
-        for row, token in enumerate(logits.argmax(dim=-1).tolist()):
-            rows.grow(row, token=token - row)
-    for row, prompt in enumerate(prompts):
-        wanted = generated(model, prompt, 6)
-        assert rows.input_ids[row, : rows.lengths[row]].tolist() == wanted
-
-
 def test_adapters_of_peft_take_part(
     make_model, make_rows, full_forward, assert_same_as_full_forward
 ):

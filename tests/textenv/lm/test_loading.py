@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import re
-import tempfile
 from pathlib import Path
 
 import pytest
@@ -134,18 +133,3 @@ def test_a_folder_without_a_tokenizer_is_refused(architecture, tmp_path, make_mo
         match=rf"tokenizer='{re.escape(str(tmp_path))}': there is no tokenizer beside the model",
     ):
         load_tokenizer(tmp_path)
-
-
-def test_smollm2_is_float32_and_trainable_and_can_be_saved_and_loaded_again(smollm2):
-    model, tokenizer = smollm2
-    assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
-    assert all(parameter.requires_grad for parameter in model.parameters())
-    assert len(tokenizer) == model.config.vocab_size == 49152
-    prompt = torch.tensor([tokenizer("The sky is").input_ids])
-    with tempfile.TemporaryDirectory() as folder, torch.no_grad():
-        logits = model(prompt).logits
-        model.save_pretrained(folder)
-        tokenizer.save_pretrained(folder)
-        again = load_model(folder)
-        assert torch.equal(again(prompt).logits, logits)
-        assert load_tokenizer(folder)("The sky is").input_ids == prompt[0].tolist()

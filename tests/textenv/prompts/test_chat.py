@@ -236,18 +236,6 @@ def test_a_tokenizer_without_a_template_is_named(chat_tokenizer):
         encode_prompts(load_prompts(["a", HELLO]), chat_tokenizer)
 
 
-def test_the_template_of_a_real_chat_model(smollm2):
-    _, real = smollm2
-    prompts = encode_prompts(load_prompts([SYSTEM, [*SYSTEM, STARTED[-1]]]), real)
-    begin = (
-        "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nHi<|im_end|>\n"
-        "<|im_start|>assistant\n"
-    )
-    assert [prompt.text for prompt in prompts] == [begin, begin + "Yo, "]
-    ids = real.apply_chat_template(SYSTEM, add_generation_prompt=True, return_dict=False)
-    assert prompts[0].ids.tolist() == ids
-
-
 # --- environments -------------------------------------------------------------------------------
 
 
