@@ -133,7 +133,7 @@ def test_custom_reward(run):
 
 
 def test_preferences(run):
-    printed = run("preferences.py", pairs=100, tokens=500, texts=60)
+    printed = run("preferences.py", pairs=40, tokens=300, texts=20)
     found = numbers(r"reward model: # \[#, #\] of # other pairs .* perfect judge #", printed)
     accuracy, low, high, _, known = found
     assert low <= accuracy <= high and 0.5 < known < 1
