@@ -15,12 +15,8 @@ OTHER_ARRAYS = ("ArrayConversion", "NumpyToTorch", "JaxToNumpy", "JaxToTorch")
 
 
 def check_environment(env: Any) -> None:
-    """Raise an error for what is no environment of Gymnasium, or not in NumPy's arrays.
-
-    Raises:
-        TypeError: the message says what to pass instead.
-        ValueError: the environment is wrapped so that it returns other arrays.
-    """
+    """Raise a TypeError, which says what to pass instead, for what is no environment of Gymnasium,
+    and a ValueError for one that is wrapped so that it returns other arrays than NumPy's."""
     fix = "pass the id of an environment, a gymnasium.Env, or a gymnasium.vector.VectorEnv"
     if isinstance(env, EnvSpec):
         raise TypeError(f"env is a specification: pass its id, {env.id!r}, or gym.make(spec).")
@@ -44,15 +40,8 @@ def check_environment(env: Any) -> None:
 
 
 def check_arguments(cls: type, env_kwargs: Mapping[str, Any]) -> None:
-    """Raise an error for an argument that a text environment, made by an agent, does not take.
-
-    Args:
-        cls: the class of the vector environment.
-        env_kwargs: arguments, of the class or of `gymnasium.make_vec`.
-
-    Raises:
-        TypeError: the message names the nearest one.
-    """
+    """Raise a TypeError for an argument that neither the class of a text environment nor
+    `gymnasium.make_vec` takes."""
     if "max_episode_steps" in env_kwargs:
         raise TypeError(
             f"max_episode_steps={env_kwargs['max_episode_steps']!r}: the length of an episode of "

@@ -14,13 +14,10 @@ class StopRule:
 
     The end-of-sequence tokens of tokenizer and model always stop (`end_tokens`). There may be
     several stop tokens, and one of them may equal the padding token: only tokens that were chosen
-    as actions are checked.
+    as actions are checked. Nothing stops a response before it has ``min_new_tokens``.
 
-    Args:
-        tokenizer: a tokenizer of transformers.
-        min_new_tokens: nothing stops a response before it has this many tokens.
-        stop: token ids and strings. A string that is a special token of the tokenizer is a stop
-            token; any other string is searched in the text of the response.
+    Of ``stop``, a string that is a special token of the tokenizer is a stop token; any other is
+    searched in the text of the response.
     """
 
     def __init__(
