@@ -45,7 +45,7 @@ class Scoring:
         """
         rows, task = np.flatnonzero(mask), self.task
         prompts = self.starts.current_prompts(rows)
-        episodes = transcribe(self.table, rows, prompts, task.tokenizer, task.stop_rule)
+        episodes = transcribe(self.table, rows, prompts, task.stop_rule)
         scores, parts = score_within_limits(
             task.reward, episodes, task.reward_timeout, task.reward_retries
         )
