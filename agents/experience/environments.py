@@ -165,11 +165,9 @@ def reference(env: Any) -> Any:
 def bind(env: Any, policy: Any) -> None:
     """Let the text environments inside ``env`` read the policy's records, for KL shaping.
 
-    In a vector of single environments each gets its own entry of the records.
-
-    Raises:
-        ValueError: the environments live in other processes, where a policy would be a copy; or the
-            policy's model has another tokenizer.
+    In a vector of single environments each gets its own entry of the records. Environments in
+    other processes, where a policy would be a copy, or of another tokenizer than that of the
+    policy's model are a ValueError.
     """
     inner = getattr(env, "unwrapped", env)
     if type(inner).__name__ in IN_OTHER_PROCESSES:

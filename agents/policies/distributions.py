@@ -119,9 +119,8 @@ class TorchDistribution:
 
     def log_probs(self, actions: Tensor, entropy: bool = False) -> tuple[Tensor, Tensor | None]:
         """log π of ``actions`` ``[B, T, ...]`` and, if requested, the entropy of π, ``[B, T]``."""
-        return self.distribution.log_prob(actions), (
-            self.distribution.entropy() if entropy else None
-        )
+        log_probs = self.distribution.log_prob(actions)
+        return log_probs, self.distribution.entropy() if entropy else None
 
     def kl(self, other: TorchDistribution) -> Tensor:
         """KL(self‖other), ``[B, T]`` in nats; gradients flow to both."""
