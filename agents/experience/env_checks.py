@@ -1,7 +1,7 @@
 """What an agent can learn in: each other object that is handed to it gets one sentence."""
 
 import inspect
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import gymnasium as gym
@@ -31,12 +31,14 @@ def check_environment(env: Any) -> None:
             )
             kind += " of stable-baselines3"
         raise TypeError(f"env is a {kind}, which is no environment of Gymnasium: {fix}.")
-    for layer in _layers(env):
+    layer: Any = env  # with its wrappers, from the outside to the inside
+    while isinstance(layer, gym.Env | VectorEnv):
         if any(cls.__name__ in OTHER_ARRAYS for cls in type(layer).__mro__):
             raise ValueError(
                 f"env is wrapped in {type(layer).__name__}, so that it returns the arrays of "
                 "another library: pass it without this wrapper; agents convert NumPy's themselves."
             )
+        layer = vars(layer).get("env")
 
 
 def check_arguments(cls: type, env_kwargs: Mapping[str, Any]) -> None:
@@ -52,10 +54,3 @@ def check_arguments(cls: type, env_kwargs: Mapping[str, Any]) -> None:
     for name in env_kwargs:
         if not takes_all and name not in {*known, *inspect.signature(gym.make_vec).parameters}:
             raise TypeError(unknown_argument(cls.__name__, name, list(known)))
-
-
-def _layers(env: Any) -> Iterator[Any]:
-    """A wrapped environment from the outside to the inside."""
-    while isinstance(env, gym.Env | VectorEnv):
-        yield env
-        env = vars(env).get("env")
