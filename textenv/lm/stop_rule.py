@@ -68,9 +68,8 @@ class StopRule:
     @property
     def first_stops(self) -> tuple[list[int], int] | None:
         """The stop tokens and ``min_new_tokens``, if they must not be chosen from the start on."""
-        return (
-            (self.tokens, self.min_new_tokens) if self.tokens and self.min_new_tokens > 1 else None
-        )
+        some_come_too_early = self.tokens and self.min_new_tokens > 1
+        return (self.tokens, self.min_new_tokens) if some_come_too_early else None
 
     def text_ends(self, tokens: Sequence[int], before: Sequence[int] = ()) -> bool:
         """Whether the last of these response tokens, which may be only the last ``self.tail`` ones,

@@ -8,7 +8,7 @@ from textenv.rewards.check import Reward
 
 
 def length_reward(target: int = 20) -> Reward:
-    """Close to 1 if the response has about `target` tokens, at least 1; exactly 1 at `target`.
+    """Close to 1 if the response has about `target` (at least 1) tokens, exactly 1 at `target`.
 
     With T the number of response tokens, the stop token included, the score is
     `min(T, target) / max(T, target)`. It is in [0, 1] and nowhere constant, so that a response
