@@ -24,6 +24,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from agents.functional.natural_gradient import flatten, unflatten
+
 # The environment variable that, if it is not empty, lets each process learn alone, as in a sweep
 # whose runs a launcher starts.
 ALONE = "AGENTS_ALONE"
@@ -60,16 +62,8 @@ def is_main() -> bool:
 
 
 def local_rows(name: str, rows: int, group_size: int = 1) -> int:
-    """The number of this process's rows, of so many in all.
-
-    Args:
-        name: of the argument, for the message.
-        rows: of all processes.
-        group_size: rows that stay together.
-
-    Raises:
-        ValueError: they cannot be divided equally, in whole groups.
-    """
+    """The number of this process's rows, of so many in all; ``group_size`` rows stay together.
+    ``name`` is that of the argument, for the message."""
     count = process_count()
     if count > 1 and rows % (count * group_size):
         groups = "" if group_size == 1 else f" in groups of {group_size}"
@@ -84,18 +78,7 @@ def local_rows(name: str, rows: int, group_size: int = 1) -> int:
 
 
 def join(device: str) -> str:
-    """Meet the other processes.
-
-    Args:
-        device: "cpu", or "cuda" for the accelerator that belongs to this process.
-
-    Returns:
-        The device of this process, such as "cuda:1".
-
-    Raises:
-        ModuleNotFoundError: accelerate is not installed.
-        ValueError: ``device`` is one that belongs to another process.
-    """
+    """Meet the other processes, and return the device of this one: for "cuda", say "cuda:1"."""
     asked = torch.device(device)
     here = _met(asked.type == "cpu").device
     _messages()
@@ -149,11 +132,8 @@ def _messages() -> Any:
 
 
 def all_gather(thing: Any) -> list[Any]:
-    """What each process gives, by rank; of small things, which are pickled.
-
-    Raises:
-        ProcessLost: another process has ended.
-    """
+    """What each process gives, by rank; of small things, which are pickled. A process that has
+    ended is a ProcessLost in the others."""
     if process_count() == 1:
         return [thing]
     things: list[Any] = [None] * process_count()
@@ -190,9 +170,6 @@ def all_reduce_gradients(parameters: Sequence[Tensor]) -> None:
     """Sum the gradients of parameters, the same ones in each process, over the processes, in place.
 
     A process without rows has no gradients; it gets those of the others.
-
-    Raises:
-        ProcessLost: another process has ended; no gradient has been changed.
     """
     if process_count() == 1:
         return
@@ -201,10 +178,9 @@ def all_reduce_gradients(parameters: Sequence[Tensor]) -> None:
     learning = [p for p, here in zip(parameters, has_gradient, strict=True) if here]
     gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in learning]
     if gradients:
-        summed = _summed(torch.cat([gradient.reshape(-1) for gradient in gradients]))
-        pieces = summed.split([p.numel() for p in learning])
+        pieces = unflatten(_summed(flatten(gradients)), like=learning)
         for parameter, piece in zip(learning, pieces, strict=True):
-            parameter.grad = piece.view_as(parameter).to(parameter.dtype)
+            parameter.grad = piece.to(parameter.dtype)
 
 
 def broadcast(tensors: Iterable[Tensor]) -> None:
@@ -253,11 +229,7 @@ def raise_in_all_processes() -> Iterator[None]:
     """A block that ends in all processes if it ends in one: an error of one is raised in all.
 
     Each process waits for the others at the end of the block, in which they must not exchange
-    anything.
-
-    Raises:
-        ProcessLost: another process has ended.
-        BaseException: the error of this process, else that of the first process that has one.
+    anything. It raises its own error, else that of the first process that has one.
     """
     if process_count() == 1:
         yield

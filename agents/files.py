@@ -40,13 +40,8 @@ def write_text(path: Path, text: str) -> None:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A new, empty folder that takes the place of ``path`` when the block ends without an error.
-
-    An error in the block leaves what was at ``path`` as it was.
-
-    Raises:
-        NotADirectoryError: there is a file at ``path``, or at one of its parents.
-    """
+    """A new, empty folder that takes the place of ``path`` when the block ends without an error;
+    after one, ``path`` is as it was. A file there is a NotADirectoryError."""
     path = Path(path).resolve()
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.exists() and not path.is_dir():
@@ -71,11 +66,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
-    """As `replacing`, for a folder that must not hold anything yet.
-
-    Raises:
-        FileExistsError: it is not empty.
-    """
+    """As `replacing`, for a folder that must not hold anything yet."""
     if path.is_dir() and any(path.iterdir()):
         raise FileExistsError(f"The folder {str(path)!r} is not empty: choose another one.")
     with replacing(path) as new:

@@ -32,15 +32,11 @@ class Range:
 
     The type says the rest: an ``int`` is a whole number; None and functions, such as schedules, are
     allowed where the type has them.
-
-    Attributes:
-        low, high: the ends, which are allowed themselves.
-        above, below: ends that are not.
     """
 
-    low: float = -math.inf
+    low: float = -math.inf  # the ends, which are allowed themselves
     high: float = math.inf
-    above: float | None = None
+    above: float | None = None  # ends that are not
     below: float | None = None
     whole: bool = field(default=False, kw_only=True)
     optional: bool = field(default=False, kw_only=True)
@@ -80,11 +76,8 @@ class Range:
             text += f" from {low:g} to {high:.10g}{''.join(ends)}"
         elif math.isfinite(low):
             text += f" {'of at least' if self.above is None else 'above'} {low:g}"
-        return (
-            text
-            + (", or a function" if self.schedule else "")
-            + (", or None" if self.optional else "")
-        )
+        text += ", or a function" if self.schedule else ""
+        return text + (", or None" if self.optional else "")
 
 
 def check_ranges(owner: Any, values: Mapping[str, Any]) -> None:

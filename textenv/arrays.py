@@ -39,7 +39,6 @@ class Arrays:
         """Zeros of a numpy dtype, or of its counterpart in torch."""
         if self.numpy:
             return np.zeros(shape, dtype)
-        shape = (shape,) if isinstance(shape, int) else shape
         return torch.zeros(shape, dtype=_TORCH_DTYPES[dtype], device=self.device)
 
     def convert(self, values: Any) -> Array:

@@ -144,21 +144,19 @@ def optimum(
     """The optimum of a task, the mean over its prompts; ``log_probs`` has one array for each of
     them."""
     lists = [None] * len(prompts) if log_probs is None else log_probs
-    values, means, starts, effective, errors, biases = [], [], [], [], [], []
+    rows = []
     for scores, known in zip(prompts, lists, strict=True):
         log_weights, value = optimal_log_weights(scores, kl_coef, known)
         weights = np.exp(log_weights)
         error, bias = estimation_error(log_weights, kl_coef) if known is None else (0.0, 0.0)
-        values.append(value)
-        means.append(weights @ checked(scores))
-        starts.append(np.average(scores, weights=None if known is None else np.exp(known)))
-        effective.append(1 / float(weights @ weights))
-        errors.append(error)
-        biases.append(bias)
+        start = np.average(scores, weights=None if known is None else np.exp(known))
+        mean, effective = weights @ checked(scores), 1 / float(weights @ weights)
+        rows.append((value, mean, start, effective, error, bias))
+    values, means, starts, effectives, errors, biases = zip(*rows, strict=True)
     value, score = float(np.mean(values)), float(np.mean(means))
     return Optimum(
         kl_coef, value, score, kl=(score - value) / kl_coef, start=float(np.mean(starts)),
-        samples=min(map(len, prompts)), effective_samples=float(np.mean(effective)),
+        samples=min(map(len, prompts)), effective_samples=float(np.mean(effectives)),
         standard_error=float(np.linalg.norm(errors)) / len(errors), bias=float(np.mean(biases)),
     )  # fmt: skip
 

@@ -145,12 +145,9 @@ class TextGenVectorEnv(SpecOfLiveObjects, VectorEnv):
     def bind(self, policy: Any, row: int | None = None) -> None:
         """Read ``policy.action_record`` at every step, to shape rewards by KL; None unbinds.
 
-        Args:
-            policy: see `textenv.kl.shaping.BoundPolicy`.
-            row: the index of this environment in its records, if it acts for several of them.
-
-        Raises:
-            ValueError: the policy's model has another tokenizer, or is the reference itself.
+        ``policy`` is a `textenv.kl.shaping.BoundPolicy`; if it acts for several environments,
+        ``row`` is the index of this one in its records. A policy whose model has another tokenizer,
+        or is the reference itself, is a ValueError.
         """
         model = getattr(policy, "model", None)
         if model is not None:
@@ -198,13 +195,10 @@ class TextGenVectorEnv(SpecOfLiveObjects, VectorEnv):
         return self._table.observation(), infos
 
     def step(self, actions):
-        """Append one token to every running row.
+        """Append one token to every running row, of ids ``[B]`` of the configured array kind.
 
-        Args:
-            actions: token ids ``[B]`` of the configured array kind.
-
-        Returns:
-            observation, rewards ``[B]``, terminated ``[B]``, truncated ``[B]`` (all False), infos.
+        Returns observation, rewards ``[B]``, terminated ``[B]``, truncated ``[B]`` (all False) and
+        infos.
         """
         self._check_may_step()
         table, scoring = self._table, self._scoring

@@ -1,7 +1,7 @@
 """What an agent can learn in: each other object that is handed to it gets one sentence."""
 
 import inspect
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import gymnasium as gym
@@ -15,12 +15,8 @@ OTHER_ARRAYS = ("ArrayConversion", "NumpyToTorch", "JaxToNumpy", "JaxToTorch")
 
 
 def check_environment(env: Any) -> None:
-    """Raise an error for what is no environment of Gymnasium, or not in NumPy's arrays.
-
-    Raises:
-        TypeError: the message says what to pass instead.
-        ValueError: the environment is wrapped so that it returns other arrays.
-    """
+    """Raise a TypeError, which says what to pass instead, for what is no environment of Gymnasium,
+    and a ValueError for one that is wrapped so that it returns other arrays than NumPy's."""
     fix = "pass the id of an environment, a gymnasium.Env, or a gymnasium.vector.VectorEnv"
     if isinstance(env, EnvSpec):
         raise TypeError(f"env is a specification: pass its id, {env.id!r}, or gym.make(spec).")
@@ -35,24 +31,19 @@ def check_environment(env: Any) -> None:
             )
             kind += " of stable-baselines3"
         raise TypeError(f"env is a {kind}, which is no environment of Gymnasium: {fix}.")
-    for layer in _layers(env):
+    layer: Any = env  # with its wrappers, from the outside to the inside
+    while isinstance(layer, gym.Env | VectorEnv):
         if any(cls.__name__ in OTHER_ARRAYS for cls in type(layer).__mro__):
             raise ValueError(
                 f"env is wrapped in {type(layer).__name__}, so that it returns the arrays of "
                 "another library: pass it without this wrapper; agents convert NumPy's themselves."
             )
+        layer = vars(layer).get("env")
 
 
 def check_arguments(cls: type, env_kwargs: Mapping[str, Any]) -> None:
-    """Raise an error for an argument that a text environment, made by an agent, does not take.
-
-    Args:
-        cls: the class of the vector environment.
-        env_kwargs: arguments, of the class or of `gymnasium.make_vec`.
-
-    Raises:
-        TypeError: the message names the nearest one.
-    """
+    """Raise a TypeError for an argument that neither the class of a text environment nor
+    `gymnasium.make_vec` takes."""
     if "max_episode_steps" in env_kwargs:
         raise TypeError(
             f"max_episode_steps={env_kwargs['max_episode_steps']!r}: the length of an episode of "
@@ -63,10 +54,3 @@ def check_arguments(cls: type, env_kwargs: Mapping[str, Any]) -> None:
     for name in env_kwargs:
         if not takes_all and name not in {*known, *inspect.signature(gym.make_vec).parameters}:
             raise TypeError(unknown_argument(cls.__name__, name, list(known)))
-
-
-def _layers(env: Any) -> Iterator[Any]:
-    """A wrapped environment from the outside to the inside."""
-    while isinstance(env, gym.Env | VectorEnv):
-        yield env
-        env = vars(env).get("env")

@@ -30,11 +30,7 @@ class UnknownState(TypeError):
 
 
 def capture(env: Any) -> State:
-    """A copy of the state of an environment, of its wrappers and of its rows.
-
-    Raises:
-        UnknownState: one of them cannot say it.
-    """
+    """A copy of the state of an environment, of its wrappers and of its rows."""
     states: State = []
     for layer in _layers(env):
         cls = type(layer)
@@ -49,11 +45,7 @@ def capture(env: Any) -> State:
 
 
 def restore(env: Any, states: State) -> None:
-    """Set what `capture` has read from an environment like this one, which has been reset.
-
-    Raises:
-        ValueError: it was another one.
-    """
+    """Set what `capture` has read from an environment like this one, which has been reset."""
     layers = list(_layers(env))
     here, there = [type(layer).__name__ for layer in layers], [name for name, _ in states]
     if here != there:

@@ -41,9 +41,6 @@ def for_agent(
     """The environment that an agent learns in; its arguments are those of `agents.Agent`.
 
     A text environment that is made here gets the tokenizer of the policy's model.
-
-    Raises:
-        ValueError: its group size is not the agent's, or the agent cannot use it.
     """
     check_environment(env)
     if isinstance(env, str):
@@ -66,14 +63,10 @@ def for_agent(
 def make(
     env_id: str, n_envs: int, env_kwargs: Mapping[str, Any], group_size: int, device: torch.device
 ) -> VectorEnv:
-    """The vector environment of an id; a native text environment in its fast mode.
+    """The vector environment of an id as `gymnasium.make` takes it, ``"package:Id-v0"`` included.
 
-    Args:
-        env_id: as `gymnasium.make` takes it, ``"package:Id-v0"`` included.
-        n_envs: number of rows.
-        env_kwargs: arguments of the environment.
-        group_size: number of consecutive rows of text that begin with the same prompt.
-        device: the device of a text environment.
+    A native text environment is in its fast mode, on ``device``, and ``group_size`` consecutive
+    rows of it begin with the same prompt.
     """
     env_id = imported(env_id)
     keywords = dict(env_kwargs)
@@ -97,9 +90,6 @@ def prepare(env: gym.Env | VectorEnv, device: torch.device) -> VectorEnv:
 
     A native text environment that is not wrapped is switched to ``scoring="batch"`` and torch
     arrays, which is its fast mode; this is logged. All others are used as they are.
-
-    Raises:
-        ValueError: it is wrapped and scores in batches.
     """
     if isinstance(env, gym.Env):
         single = env
@@ -120,11 +110,7 @@ def prepare(env: gym.Env | VectorEnv, device: torch.device) -> VectorEnv:
 
 
 def check_groups(env: VectorEnv, group_size: int) -> None:
-    """Raise an error if the rows are not in groups of ``group_size``.
-
-    Raises:
-        ValueError: they are not.
-    """
+    """Raise a ValueError if the rows are not in groups of ``group_size``."""
     of_groups = getattr(env.unwrapped, "group_size", group_size)
     if of_groups != group_size:
         raise ValueError(
@@ -179,11 +165,9 @@ def reference(env: Any) -> Any:
 def bind(env: Any, policy: Any) -> None:
     """Let the text environments inside ``env`` read the policy's records, for KL shaping.
 
-    In a vector of single environments each gets its own entry of the records.
-
-    Raises:
-        ValueError: the environments live in other processes, where a policy would be a copy; or the
-            policy's model has another tokenizer.
+    In a vector of single environments each gets its own entry of the records. Environments in
+    other processes, where a policy would be a copy, or of another tokenizer than that of the
+    policy's model are a ValueError.
     """
     inner = getattr(env, "unwrapped", env)
     if type(inner).__name__ in IN_OTHER_PROCESSES:
@@ -236,12 +220,9 @@ def set_schedules(env: Any, value: float | None) -> None:
 
 
 def describe(env: VectorEnv) -> dict[str, Any] | None:
-    """What is needed to make an environment like this one again, as data for JSON.
-
-    Returns:
-        ``id``, ``kwargs``, and ``live``, the names of arguments that are live objects; None if
-        an environment cannot be made again from an id (it is wrapped, or was never registered).
-    """
+    """What is needed to make an environment like this one again, as data for JSON: ``id``,
+    ``kwargs``, and ``live``, the names of arguments that are live objects. None if it cannot be
+    made again from an id: it is wrapped, or was never registered."""
     found = text_environments(env)
     spec = getattr(found[0] if found else env, "spec", None)
     singles = getattr(env.unwrapped, "envs", ())
@@ -266,16 +247,8 @@ def describe(env: VectorEnv) -> dict[str, Any] | None:
 
 
 def saved_arguments(task: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
-    """The arguments that make a saved task's environment again.
-
-    Args:
-        task: what `describe` wrote.
-        given: the caller's own arguments, which take precedence.
-
-    Raises:
-        ValueError: something that cannot be saved is missing: a live object, or code that the
-            caller has not named.
-    """
+    """The arguments that make the environment of a task that `describe` wrote again; those that
+    are ``given`` by the caller take precedence."""
     known = gym.registry.get(task["id"])
     if known is None:
         raise ValueError(

@@ -12,14 +12,10 @@ from agents.policies.base import Policy
 
 
 class EpisodeCollector:
-    """Collects whole episodes, one rollout at a time.
+    """Collects whole episodes of a native text environment with ``scoring="batch"`` and torch
+    arrays, one rollout at a time. ``seed`` is that of the first reset."""
 
-    Args:
-        env: a native text environment with ``scoring="batch"`` and torch arrays.
-        seed: the seed of the first reset.
-    """
-
-    def __init__(self, env: VectorEnv, seed: int | None = None):
+    def __init__(self, env: VectorEnv, seed: int | None):
         self.env, self.seed = env, seed
 
     def collect(
@@ -34,11 +30,7 @@ class EpisodeCollector:
         return {"env": env_state.capture(self.env), "seed": self.seed}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on where the collector of a `state_dict` was.
-
-        Raises:
-            ValueError: its environment was another one.
-        """
+        """Go on where the collector of a `state_dict` was."""
         env_state.restore(self.env, state["env"])
         self.seed = state["seed"]
 
@@ -50,21 +42,13 @@ def collect_episodes(
     seed: int | None = None,
     options: dict[str, Any] | None = None,
 ) -> Rollout:
-    """One whole episode for each row of a text environment with ``scoring="batch"``.
+    """One whole episode for each row of a native text environment with ``scoring="batch"`` and
+    torch arrays, which is reset with ``seed`` and ``options``.
 
     Nothing here waits for the device before the last row has ended: rows that have ended wait, and
-    their steps are masked afterwards.
-
-    Args:
-        env: a native text environment with torch arrays.
-        policy: chooses the actions; of `Policy` it needs ``act`` and ``rollout_observations``.
-        on_step: called after each step; False ends the collection. Whoever passes it lets the loop
-            wait for the device at each step, since it counts the rows that still run.
-        seed: the seed of the reset; None continues with the environment's generators.
-        options: of the reset, such as ``prompt_index``.
-
-    Raises:
-        Stopped: ``on_step`` returned False.
+    their steps are masked afterwards. Only ``on_step`` makes the loop wait at each step, since the
+    rows that still run are counted for it. Where it returns False, this raises `Stopped`. Of
+    `Policy`, ``policy`` needs ``act`` and ``rollout_observations``.
     """
     observation, first_infos = env.reset(seed=seed, options=options)
     first = {key: value.clone() for key, value in observation.items()}

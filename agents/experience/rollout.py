@@ -130,11 +130,8 @@ class Rollout:
         return psi.discounted_returns(self.rewards, self.episode_end, gamma, mask=self.mask)
 
     def whole_returns(self, gamma: float) -> Tensor:
-        """R(τ) = Σ_t γ^t r_t of each row's episode, at every step of it ``[B, T]``.
-
-        Raises:
-            ValueError: a row is not one whole episode, so its sum of rewards is not a return.
-        """
+        """R(τ) = Σ_t γ^t r_t of each row's episode, at every step of it ``[B, T]``. Where a row is
+        not one whole episode, its sum of rewards is not a return: a ValueError."""
         if not self.whole_episodes:
             raise ValueError(
                 "This needs one whole episode in each row of a rollout: give the agent a text "
@@ -145,13 +142,9 @@ class Rollout:
     def group_advantages(
         self, advantage_fn: Callable[[Tensor, int], Tensor], gamma: float, group_size: int
     ) -> Tensor:
-        """Each row's return compared within its group, at every step ``[B, T]``.
-
-        Args:
-            advantage_fn: advantages from N returns and G (`agents.functional.advantages`).
-            gamma: discount of the returns.
-            group_size: G, the number of consecutive rows with the same prompt.
-        """
+        """Each row's return compared within its group of G consecutive rows, which have the same
+        prompt, at every step ``[B, T]``. ``advantage_fn`` makes advantages of N returns and G
+        (`agents.functional.advantages`)."""
         returns = self.whole_returns(gamma)[:, 0]
         return advantage_fn(returns, group_size)[:, None].expand_as(self.rewards)
 
@@ -159,9 +152,6 @@ class Rollout:
         """Only the steps of episodes whose end is in the rollout.
 
         Without a critic there is nothing to bootstrap from: the others have no return yet.
-
-        Raises:
-            ValueError: there are none.
         """
         ends_later = self.episode_end.flip(1).cumsum(1).flip(1) > 0
         completed = replace(self, mask=self.mask & ends_later)
@@ -214,11 +204,8 @@ class Rollout:
     @torch.no_grad()
     def use_evaluated_log_probs(self, policy: Any, rows_at_once: int | None) -> None:
         """Take log π_old from ``policy.evaluate``, so that the ratio is 1 before the first step.
-
-        Args:
-            policy: has the weights that acted, in a reduced precision.
-            rows_at_once: rows per forward pass; None takes all.
-        """
+        The policy has the weights that acted, in a reduced precision, and reads so many
+        ``rows_at_once`` (None: all)."""
         parts = self.batch().micro_batches(rows_at_once)
         evaluated = torch.cat([policy.evaluate(part).log_probs for part in parts])
         if not self.sequential:  # a row for each counted step
@@ -319,11 +306,7 @@ class Batch:
 
     @property
     def reference_log_probs(self) -> Tensor:
-        """log π_ref(a_t|s_t) ``[B, T]``, nats.
-
-        Raises:
-            ValueError: the environment has no reference.
-        """
+        """log π_ref(a_t|s_t) ``[B, T]``, nats; a ValueError if the environment has no reference."""
         if self.reference is None:
             raise ValueError(
                 "kl_loss_coef > 0 needs a reference: make the environment with reference=, the "
@@ -334,13 +317,8 @@ class Batch:
     def mean(
         self, name: str, losses: Tensor, reduction: Callable[..., Tensor] = token_mean
     ) -> Tensor:
-        """One number from ``losses`` ``[B, T]`` of the counted steps, the log's ``name``.
-
-        Args:
-            name: in the log.
-            losses: per step.
-            reduction: of `agents.functional.reductions`, by default the mean over the steps.
-        """
+        """One number from ``losses`` ``[B, T]`` of the counted steps, the log's ``name``, by a
+        reduction of `agents.functional.reductions`."""
         value = reduction(losses, self.mask, self.counts)
         self.means[name] = value.detach()
         return value
@@ -357,11 +335,10 @@ class Batch:
         return batch
 
     def counts_of(self, steps: Tensor) -> Counts:
-        """The counts of some rows. For single steps, whose rows are not episodes, the number of
-        episodes is the whole number times the share of the steps that are here.
+        """The counts of some rows, of each of which so many ``steps`` ``[R]`` count, on the CPU.
 
-        Args:
-            steps: ``[R]`` on the CPU, how many steps of each of these rows count.
+        For single steps, whose rows are not episodes, the number of episodes is the whole number
+        times the share of the steps that are here.
         """
         total = int(steps.sum())
         if self.sequential:

@@ -35,11 +35,7 @@ class StepCollector:
     """Collects steps from each row, starting where the last rollout ended.
 
     A truncated step bootstraps from its final observation, a terminated one from 0, and a step
-    in which NEXT_STEP only resets does not count.
-
-    Args:
-        env: a Gymnasium vector environment.
-        seed: the seed of the first reset.
+    in which NEXT_STEP only resets does not count. ``seed`` is that of the first reset.
     """
 
     def __init__(self, env: VectorEnv, seed: int | None = None):
@@ -60,10 +56,8 @@ class StepCollector:
     ) -> Rollout:
         """``n_steps`` steps of each row; None takes `STEPS`.
 
-        If all of them were only resets (NEXT_STEP), the same number is collected again.
-
-        Raises:
-            Stopped: ``on_step`` returned False.
+        If all of them were only resets (NEXT_STEP), the same number is collected again. Where
+        ``on_step`` returns False, this raises `Stopped`.
         """
         rollout = self._collect(policy, n_steps or STEPS, on_step)
         while rollout.num_steps == 0:
@@ -93,14 +87,16 @@ class StepCollector:
             final, of_step = None, infos
             returns, lengths = self.returns[episode_end], self.lengths[episode_end]
             if episode_end.any():
-                final = self._final_observation(next_observation, infos, episode_end)
+                final = next_observation
+                if self.mode == AutoresetMode.SAME_STEP:
+                    final = _with_final_rows(final, infos["final_obs"], episode_end)
                 if on_step is not None:
                     final = copied(final)  # the reset may write to it
                 self._end_episodes(record, infos, episode_end)
                 record.end(t, episode_end, final)
                 cut = episode_end & truncated & ~terminated
                 if cut.any():
-                    record.bootstrap(t, cut, policy.predict_values(final))
+                    record.bootstraps.append((t, cut, policy.predict_values(final)))
             if self.mode == AutoresetMode.NEXT_STEP:
                 self.resetting = episode_end
                 self.start = ~counts  # a row is at its start after the step that reset it
@@ -120,22 +116,15 @@ class StepCollector:
         return record.finish(policy, self.observation)
 
     def state_dict(self) -> dict[str, Any]:
-        """What the next rollout depends on, beside the policy: arrays, tensors and plain data.
-
-        Raises:
-            UnknownState: the environment cannot say where it is (`agents.experience.env_state`).
-        """
+        """What the next rollout depends on, beside the policy: arrays, tensors and plain data. An
+        UnknownState says that the environment cannot tell (`agents.experience.env_state`)."""
         if self.observation is None and self.seed is not None:
             return {"seed": self.seed}  # the next rollout begins with it
         own = {name: copy.deepcopy(getattr(self, name)) for name in BETWEEN_ROLLOUTS}
         return {"env": env_state.capture(self.env), **own}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on where the collector of a `state_dict` was.
-
-        Raises:
-            ValueError: its environment was another one.
-        """
+        """Go on where the collector of a `state_dict` was."""
         if "env" not in state:
             self.seed, self.observation = state["seed"], None
             return
@@ -187,12 +176,6 @@ class StepCollector:
         if "response" in details:
             record.note("prompt", self.prompts[ended])
         self.returns[ended], self.lengths[ended], self.kls[ended] = 0, 0, 0
-
-    def _final_observation(self, next_observation: Any, infos: dict, ended: np.ndarray) -> Any:
-        """The final observations of ended episodes; in other rows the next observations."""
-        if self.mode != AutoresetMode.SAME_STEP:
-            return next_observation
-        return _with_final_rows(next_observation, infos["final_obs"], ended)
 
 
 def _with_final_rows(observation: Any, final: np.ndarray, rows: np.ndarray) -> Any:
@@ -262,9 +245,6 @@ class _Record:
     def end(self, t: int, ended: np.ndarray, final: Any) -> None:
         if self.segments is not None:
             self.segments.end(t + 1, np.flatnonzero(ended), final)
-
-    def bootstrap(self, t: int, rows: np.ndarray, values: Tensor) -> None:
-        self.bootstraps.append((t, rows, values))
 
     def finish(self, policy: Policy, last: Any) -> Rollout:
         """The rollout, whose last column bootstraps from the value of ``last``."""

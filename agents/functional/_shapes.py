@@ -13,11 +13,13 @@ def check_same_shape(**tensors: Tensor | None) -> None:
 
 
 def check_rows(**tensors: Tensor | None) -> None:
-    """Raise ValueError unless all tensors that are not None are [B, T], T >= 1, of one shape."""
+    """Raise ValueError unless all tensors that are not None are [B, T], T >= 1, of one shape, and
+    TypeError unless `episode_end` and `mask` are boolean."""
     check_same_shape(**tensors)
     for name, tensor in tensors.items():
         if tensor is not None and (tensor.ndim != 2 or tensor.shape[1] == 0):
             raise ValueError(f"{name} must be [B, T] with T >= 1, got {list(tensor.shape)}")
+    check_bool(episode_end=tensors.get("episode_end"), mask=tensors.get("mask"))
 
 
 def check_bool(**tensors: Tensor | None) -> None:

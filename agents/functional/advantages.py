@@ -14,7 +14,7 @@ reward. Of steps, arguments and results are [B, T]:
 import torch
 from torch import Tensor
 
-from agents.functional._shapes import check_bool, check_rows
+from agents.functional._shapes import check_rows
 
 
 def discounted_returns(
@@ -30,7 +30,6 @@ def discounted_returns(
     and before a masked step; None means 0 everywhere.
     """
     check_rows(rewards=rewards, episode_end=episode_end, next_values=next_values, mask=mask)
-    check_bool(episode_end=episode_end, mask=mask)
     continues = _continues(episode_end, mask)
     terms = rewards
     if next_values is not None:
@@ -46,7 +45,6 @@ def trajectory_return(rewards: Tensor, gamma: float, mask: Tensor) -> Tensor:
     (Williams 1992; Sutton & Barto 2018, eq. 3.8).
     """
     check_rows(rewards=rewards, mask=mask)
-    check_bool(mask=mask)
     discounts = gamma ** torch.arange(rewards.shape[1], device=rewards.device)
     returns = (_counted(rewards, mask) * discounts).sum(dim=1, keepdim=True)
     return returns.repeat(1, rewards.shape[1])
@@ -57,7 +55,6 @@ def temporal_difference_errors(
 ) -> Tensor:
     """δ_t = r_t + γ V(s_{t+1}) - V(s_t) (Sutton & Barto 2018, eq. 6.5)."""
     check_rows(rewards=rewards, values=values, next_values=next_values, mask=mask)
-    check_bool(mask=mask)
     return _counted(rewards + gamma * next_values - values, mask)
 
 
@@ -78,7 +75,6 @@ def generalized_advantages(
     check_rows(
         rewards=rewards, values=values, next_values=next_values, episode_end=episode_end, mask=mask
     )
-    check_bool(episode_end=episode_end, mask=mask)
     errors = temporal_difference_errors(rewards, values, next_values, gamma, mask)
     return _discounted_sums(errors, _continues(episode_end, mask), gamma * gae_lambda)
 
@@ -136,7 +132,6 @@ def normalize(
     population of which these advantages are a part; None takes those of the counted ones.
     """
     check_rows(advantages=advantages, mask=mask)
-    check_bool(mask=mask)
     counted = advantages[mask]
     if moments is None:
         normalized = _deviations(counted[None])[0] / (_standard_deviation(counted) + epsilon)
@@ -154,7 +149,6 @@ def scaled(
     """A / (std + ε) over the counted steps: `normalize` without subtracting the mean, so that a
     baseline that was subtracted before keeps its effect."""
     check_rows(advantages=advantages, mask=mask)
-    check_bool(mask=mask)
     deviation = _standard_deviation(advantages[mask]) if moments is None else moments[1]
     return torch.where(mask, advantages / (deviation + epsilon), 0.0)
 

@@ -28,15 +28,13 @@ def unflatten(vector: Tensor, like: Sequence[Tensor]) -> list[Tensor]:
 def fisher_operator(kl: Tensor, parameters: Sequence[Tensor]) -> Callable[[Tensor], Tensor]:
     """v -> H v, with H the Hessian of `kl`, without forming H (Pearlmutter 1994).
 
-    The gradient of `kl` is taken once, with graph; each product is one more backward pass.
+    The gradient of `kl` is taken once, with graph, which is kept; each product is one more backward
+    pass, [n] -> [n], and its result has no graph.
 
     Args:
         kl: a scalar with graph, the mean KL(π_old‖π) in nats. All operations in it must be twice
             differentiable, which fused attention kernels are not: use eager attention.
         parameters: those that π depends on; the KL need not depend on each.
-
-    Returns:
-        A function [n] -> [n]; its result has no graph. It keeps the graph of `kl` in memory.
     """
     if kl.ndim:
         raise ValueError(f"kl must be a scalar, got {list(kl.shape)}")
@@ -80,16 +78,14 @@ def summed_operator(
 def conjugate_gradient(
     matvec: Callable[[Tensor], Tensor], b: Tensor, iterations: int = 15, tolerance: float = 1e-10
 ) -> Tensor:
-    """Solve A x = b for symmetric positive definite A (Hestenes & Stiefel 1952), from x = 0.
+    """Solve A x = b for symmetric positive definite A (Hestenes & Stiefel 1952), from x = 0. The
+    result, x [n], is without gradient.
 
     Args:
         matvec: v [n] -> A v [n].
         b: [n].
         iterations: the largest number of products; n are enough in exact arithmetic.
         tolerance: stop when the squared norm of the residual is below it.
-
-    Returns:
-        x [n], without gradient.
     """
     if b.ndim != 1:
         raise ValueError(f"b must be a vector, got {list(b.shape)}")

@@ -23,7 +23,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from agents.functional._shapes import check_bool, check_rows
+from agents.functional._shapes import check_rows
 
 
 class Counts(NamedTuple):
@@ -61,7 +61,6 @@ def constant_length(
 
 def _row_sums(losses: Tensor, mask: Tensor) -> Tensor:
     check_rows(losses=losses, mask=mask)
-    check_bool(mask=mask)
     return torch.where(mask, losses, 0.0).sum(dim=1)
 
 

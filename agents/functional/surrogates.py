@@ -62,10 +62,8 @@ def dual_clipped(
 ) -> Tensor:
     """`clipped`, and at most -c A where A < 0 (Ye et al. 2020, eq. 5, c = 3).
 
-    Without c the loss of an action with A < 0 grows with r without bound.
-
-    Raises:
-        ValueError: unless c = `dual_clip` > 1; a smaller one would change the range of `clipped`.
+    Without c the loss of an action with A < 0 grows with r without bound. c = `dual_clip` has to be
+    above 1, else it is a ValueError: a smaller one would change the range of `clipped`.
     """
     if dual_clip <= 1:
         raise ValueError(f"dual_clip must be greater than 1, got {dual_clip}")
@@ -85,10 +83,8 @@ def clip_fraction(
 ) -> Tensor:
     """Metric: the fraction of counted steps with r outside [1 - ε, 1 + ε], for any advantage.
 
-    `counts` as in `reductions`: those of the whole step, of which this may be a micro-batch.
-
-    Returns:
-        A scalar; NaN when no step counts.
+    `counts` as in `reductions`: those of the whole step, of which this may be a micro-batch. A
+    scalar; NaN when no step counts.
     """
     check_same_shape(log_probs=log_probs, old_log_probs=old_log_probs, mask=mask)
     check_bool(mask=mask)

@@ -102,12 +102,8 @@ class ForeignPolicy(ActingPolicy):
     """Anything with the ``predict`` of stable-baselines3 in a text environment.
 
     It gets observations of numpy, and draws from the global random state of torch, as models of
-    stable-baselines3 do. What its actions' probabilities were is not known: log π is nan.
-
-    Args:
-        model: has ``predict(observation, state, episode_start, deterministic)``.
-        sampling: for the environment alone.
-        deterministic: passed to ``predict``.
+    stable-baselines3 do. What its actions' probabilities were is not known: log π is nan, and
+    ``sampling`` is for the environment alone.
     """
 
     def __init__(self, model: Any, sampling: Sampling, deterministic: bool):

@@ -124,11 +124,9 @@ class CausalLMPolicy(nn.Module, Policy):
         self.action_record: ActionRecord | None = None
 
     def actor_parameters(self) -> list[nn.Parameter]:
-        """The parameters that π depends on."""
         return [p for p in self.model.parameters() if p.requires_grad]
 
     def critic_parameters(self) -> list[nn.Parameter]:
-        """The parameters that only V depends on."""
         body = [] if self.critic_body is None else list(self.critic_body.parameters())
         return [*self.value_head.parameters(), *body]
 
@@ -266,13 +264,11 @@ class CausalLMPolicy(nn.Module, Policy):
     def rollout_observations(
         self, first: dict[str, Any], last: dict[str, Any]
     ) -> dict[str, Tensor]:
-        """The input of `evaluate` for episodes, from their first and their last observations."""
         lengths = torch.as_tensor(first["attention_mask"]).sum(dim=1, dtype=torch.int64)
         stops = {key: torch.as_tensor(first[key]) for key in KEYS if key in first}
         return {"input_ids": torch.as_tensor(last["input_ids"]), "prompt_lengths": lengths} | stops
 
     def is_batched(self, observation: dict[str, Any]) -> bool:
-        """Whether an observation has many rows and is not a single one."""
         return np.ndim(observation["input_ids"]) == 2
 
     # --- files --------------------------------------------------------------------------------

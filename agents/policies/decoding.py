@@ -24,15 +24,13 @@ def next_tokens(
     deterministic: bool = False,
     action_masks: Any = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """One token for each row of an observation, from a cache of what came before.
+    """One token for each row of an observation, from a cache of what came before: actions ``[B]``,
+    their log-probabilities ``[B]`` (nats), and the body's last hidden states ``[B, H]`` from which
+    they were drawn.
 
     Rows whose episode has ended, where the observation says so, get the action 0, whatever it is,
     and no part of the work. The others get the same as without them. ``action_masks``: bool
     ``[B, V]``, tokens that may be chosen; None: all that ``sampling`` has.
-
-    Returns:
-        actions ``[B]``, their log-probabilities ``[B]`` (nats), and the body's last hidden states
-        ``[B, H]`` from which they were drawn.
     """
     count, rows = len(observation["input_ids"]), running_rows(observation)
     logits, hidden, early = next_logits(decoder, observation, rows)

@@ -61,15 +61,11 @@ def draw(
 
 
 class TokenDistribution:
-    """Next-token distributions, kept as hidden states: logits exist only while they are used.
+    """Next-token distributions, kept as hidden states ``[N, H]``: logits exist only while they are
+    used, in the context that ``autocast`` makes.
 
-    Args:
-        head: hidden states to logits.
-        hidden: ``[N, H]``.
-        responses: where the N tokens are in ``[B, T]``.
-        sampling: the rule from logits to probabilities.
-        autocast: creates the context in which the head runs.
-        early: ``[N, K]``, stop tokens that come too early (`textenv.lm.early_stops`), or None.
+    The responses say where the N tokens are in ``[B, T]``; ``early`` ``[N, K]`` are the stop tokens
+    that come too early (`textenv.lm.early_stops`), or None.
     """
 
     def __init__(
@@ -79,7 +75,7 @@ class TokenDistribution:
         responses: Responses,
         sampling: Sampling,
         autocast: Callable[[], AbstractContextManager],
-        early: Tensor | None = None,
+        early: Tensor | None,
     ):
         self.head, self.hidden, self.responses = head, hidden, responses
         self.sampling, self.autocast, self.early = sampling, autocast, early
@@ -123,9 +119,8 @@ class TorchDistribution:
 
     def log_probs(self, actions: Tensor, entropy: bool = False) -> tuple[Tensor, Tensor | None]:
         """log π of ``actions`` ``[B, T, ...]`` and, if requested, the entropy of π, ``[B, T]``."""
-        return self.distribution.log_prob(actions), (
-            self.distribution.entropy() if entropy else None
-        )
+        log_probs = self.distribution.log_prob(actions)
+        return log_probs, self.distribution.entropy() if entropy else None
 
     def kl(self, other: TorchDistribution) -> Tensor:
         """KL(self‖other), ``[B, T]`` in nats; gradients flow to both."""

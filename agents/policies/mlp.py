@@ -64,12 +64,10 @@ class MlpPolicy(nn.Module, Policy):
         self.to(device)
 
     def actor_parameters(self) -> list[nn.Parameter]:
-        """The parameters that π depends on."""
         critic = {id(p) for p in self.critic.parameters()}
         return [p for p in self.parameters() if p.requires_grad and id(p) not in critic]
 
     def critic_parameters(self) -> list[nn.Parameter]:
-        """The parameters that only V depends on."""
         return list(self.critic.parameters())
 
     def features(self, observation: Any) -> Tensor:
@@ -136,7 +134,6 @@ class MlpPolicy(nn.Module, Policy):
         return Evaluation(log_probs, self.critic(features)[..., 0], entropies, distribution)
 
     def is_batched(self, observation: Any) -> bool:
-        """Whether an observation has many rows and is not a single one."""
         return np.ndim(observation) > len(self.observation_space.shape or ())
 
 

@@ -7,15 +7,8 @@ from textenv.arguments import checked_device
 
 
 def find_device(device: str | torch.device) -> torch.device:
-    """The device; "auto" is an accelerator if there is one.
-
-    Of several processes, which meet here, each has an accelerator of its own
-    (`agents.distributed`).
-
-    Raises:
-        ModuleNotFoundError: there are several processes, and accelerate is not installed.
-        ValueError: PyTorch does not know it, or cannot use it here.
-    """
+    """The device; "auto" is an accelerator if there is one. Of several processes, which meet here,
+    each has an accelerator of its own (`agents.distributed`)."""
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     found = checked_device(device)

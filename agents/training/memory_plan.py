@@ -23,20 +23,14 @@ LOGITS_AT_ONCE = 3  # the logits of a chunk, their softmax and its gradient, eac
 
 @dataclass(frozen=True)
 class MemoryPlan:
-    """Bytes that an agent needs, if all episodes take their whole budget.
+    """Bytes that an agent needs, if all episodes take their whole budget."""
 
-    Attributes:
-        weights: of the policy, of the copy that acts in reduced precision, and of the reference;
-            what they share counts once.
-        learning: gradients, and the moments of the optimiser.
-        cache: keys and values of a rollout.
-        activations: what the backward pass over one part of a batch needs.
-    """
-
+    # Of the policy, of the copy that acts in reduced precision, and of the reference; what they
+    # share counts once.
     weights: int
-    learning: int
-    cache: int
-    activations: int
+    learning: int  # gradients, and the moments of the optimiser
+    cache: int  # keys and values of a rollout
+    activations: int  # what the backward pass over one part of a batch needs
 
     @property
     def total(self) -> int:
@@ -50,11 +44,8 @@ class MemoryPlan:
         )
 
     def advice(self, free: float | None) -> str | None:
-        """A sentence for the user if the memory does not suffice; None if it does.
-
-        Args:
-            free: bytes that are free while the weights are in memory already; None if unknown.
-        """
+        """A sentence for the user if the bytes that are ``free`` (None: unknown), while the weights
+        are in memory already, do not suffice; None if they do."""
         if free is None or self.total - self.weights <= free:
             return None
         remedy = {
@@ -66,11 +57,8 @@ class MemoryPlan:
 
 
 def memory_plan(agent: Any) -> MemoryPlan:
-    """The memory that an agent with a language model needs to learn, in this process.
-
-    Args:
-        agent: in a text environment.
-    """
+    """The memory that an agent with a language model, in a text environment, needs to learn, in
+    this process."""
     policy, task = agent.policy, environments.text_environments(agent.env)[0].task
     budget, length = task.max_new_tokens, task.max_length
     models = [policy, policy.acting_model(), environments.reference(agent.env)]

@@ -15,14 +15,11 @@ NAMES = {"return": "ep_rew_mean", "length": "ep_len_mean", "score": "score_mean"
 
 
 def make_logger(agent: Any, name: str | None, new_run: bool) -> Logger:
-    """A logger of stable-baselines3; without ``tensorboard_log`` it writes no file, nowhere.
+    """A logger of stable-baselines3 for what the agent's ``verbose`` and ``tensorboard_log`` say;
+    without the latter it writes no file, nowhere.
 
-    Of several processes only the first one writes anything.
-
-    Args:
-        agent: its ``verbose`` and ``tensorboard_log`` say what is written.
-        name: of the run for TensorBoard; None takes the algorithm's name.
-        new_run: whether to number a new run, or to go on in the latest one.
+    Of several processes only the first one writes anything. ``name`` is that of the run for
+    TensorBoard, by default the algorithm's; ``new_run`` numbers a new one, else the latest goes on.
     """
     if not distributed.is_main():
         return Logger(None, [])
@@ -33,8 +30,11 @@ def make_logger(agent: Any, name: str | None, new_run: bool) -> Logger:
     return Logger(None, outputs)
 
 
-def rollout_metrics(rollout: Rollout, group_size: int = 1) -> dict[str, float]:
-    """Means over the episodes that ended in a rollout, and the policy's entropy.
+def log_entry(
+    rollout: Rollout, group_size: int, **sections: Mapping[str, float]
+) -> dict[str, float]:
+    """Means over the episodes that ended in a rollout, and the policy's entropy; and the metrics of
+    each section of the log as ``section/name``.
 
     The steps of all processes count (`agents.distributed`), as its episodes are already those of
     all.
@@ -63,16 +63,16 @@ def rollout_metrics(rollout: Rollout, group_size: int = 1) -> dict[str, float]:
     means["rollout/entropy"] = -rollout.mean(rollout.log_probs)
     if rollout.log_prob_mismatch is not None:
         means["rollout/log_prob_mismatch"] = rollout.mean(rollout.log_prob_mismatch)
+    for section, metrics in sections.items():
+        means |= {f"{section}/{name}": value for name, value in metrics.items()}
     return means
 
 
 def groups_without_spread(scores: Sequence[float], group_size: int) -> float:
     """The share of groups whose scores are all equal, from which comparison learns nothing.
 
-    Args:
-        scores: of the episodes of a rollout, group by group.
-        group_size: of each group; 1, or one that does not divide the number of scores, makes all of
-            them one group.
+    The scores are in the order of the groups. A ``group_size`` of 1, or one that does not divide
+    their number, makes all of them one group.
     """
     whole = group_size == 1 or len(scores) % group_size > 0
     groups = np.reshape(scores, (1, -1) if whole else (-1, group_size))
@@ -80,13 +80,8 @@ def groups_without_spread(scores: Sequence[float], group_size: int) -> float:
 
 
 def speed(agent: Any, timesteps: int, seconds: float) -> dict[str, float]:
-    """Counts, and steps per second: of all learning (``fps``), and of collecting a rollout.
-
-    Args:
-        agent: has learned from the rollout.
-        timesteps: the agent's count before it collected the rollout.
-        seconds: how long it took to collect it.
-    """
+    """Counts, and steps per second: of all learning (``fps``), and of collecting a rollout, which
+    the agent began at ``timesteps`` and took so many ``seconds``."""
     return {
         "fps": agent.num_timesteps / agent.learning_seconds,
         "rollout_fps": (agent.num_timesteps - timesteps) / seconds,
@@ -105,13 +100,3 @@ def mean_metrics(metrics: list[dict[str, float]]) -> dict[str, float]:
     if "approx_kl" in means:
         means["first_approx_kl"] = metrics[0]["approx_kl"]
     return means
-
-
-def log_entry(
-    rollout: Rollout, group_size: int = 1, **sections: Mapping[str, float]
-) -> dict[str, float]:
-    """`rollout_metrics`, and the metrics of each section of the log as ``section/name``."""
-    entry = rollout_metrics(rollout, group_size)
-    for section, metrics in sections.items():
-        entry |= {f"{section}/{name}": value for name, value in metrics.items()}
-    return entry

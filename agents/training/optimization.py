@@ -38,11 +38,7 @@ LR_SCHEDULES: dict[str, Schedule] = {
 
 
 def lr_schedule(name: str) -> Schedule:
-    """One of `LR_SCHEDULES`.
-
-    Raises:
-        ValueError: there is none of this name.
-    """
+    """One of `LR_SCHEDULES`."""
     if name not in LR_SCHEDULES:
         raise ValueError(f"lr_schedule={name!r} is unknown: use one of {', '.join(LR_SCHEDULES)}.")
     return LR_SCHEDULES[name]
@@ -70,13 +66,8 @@ def make_optimizer(
 def set_learning_rate(
     optimizer: torch.optim.Optimizer, learning_rate: float, factor: float = 1.0
 ) -> None:
-    """Set the rate of every parameter group, in the ratio that `make_optimizer` noted.
-
-    Args:
-        optimizer: its groups are changed.
-        learning_rate: before it is multiplied by ``factor``.
-        factor: of all rates, also of a group with its own rate where the common one is always 0.
-    """
+    """Set the rate of every parameter group, in the ratio that `make_optimizer` noted. All are
+    multiplied by ``factor``, also that of a group where the common one is always 0."""
     rate = learning_rate * factor
     for group in optimizer.param_groups:
         ratio = group.get("ratio", 1.0)
@@ -98,7 +89,6 @@ def optimizer_step(
             ``batch.counts``, so that they add up over micro-batches.
         batch: the rows of this step; where several processes learn together, this one's share of
             them, which may be empty.
-        optimizer: may have several parameter groups.
         micro_batch_size: rows per backward pass; None takes all at once.
         max_grad_norm: the gradient of each parameter group is clipped to this norm, so that a
             large error of the critic does not shorten the policy's step; None does not clip.
@@ -106,11 +96,7 @@ def optimizer_step(
 
     Returns:
         The metrics, with ``grad_norm`` of all groups before clipping, the same in all processes;
-        and whether the step was taken.
-
-    Raises:
-        FloatingPointError: the gradient is not finite; no parameter was changed.
-        ProcessLost: another process has ended; no parameter was changed.
+        and whether the step was taken. After an error no parameter is changed.
     """
     counted = batch.counts.steps > 0
     batch = replace(batch, counts=Counts(*distributed.all_reduce(batch.counts)))
@@ -186,25 +172,13 @@ def hessian_operator(
 
 def numbers(metrics: Iterable[Tensor | float]) -> list[float]:
     """Scalars as numbers; those on a device come to the host in one copy, which waits for it."""
-    values = list(metrics)
-    at = [place for place, value in enumerate(values) if isinstance(value, Tensor)]
-    if at:
-        on_host = to_host(*(torch.as_tensor(values[place]) for place in at))
-        for place, value in zip(at, on_host, strict=True):
-            values[place] = float(value)
-    return [float(value) for value in values]
+    scalars = [torch.as_tensor(value, dtype=torch.float64) for value in metrics]
+    return [float(value) for value in to_host(*scalars)]
 
 
 def check_finite(parameters: Iterable[Tensor], rollout: int) -> None:
-    """Raise an error if an update has left a parameter that is not a finite number.
-
-    Args:
-        parameters: of a policy.
-        rollout: the number of the update, for the message.
-
-    Raises:
-        FloatingPointError: a parameter is infinite or not a number.
-    """
+    """Raise an error if the update of a ``rollout``, by its number, has left a parameter that is
+    not a finite number."""
     norms = torch.stack(torch._foreach_norm([p.detach() for p in parameters]))
     if not bool(torch.isfinite(norms).all()):
         raise FloatingPointError(

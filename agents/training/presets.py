@@ -126,9 +126,7 @@ def hyperparameters(
     return {**COMMON, **TEXT, **of_model, **OF_ALGORITHM[name]}
 
 
-def policy_kwargs(
-    algorithm: type, policy_class: Any, model: Any = None, lora: Any = None
-) -> dict[str, Any]:
+def policy_kwargs(algorithm: type, policy_class: Any, model: Any, lora: Any) -> dict[str, Any]:
     """The arguments of a policy that suit an algorithm: a critic of its own, where it has one.
 
     With adapters the value head is on the model's own body: a second body that learns as a whole

@@ -24,12 +24,8 @@ console = RunConsole(highlight=False)
 
 
 class ProgressBar:
-    """A context manager, made by `over`, in which `show` updates the bar.
-
-    Args:
-        visible: False shows nothing.
-        goal: the optimal return, to show beside the return.
-    """
+    """A context manager, made by `over`, in which `show` updates the bar, unless it is not visible.
+    ``goal`` is the optimal return, to show beside the return."""
 
     COLUMNS = (
         ("return", "rollout/ep_rew_mean", "return {:+.2f}"),

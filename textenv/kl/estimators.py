@@ -41,18 +41,10 @@ def k3(log_probs: Tensor, reference_log_probs: Tensor) -> Tensor:
 
 
 def exact(logits: Tensor, reference_logits: Tensor) -> Tensor:
-    """Σ_a π(a) (log π(a) - log π_ref(a)), the KL itself.
+    """Σ_a π(a) (log π(a) - log π_ref(a)), the KL itself, [...], in float32 or better.
 
-    Args:
-        logits, reference_logits: [..., V], normalised or not (log-probs are logits too). Their
-            log-softmax is taken in float32 or better. -inf bans an action: one that π bans adds
-            0, and one that only π_ref bans makes the KL infinite.
-
-    Returns:
-        [...], in float32 or better.
-
-    Raises:
-        ValueError: the shapes differ.
+    Logits are [..., V], both of one shape, normalised or not (log-probs are logits too). -inf bans
+    an action: one that π bans adds 0, and one that only π_ref bans makes the KL infinite.
     """
     if logits.shape != reference_logits.shape:
         raise ValueError(

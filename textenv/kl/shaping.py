@@ -34,14 +34,9 @@ TOKENS_AT_ONCE = 2**15  # in one forward pass; more tokens are scored in several
 def shaped_reward(terminal, log_probs, reference_log_probs, kl_coef):
     """r_t = score·[t is last] − β·(log π(a_t|s_t) − log π_ref(a_t|s_t)).
 
-    Ziegler et al. 2019, eq. 2.
-
-    Args:
-        terminal: the score at the last token and 0 before it, ``[B]`` or ``[B, T]``.
-        log_probs, reference_log_probs: of the chosen tokens, in nats, of equal shape.
-        kl_coef: β, units of the score per nat; it broadcasts.
-
-    All are numpy arrays, or all are tensors.
+    Ziegler et al. 2019, eq. 2. ``terminal`` is the score at the last token and 0 before it,
+    log-probs are in nats, all ``[B]`` or ``[B, T]``, of numpy or of torch; β, in units of the score
+    per nat, broadcasts.
     """
     return terminal - kl_coef * k1(log_probs, reference_log_probs)
 
@@ -205,14 +200,12 @@ class KLShaping:
         self, input_ids: Tensor, lengths: Tensor, origin: Origin, actions: Tensor,
         running: Tensor, early_stops: Tensor | None = None,
     ) -> tuple[Tensor, Tensor | None, Tensor]:  # fmt: skip
-        """Step scoring: the reference's and the policy's log-probs ``[B]`` of ``actions``, in nats.
+        """Step scoring: the reference's and the policy's log-probs ``[B]`` of ``actions``, in nats,
+        the latter None if no policy is bound; and where an action is not that of its record: then
+        `refuse` the step.
 
         The states are as `textenv.lm.decoder.Decoder.next` takes them; the results of rows that are
         not running are 0. ``early_stops``: ``[B, K]`` (`textenv.lm.early_stops`).
-
-        Returns:
-            Both, log_probs None if no policy is bound; and where an action is not that of its
-            record: then `refuse` the step.
         """
         from textenv.lm.decoder import Decoder
 

@@ -12,19 +12,12 @@ from textenv.lm.loading import LOADED_FROM, cast, no_warning_of_peft
 
 
 def add_adapters(model: Any, lora: int | Mapping[str, Any], seed: int | None = None) -> Any:
-    """The model with new adapters in all its linear layers, which alone learn.
+    """A plain model, changed in place, with new adapters in all its linear layers, which alone
+    learn.
 
     They begin as zero, so that the model is what it was. They are saved without the model, under
-    the name of its source.
-
-    Args:
-        model: of transformers, plain; it is changed in place.
-        lora: the rank, or arguments of `peft.LoraConfig`: ``{"r": 16, "target_modules": [...]}``.
-        seed: the seed of the new weights; the global random state is not changed.
-
-    Raises:
-        ModuleNotFoundError: peft is not installed.
-        ValueError: the arguments are wrong, or the model has adapters already.
+    the name of its source. ``lora`` is their rank, or arguments of `peft.LoraConfig`, such as
+    ``{"r": 16, "target_modules": [...]}``. The global random state is not changed.
     """
     arguments = dict(lora) if isinstance(lora, Mapping) else {"r": lora}
     rank = arguments.get("r")

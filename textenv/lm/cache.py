@@ -22,13 +22,10 @@ class CachedBody:
     def __call__(
         self, cache: Cache, input_ids: Tensor, positions: Tensor | None, mask: Tensor | None
     ) -> Tensor:
-        """The last hidden states ``[B, T, H]``.
+        """The last hidden states ``[B, T, H]`` of tokens at positions ``[B, T]`` (None: from 0 on).
 
-        Args:
-            cache: gives and takes keys and values.
-            input_ids, positions: ``[B, T]``; positions None: from 0 on.
-            mask: bool ``[B, 1, T, columns of the cache]``, what may be attended to; None: each
-                token may attend to those before it.
+        The mask, bool ``[B, 1, T, columns of the cache]``, says what may be attended to; None: each
+        token may attend to those before it.
         """
         if self.adds_mask and mask is not None:  # eager attention adds its mask to the scores
             dtype = next(self.body.parameters()).dtype

@@ -29,15 +29,11 @@ class Decoder:
     The rows that step are the first ones of the cache, so that attention reads them in place: where
     a row begins to wait, it changes places with one that goes on.
 
-    On CUDA all rows step, as a captured graph (`textenv.lm.captured`).
+    Where ``captured``, by default on CUDA, all rows step, as a captured graph
+    (`textenv.lm.captured`).
 
-    Args:
-        model: a causal language model of transformers, plain or wrapped by PEFT, that
-            `textenv.lm.support.check_supported` accepts.
-        num_rows: B, the number of rows of the table.
-        max_length: L, the longest sequence that a row may hold.
-        head: what to compute from the hidden states instead of logits, such as values.
-        captured: whether steps are captured; None captures them on CUDA.
+    The model is one that `textenv.lm.support.check_supported` accepts; the table has B rows of at
+    most L tokens. ``head`` computes something else from the hidden states than logits, as values.
     """
 
     def __init__(
@@ -95,7 +91,8 @@ class Decoder:
         origin: Origin | None = None,
         rows: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """Logits for the token that follows each row.
+        """The logits ``[R, V]`` for the token that follows each row, and the last hidden states
+        ``[R, H]``, both in float32.
 
         Args:
             input_ids: ``[B, L]`` int64, rows contiguous from column 0.
@@ -106,9 +103,6 @@ class Decoder:
                 its tokens at the last call.
             rows: indices ``[R]`` of the rows that are asked for; None: all. On the CPU the others
                 are not read yet.
-
-        Returns:
-            The logits ``[R, V]`` and the last hidden states ``[R, H]``, both in float32.
         """
         if input_ids.shape[0] != self.num_rows or input_ids.shape[1] > self.max_length:
             raise ValueError(

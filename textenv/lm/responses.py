@@ -16,23 +16,17 @@ class Responses:
     The tokens are on the host, where it is decided which ones a model reads together. From an
     accelerator they come in one copy, and nothing here waits for it again.
 
-    Args:
-        input_ids: ``[R, L]``, prompt and response, contiguous from column 0.
-        prompt_lengths: ``[R]``; response token t of a row is at column ``prompt_length + t``, and
-            is predicted from the column before it.
-        mask: bool ``[R, T]``, which response tokens count.
-
-    Attributes:
-        lengths: of the responses ``[R]``, as far as they count, on the host.
-        shape: R and T.
-        places: ``[N]``, those of the counted tokens among all R · T, on the device of the mask.
+    Prompt and response are contiguous from column 0. Response token t of a row is at column
+    ``prompt_length + t``, and is predicted from the column before it. It counts where the mask,
+    bool ``[R, T]``, says so.
     """
 
     def __init__(self, input_ids: Tensor, prompt_lengths: Tensor, mask: Tensor):
         self.device, self.shape = mask.device, mask.shape
         self.input_ids, self.prompt_lengths, self.mask = to_host(input_ids, prompt_lengths, mask)
         steps = torch.arange(1, mask.shape[1] + 1)
-        self.lengths = (self.mask * steps).amax(dim=1)
+        self.lengths = (self.mask * steps).amax(dim=1)  # of the responses, as far as they count
+        # Of the counted tokens among all R · T.
         self.places = to_device(self.mask.flatten().nonzero()[:, 0], self.device)
 
     @classmethod

@@ -22,12 +22,7 @@ PATIENCE = 10  # seconds for the first answer of the hub
 
 
 def locate(source: str | os.PathLike[str]) -> tuple[str, dict[str, str]]:
-    """The arguments of ``from_pretrained`` for ``source``: a name or folder, and keywords.
-
-    Raises:
-        ModuleNotFoundError: a package that ``"smollm2"`` or a GGUF file needs is missing.
-        FileNotFoundError: a path does not exist.
-    """
+    """The arguments of ``from_pretrained`` for ``source``: a name or folder, and keywords."""
     source = os.fspath(source)
     if source == "bundled":
         return str(BUNDLED), {}

@@ -14,13 +14,10 @@ class StopRule:
 
     The end-of-sequence tokens of tokenizer and model always stop (`end_tokens`). There may be
     several stop tokens, and one of them may equal the padding token: only tokens that were chosen
-    as actions are checked.
+    as actions are checked. Nothing stops a response before it has ``min_new_tokens``.
 
-    Args:
-        tokenizer: a tokenizer of transformers.
-        min_new_tokens: nothing stops a response before it has this many tokens.
-        stop: token ids and strings. A string that is a special token of the tokenizer is a stop
-            token; any other string is searched in the text of the response.
+    Of ``stop``, a string that is a special token of the tokenizer is a stop token; any other is
+    searched in the text of the response.
     """
 
     def __init__(
@@ -71,9 +68,8 @@ class StopRule:
     @property
     def first_stops(self) -> tuple[list[int], int] | None:
         """The stop tokens and ``min_new_tokens``, if they must not be chosen from the start on."""
-        return (
-            (self.tokens, self.min_new_tokens) if self.tokens and self.min_new_tokens > 1 else None
-        )
+        some_come_too_early = self.tokens and self.min_new_tokens > 1
+        return (self.tokens, self.min_new_tokens) if some_come_too_early else None
 
     def text_ends(self, tokens: Sequence[int], before: Sequence[int] = ()) -> bool:
         """Whether the last of these response tokens, which may be only the last ``self.tail`` ones,

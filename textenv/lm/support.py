@@ -42,7 +42,8 @@ def check_supported(model: Any, max_length: int) -> None:
     if _tried.get(model, 0) >= max_length:
         return
     length = min(SHORT, max_length)
-    if any(length <= number <= max_length for number in _special_lengths(model)):
+    settings = unwrapped(model).config.get_text_config().to_dict()
+    if any(length <= number <= max_length for number in _special_lengths(settings)):
         length = max_length
     name = type(unwrapped(model)).__name__
     try:
@@ -111,17 +112,13 @@ def _check_lengths(model: Any, max_length: int) -> None:
         )
 
 
-def _special_lengths(model: Any) -> Iterator[int]:
+def _special_lengths(settings: Mapping[str, Any]) -> Iterator[int]:
     """Numbers in a model's settings that are lengths after which it may behave in another way."""
-
-    def walk(settings: Mapping[str, Any]) -> Iterator[int]:
-        for key, value in settings.items():
-            if isinstance(value, Mapping):
-                yield from walk(value)
-            elif isinstance(value, int) and any(part in key for part in LENGTHS):
-                yield value
-
-    return walk(unwrapped(model).config.get_text_config().to_dict())
+    for key, value in settings.items():
+        if isinstance(value, Mapping):
+            yield from _special_lengths(value)
+        elif isinstance(value, int) and any(part in key for part in LENGTHS):
+            yield value
 
 
 @torch.no_grad()

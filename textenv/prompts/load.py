@@ -103,7 +103,7 @@ def _check_length(number: int, text: str, length: int, limit: int | None) -> Non
 
 
 def load_prompts(source: str | os.PathLike[str] | Iterable[Any]) -> list[Prompt | EncodedPrompt]:
-    """Read prompts from a list, a file or a dataset, in their order.
+    """Read prompts, at least one, from a list, a file or a dataset, in their order.
 
     Args:
         source: One of
@@ -118,13 +118,6 @@ def load_prompts(source: str | os.PathLike[str] | Iterable[Any]) -> list[Prompt 
             A conversation is a list of `{"role": ..., "content": ...}` messages. A row is a
             mapping with a column `"prompt"`, a text or a conversation, or else a column
             `"messages"`, a conversation. The other columns become `Prompt.data`.
-
-    Returns:
-        At least one prompt.
-
-    Raises:
-        ValueError: If the file does not exist, has no prompt, or a row is not a prompt.
-        ModuleNotFoundError: If the package that reads the file is not installed.
     """
     if isinstance(source, (str, os.PathLike)):
         rows = read_rows(BUNDLED_PROMPTS if source == "bundled" else Path(source))

@@ -33,11 +33,8 @@ def score_episodes(reward: Reward, episodes: Sequence[Episode]) -> np.ndarray:
     result.
 
     The reward may return a list, a tuple, an array or a tensor on any device, of booleans, integers
-    or floats. The scores are float64 `[N]`.
-
-    Raises:
-        RewardError: If the reward raises an error (which is the cause), or if its result is not N
-            finite real numbers.
+    or floats. The scores are float64 `[N]`. If the reward raises an error (which is the cause), or
+    its result is not N finite real numbers, that is a RewardError.
     """
     if len(episodes) == 0:
         return np.zeros(0)

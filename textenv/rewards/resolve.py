@@ -11,7 +11,7 @@ from textenv.rewards.signatures import from_callable
 
 
 def resolve_reward(source: Any, device: Any = None) -> NamedReward:
-    """Make a reward from each form that a user may give.
+    """Make a batch reward with a name from each form that a user may give.
 
     Args:
         source: One of
@@ -30,9 +30,6 @@ def resolve_reward(source: Any, device: Any = None) -> NamedReward:
               weighted sum of rewards in any of these forms.
         device: The device of a model that is loaded here; None means the CPU. A live model is
             not moved.
-
-    Returns:
-        A batch reward with a name.
 
     Raises:
         ValueError: If a string names no reward, an argument doesn't fit, or a model cannot be

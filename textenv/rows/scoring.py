@@ -37,16 +37,15 @@ class Scoring:
         self.task, self.shaping, self.table, self.starts = task, shaping, table, starts
 
     def score(self, mask: np.ndarray) -> tuple[np.ndarray, Infos]:
-        """The rewards of the N rows of ``mask`` (bool ``[B]``) at their last tokens, without KL.
+        """The rewards ``[N]`` of the rows of ``mask`` (bool ``[B]``) at their last tokens, without
+        KL: the score, minus the penalty of an episode that never stopped.
 
-        Returns:
-            float64 ``[N]``: the score, minus the penalty of an episode that never stopped; and
-            infos, in which ``score`` is the value that the reward returned. The penalty and the
-            parts of a weighted sum have their own entries.
+        In the infos, ``score`` is the value that the reward returned; the penalty and the parts of
+        a weighted sum have their own entries.
         """
         rows, task = np.flatnonzero(mask), self.task
         prompts = self.starts.current_prompts(rows)
-        episodes = transcribe(self.table, rows, prompts, task.tokenizer, task.stop_rule)
+        episodes = transcribe(self.table, rows, prompts, task.stop_rule)
         scores, parts = score_within_limits(
             task.reward, episodes, task.reward_timeout, task.reward_retries
         )

@@ -17,14 +17,11 @@ class Starts:
     There is one generator for each group of ``group_size`` consecutive rows. It draws one sequence
     of prompts; the k-th episode of every row of the group begins with the k-th prompt, also if the
     rows reach it at different times. Rows that are reset together continue at the same position.
-
-    Attributes:
-        prompt_index: int64 ``[B]``, the index of the prompt of each row's current episode.
     """
 
     def __init__(self, prompts: Sequence[EncodedPrompt], num_rows: int, group_size: int = 1):
         self.prompts, self.num_rows, self.group_size = prompts, num_rows, group_size
-        self.prompt_index = np.zeros(num_rows, np.int64)
+        self.prompt_index = np.zeros(num_rows, np.int64)  # of each row's current episode
         self.seeded = False
         groups = num_rows // group_size
         self._generators = [np.random.default_rng() for _ in range(groups)]

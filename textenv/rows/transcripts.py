@@ -1,7 +1,6 @@
 """Turn rows of tokens into the episodes that a reward function receives."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
@@ -13,11 +12,7 @@ from textenv.rows.token_table import TokenTable
 
 
 def transcribe(
-    table: TokenTable,
-    rows: np.ndarray,
-    prompts: Sequence[EncodedPrompt],
-    tokenizer: Any,
-    stop: StopRule,
+    table: TokenTable, rows: np.ndarray, prompts: Sequence[EncodedPrompt], stop: StopRule
 ) -> list[Episode]:
     """The episodes of the N ``rows`` of a token table that have ended, with their N prompts. The
     stop string of a response, which ``stop`` finds, is removed from its text."""
@@ -26,7 +21,7 @@ def transcribe(
     whole = [row[:length].copy() for row, length in zip(tokens, lengths, strict=True)]
 
     def decode(sequences: list[np.ndarray]) -> list[str]:
-        return tokenizer.batch_decode(sequences, skip_special_tokens=True)
+        return stop.tokenizer.batch_decode(sequences, skip_special_tokens=True)
 
     # SentencePiece tokenizers drop the space before the first token that they decode,
     # so a response is decoded together with its prompt.

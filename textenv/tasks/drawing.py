@@ -26,17 +26,10 @@ def draw_rows(
     seed: Annotated[int, Range(0)],
     held_out: bool,
 ) -> list[Row]:
-    """Rows with different prompts, whose items are all of one part.
+    """So many rows with different prompts, all for training or all held out for evaluation.
 
-    Args:
-        draw: Draws a text that names an item, and the item.
-        write: Writes a row about an item.
-        size: The number of rows.
-        seed: The same seed gives the same rows in every process.
-        held_out: Whether the rows are for evaluation.
-
-    Raises:
-        ValueError: An argument is out of its range, or there are not as many rows.
+    The same seed gives the same rows in every process. ``draw`` draws a text that names an item,
+    and the item, about which ``write`` writes a row.
     """
     check_ranges(draw_rows, {"size": size, "seed": seed})
     generator = random.Random(seed)

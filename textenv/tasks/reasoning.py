@@ -12,7 +12,9 @@ def rows(
     seed: Annotated[int, Range(0)] = 0,
     **config: Any,
 ) -> list[dict[str, Any]]:
-    """Rows of a dataset of reasoning-gym, for an environment with the reward ``"reasoning"``.
+    """Rows of a dataset of reasoning-gym, for an environment with the reward ``"reasoning"``: plain
+    data with the columns ``prompt``, ``dataset``, ``config``, and ``entry``, from which
+    reasoning-gym scores an answer.
 
         rows = textenv.tasks.reasoning.rows("chain_sum", size=200, seed=0, max_terms=3)
         env = gym.make("TextGen-v0", prompts=rows, reward="reasoning", max_new_tokens=64, chat=True)
@@ -25,10 +27,6 @@ def rows(
         size: The number of rows.
         seed: The same seed gives the same rows.
         config: Further arguments of the dataset.
-
-    Returns:
-        Rows with the columns ``prompt``, ``dataset``, ``config``, and ``entry``, from which
-        reasoning-gym scores an answer. They are plain data.
 
     Raises:
         ValueError: reasoning-gym is not installed, it has no such dataset, an argument is not

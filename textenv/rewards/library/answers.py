@@ -19,9 +19,6 @@ def last_number_reward() -> Reward:
     Only the last number counts, so that listing many numbers gains nothing. Numbers are compared by
     their values ("12", "12." and "12.0" are equal); words for numbers are not read. A response that
     the token budget cut off scores 0, because its last number may be a part of one.
-
-    Raises:
-        ValueError: In a call, if a row has no column ``answer``, or the answer is no number.
     """
     return last_number
 
@@ -38,9 +35,6 @@ def last_word_reward() -> Reward:
 
     A word is a sequence of letters, in upper or lower case. Only the last one counts. A response
     that the token budget cut off scores 0, because its last word may be a part of one.
-
-    Raises:
-        ValueError: In a call, if a row has no column ``answer``.
     """
     return last_word
 

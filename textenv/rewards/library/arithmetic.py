@@ -11,11 +11,7 @@ def evaluate(expression: str) -> tuple[Fraction, list[int]]:
     """The value of an expression, and the whole numbers in it in their order.
 
     An expression has whole numbers, + - * / with their usual precedence, and brackets. There are no
-    signs before numbers, powers or decimals.
-
-    Raises:
-        ValueError: It is no such expression, it divides by zero, or it is longer than 200
-            characters.
+    signs before numbers, powers or decimals. What is no such expression is a ValueError.
     """
     return _Parser(_tokens(expression)).parse()
 

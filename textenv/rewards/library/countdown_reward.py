@@ -22,9 +22,6 @@ def countdown_reward() -> Reward:
     it uses each given number at most once. Signs such as × and ÷, and an x between numbers, are
     read as * and /. What stands after an equals sign is not checked, and there is no partial
     credit. A response that the token budget cut off scores 0.
-
-    Raises:
-        ValueError: In a call, if a row lacks one of the columns.
     """
     return countdown
 

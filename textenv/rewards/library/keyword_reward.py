@@ -12,13 +12,7 @@ def keyword_reward(*keywords: str | int) -> Reward:
     """The fraction of the keywords that occur in the response, in [0, 1].
 
     A keyword counts once, in upper or lower case, as a whole word: "sea" is not in "seaside".
-    It may be a phrase. The prompt is not searched.
-
-    Args:
-        keywords: The wanted words; whole numbers are used as text.
-
-    Raises:
-        ValueError: If there are no keywords, or a keyword is blank.
+    It may be a phrase; whole numbers are used as text. The prompt is not searched.
     """
     if not keywords or not all(str(keyword).strip() for keyword in keywords):
         raise ValueError(

@@ -8,17 +8,11 @@ from textenv.rewards.check import Reward
 
 
 def length_reward(target: int = 20) -> Reward:
-    """Close to 1 if the response has about `target` tokens, exactly 1 at `target`.
+    """Close to 1 if the response has about `target` (at least 1) tokens, exactly 1 at `target`.
 
     With T the number of response tokens, the stop token included, the score is
     `min(T, target) / max(T, target)`. It is in [0, 1] and nowhere constant, so that a response
     of any length gains from a length closer to the target.
-
-    Args:
-        target: The wanted number of tokens, at least 1.
-
-    Raises:
-        ValueError: If `target` is not a positive whole number.
     """
     if not isinstance(target, int) or target < 1:
         raise ValueError(

@@ -28,9 +28,6 @@ def reasoning_reward() -> Reward:
       give a text of m characters that contains the right one, of n characters, the score n / m.
     - An answer at which the verifier raises an error scores 0, and so does a response that the
       token budget cut off.
-
-    Raises:
-        ValueError: If reasoning-gym is not installed; in a call, if a row lacks a column.
     """
     reasoning_gym()
     return reasoning
