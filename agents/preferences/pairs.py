@@ -10,6 +10,7 @@ import os
 import string
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -216,11 +217,8 @@ def _text(value: Any, column: str, where: str) -> Text:
 
 def _split_prompt(chosen: Text, rejected: Text, where: str) -> tuple[Text, Text, Text]:
     """The common beginning of two texts, as far as a whole word or message, and the two rests."""
-    length = 0
-    for one, other in zip(chosen, rejected, strict=False):
-        if one != other:
-            break
-        length += 1
+    both = zip(chosen, rejected, strict=False)
+    length = len(list(takewhile(lambda pair: pair[0] == pair[1], both)))
     if isinstance(chosen, str):  # a word that both begin with belongs to the responses
         in_words = string.ascii_letters + string.digits + string.punctuation
         length = len(chosen[:length].rstrip(in_words).rstrip(" "))

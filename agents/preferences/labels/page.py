@@ -29,7 +29,6 @@ BUTTONS = {
     "left": "← A is better", "right": "B is better →", "tie": "Tie (T)", "skip": "Skip (S)",
     "undo": "Undo (U)",
 }  # fmt: skip
-FIRST_BUTTONS = ("left", "right")
 READ_NAME = "() => new URLSearchParams(location.search).get('labeller') ?? ''"
 READ_TOKEN = "() => document.getElementById('view').dataset.token"
 ANSWERED_ELSEWHERE = "Nothing was stored: this view was answered before, perhaps in another window."
@@ -74,7 +73,7 @@ def build(labelling: Labelling) -> gr.Blocks:
                 buttons = {
                     choice: gr.Button(
                         text, elem_id=choice, elem_classes="choice",
-                        variant="primary" if choice in FIRST_BUTTONS else "secondary",
+                        variant="primary" if choice in ("left", "right") else "secondary",
                     )
                     for choice, text in BUTTONS.items()
                 }  # fmt: skip
