@@ -22,8 +22,9 @@ from agents.cli.printing import print_comparison
 from agents.evaluation import evaluate_text
 from agents.evaluation.candidates import UNTRAINED
 from agents.evaluation.comparison import EVALUATION_SEED
+from agents.evaluation.optimum import Known
 from agents.runs import RunFolder, Signals
-from agents.runs.compare import Comparing, Job, Known, folder_name, write_result
+from agents.runs.compare import Comparing, Job, folder_name, write_result
 from agents.runs.options import (
     OPTIONS,
     RunOptions,

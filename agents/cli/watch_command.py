@@ -54,10 +54,8 @@ def main(arguments: list[str]) -> None:
     """Sample episodes, and play them back."""
     options = parsed(Watch, arguments, "watch")
     with checking_options():
-        prompts = [options.prompt] if options.prompt is not None else None
-        agent = options.load(options.path)
-        if prompts is None:
-            prompts = prompts_of_evaluations(options.path)
+        agent, given = options.load(options.path), options.prompt
+        prompts = prompts_of_evaluations(options.path) if given is None else [given]
         episodes = trace_episodes(
             agent, options.episodes, options.seed, prompts, options.deterministic
         )

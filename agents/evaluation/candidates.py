@@ -40,14 +40,11 @@ class RandomTokens:
 
 @dataclass(frozen=True)
 class BestOfN:
-    """The best of n texts of the reference model, by the reward of the task.
+    """The best of n ≥ 1 texts of the reference model, by the reward of the task.
 
     It is paid for with n times the tokens at each answer. Its KL is not sampled: it is at most
     log n − (n − 1)/n (Beirami et al. 2024, theorem 3.1), which is taken as the KL of every
     episode. The bound is tight if no two texts score the same.
-
-    Args:
-        n: number of texts, at least 1.
     """
 
     n: int

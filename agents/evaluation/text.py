@@ -92,11 +92,8 @@ def evaluate_text(
 
 
 def best_of(draws: Sequence[TextEvaluation]) -> TextEvaluation:
-    """Of each episode the text that is paid best (see `agents.evaluation.candidates.BestOfN`).
-
-    Args:
-        draws: evaluations of the untouched reference on the same prompts, at least one.
-    """
+    """Of each episode the text that is paid best (see `agents.evaluation.candidates.BestOfN`), of
+    evaluations of the untouched reference on the same prompts."""
     first, count = draws[0], len(draws[0].scores)
     winner = np.argmax([draw.paid for draw in draws], axis=0)
     rows = np.arange(count)
@@ -130,11 +127,8 @@ def recomputed_kl(
     Nothing of the decoder or of the teacher-forced scoring takes part: whole rows go through the
     models as transformers has them, and the log-probabilities are those of all logits.
 
-    Args:
-        policy: acted in the rollout.
-        reference: the reference model.
-        rollout: of whole episodes.
-        at_most: number of rows; None takes all.
+    ``policy`` acted in the rollout, which is one of whole episodes. At most the first ``at_most``
+    rows are taken; None takes all.
     """
     input_ids, prompt_lengths = (
         rollout.observations[key] for key in ("input_ids", "prompt_lengths")

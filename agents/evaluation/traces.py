@@ -24,31 +24,20 @@ UNCOLOURED = 0.05  # numbers up to this share of the largest one
 
 @dataclass(frozen=True, repr=False)
 class TracedEpisode:
-    """An episode of text, with one entry per token in each array ``[T]``.
-
-    Attributes:
-        prompt, response: texts.
-        pieces: each token as text, the one that ended the episode included.
-        probabilities: π(a_t|s_t).
-        values: V(s_t) of the critic, units of the return; None without a critic.
-        kls: log π(a_t|s_t) − log π_ref(a_t|s_t), nats; None without a reference.
-        advantages: A_t as the algorithm computes it, units of the return, before any scaling to
-            mean 0 and deviation 1 over a rollout.
-        score: of the reward, without shaping.
-        episode_return: score − penalty − β·KL of the episode.
-        finish_reason: "stop" or "length".
-    """
+    """An episode of text, with one entry per token in each array ``[T]``."""
 
     prompt: str
     response: str
-    pieces: list[str]
-    probabilities: np.ndarray
-    values: np.ndarray | None
-    kls: np.ndarray | None
+    pieces: list[str]  # each token as text, the one that ended the episode included
+    probabilities: np.ndarray  # π(a_t|s_t)
+    values: np.ndarray | None  # V(s_t) of the critic, units of the return; None without a critic
+    kls: np.ndarray | None  # log π(a_t|s_t) − log π_ref(a_t|s_t), nats; None without a reference
+    # A_t as the algorithm computes it, units of the return, before any scaling to mean 0 and
+    # deviation 1 over a rollout.
     advantages: np.ndarray
-    score: float
-    episode_return: float
-    finish_reason: str
+    score: float  # of the reward, without shaping
+    episode_return: float  # score − penalty − β·KL
+    finish_reason: str  # "stop" or "length"
 
     def __repr__(self) -> str:
         return f"TracedEpisode({self.prompt!r} ▸ {self.response!r}; {', '.join(self.summary)})"

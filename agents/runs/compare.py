@@ -26,7 +26,7 @@ from agents.evaluation import Returns, TextEvaluation, statistics
 from agents.evaluation.candidates import UNTRAINED
 from agents.evaluation.comparison import EVALUATION_SEED, Comparison, Run
 from agents.evaluation.evaluate import evaluate
-from agents.evaluation.optimum import Attainable
+from agents.evaluation.optimum import Known
 from agents.evaluation.plots import comparison, read_progress
 from agents.experience import environments
 from agents.runs.folder import RunFolder
@@ -35,8 +35,6 @@ from agents.runs.signals import Signals
 from agents.runs.train import measure_attainable, stored_attainable
 from textenv.arguments import Range, check_ranges
 from textenv.sharing import is_data, plain
-
-Known = tuple[Attainable | None, Attainable | None]  # in the evaluations, and in the learning
 
 
 @dataclass(frozen=True)
@@ -57,7 +55,7 @@ class Job:
     on_seed: Callable[[int], Job]  # the same job on another seed
 
     def check_folder(self, overwrite: bool) -> None:
-        """Raise an error if the folder holds no run, or one of other settings."""
+        """Raise an error if the folder holds what is no run, or a run of other settings."""
         folder = RunFolder(self.path)
         if folder.is_run() and not overwrite:
             found, wanted = folder.settings(), json.loads(json.dumps(self.settings, default=str))
@@ -97,11 +95,7 @@ class Comparing:
         self.attainable: dict[str, Known] = {}  # of each task, the same in all its runs
 
     def run(
-        self,
-        jobs: Sequence[Job],
-        until_decided: float | None = None,
-        max_seeds: int = 20,
-        overwrite: bool = False,
+        self, jobs: Sequence[Job], until_decided: float | None, max_seeds: int, overwrite: bool
     ) -> Comparison:
         """Finish the jobs, and as many further seeds as it takes (`compare`)."""
         for job in jobs:  # all, before the first one takes its time
@@ -314,7 +308,8 @@ def _job(
         )  # fmt: skip
         if known == (None, None) and isinstance(actor, Agent):
             kl_coef, count = environments.kl_coef(actor.env), common["reference_episodes"]
-            known = (measure_attainable(actor, kl_coef, count, common["prompts"]),) * 2
+            reach = measure_attainable(actor, kl_coef, count, common["prompts"])
+            known = reach, reach
         write_result(run, found, timesteps, seconds)
         return known
 

@@ -21,13 +21,8 @@ STEP = "time/total_timesteps"
 
 
 def run_logger(folder: RunFolder, timesteps: int) -> Logger:
-    """A logger of stable-baselines3 that writes into a run's folder.
-
-    Args:
-        folder: of the run.
-        timesteps: the count at which learning begins or goes on; what was logged beyond it, before
-            a break, is removed.
-    """
+    """A logger of stable-baselines3 that writes into a run's folder. What was logged beyond
+    ``timesteps``, at which learning begins or goes on, before a break, is removed."""
     outputs: list[KVWriter] = [
         ProgressTable(folder.progress, timesteps), TensorBoard(folder.path, timesteps)
     ]  # fmt: skip

@@ -148,12 +148,7 @@ def chosen_presets(
 
 
 def complete(given: dict[str, Any]) -> tuple[RunOptions, dict[str, Any]]:
-    """The options of a run and the hyper-parameters of its algorithm, of which some are given.
-
-    Raises:
-        TypeError: there is neither an option nor a hyper-parameter of a name.
-        ValueError: there is no such algorithm or task.
-    """
+    """The options of a run and the hyper-parameters of its algorithm, of which some are given."""
     agent, model = given.get("agent", RunOptions.agent), given.get("model", RunOptions.model)
     options, hyperparameters = chosen_presets(agent, model, given.get("lora"))
     options |= defaults_of(given.get("env", RunOptions.env))
@@ -181,14 +176,8 @@ def with_absolute_paths(options: Any) -> Any:
 
 
 def choose_dtype(name: str, device: str, model: str, needed: str | None = None) -> str:
-    """ "auto" is bfloat16 if the hardware is fast with it and the model is not tiny.
-
-    Args:
-        needed: the only precision in which the algorithm works; None if any will do.
-
-    Raises:
-        ValueError: another one is asked for.
-    """
+    """ "auto" is bfloat16 if the hardware is fast with it and the model is not tiny. ``needed`` is
+    the only precision in which the algorithm works; None if any will do."""
     if needed is not None and name not in ("auto", needed):
         raise ValueError(f"dtype={name!r} does not suit this algorithm, which needs {needed}.")
     if needed is not None or name != "auto":
@@ -202,14 +191,7 @@ def choose_dtype(name: str, device: str, model: str, needed: str | None = None) 
 
 
 def defaults_of(env_id: str) -> dict[str, Any]:
-    """The options that an environment was registered with.
-
-    Args:
-        env_id: as `gymnasium.make` takes it; of a text environment.
-
-    Raises:
-        ValueError: there is none, or it generates no text.
-    """
+    """The options that a text environment was registered with."""
     try:
         registered = gym.spec(environments.imported(env_id)).kwargs
         native = environments.native_text_class(environments.imported(env_id))
@@ -249,15 +231,8 @@ def settings_to_go_on(
 ) -> tuple[RunOptions, dict[str, Any]]:
     """The options and hyper-parameters of the run in a folder, to go on with.
 
-    Args:
-        path: the folder.
-        again: the run's agent and reward, which have to be named again if they are code: code that
-            a file names is not imported.
-        now: options that may differ from those of the run.
-
-    Raises:
-        FileNotFoundError: there is no run in the folder.
-        ValueError: it cannot be gone on with here, or its reward or agent must be named again.
+    ``again`` are the run's agent and reward, which have to be named again if they are code: code
+    that a file names is not imported. ``now`` are options that may differ from those of the run.
     """
     settings = RunFolder(path).settings()
     if not {"options", "chosen"} <= settings.keys():

@@ -10,6 +10,7 @@ import os
 import socket
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -84,10 +85,7 @@ def build(labelling: Labelling) -> gr.Blocks:
         page.load(show, sent, everything, js=READ_NAME, **quick)
         gr.on([start.click, name.submit], show, name, everything, **quick)
         for choice, button in buttons.items():
-
-            def pressed(token: str, choice: str = choice) -> str:
-                return act(choice, token)
-
+            pressed = partial(act, choice)
             button.click(pressed, sent, view, js=READ_TOKEN, **quick)
     return page
 
