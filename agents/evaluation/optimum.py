@@ -83,13 +83,13 @@ def reference_scores(
     if n_episodes < 1:
         raise ValueError(f"n_episodes={n_episodes} must be at least 1.")
     env = agent.env if env is None else env
-    shaped = [text.shaping for text in environments.text_environments(env) if text.shaping]
-    if not shaped:
+    reference = environments.reference(env)
+    if reference is None:
         raise ValueError(
             "The environment has no reference, so there is nothing to sample: make it with "
             "reference=, the model to stay close to."
         )
-    policy = ReferencePolicy(shaped[0].reference, agent.policy.sampling, seed)
+    policy = ReferencePolicy(reference, agent.policy.sampling, seed)
     changes = {"reference": None} if prompts is None else {"reference": None, "prompts": prompts}
     own = evaluation_env(env, policy, n_episodes, **changes)
     count = len(own.prompts)
@@ -99,5 +99,4 @@ def reference_scores(
         chosen = np.sort(np.random.default_rng(seed).choice(count, some, replace=False))
     per_prompt = max(1, n_episodes // len(chosen))
     returns = sample_on(own, policy, np.tile(chosen, per_prompt)).returns
-    table = np.array(returns).reshape(per_prompt, len(chosen))
-    return list(table.T)
+    return list(np.array(returns).reshape(per_prompt, len(chosen)).T)

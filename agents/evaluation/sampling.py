@@ -13,7 +13,7 @@ from gymnasium.vector import AutoresetMode
 from agents import policies
 from agents.experience import environments
 from agents.experience.episodes import collect_episodes
-from agents.experience.rollout import Rollout
+from agents.experience.rollout import Rollout, joined
 from agents.policies import CausalLMPolicy
 from agents.training.device import find_device
 from textenv.vector_env import TextGenVectorEnv
@@ -143,18 +143,13 @@ def sample_on(
     env: TextGenVectorEnv, policy: Any, prompt_index: Sequence[int] | np.ndarray
 ) -> Samples:
     """One episode for each prompt that is named by its index, in an `evaluation_env`."""
-    rollouts = rollouts_on(env, policy, prompt_index)
-
-    def column(name: str) -> list:
-        return [value for rollout in rollouts for value in rollout.episodes[name]]
-
+    episodes = joined(rollout.episodes for rollout in rollouts_on(env, policy, prompt_index))
     conversations = (env.prompts[index].data.get("prompt") for index in prompt_index)
     messages = [tuple(found) if found else None for found in conversations]
-    count = len(prompt_index)
-    return Samples(
-        column("prompt")[:count], column("response")[:count], column("score")[:count],
-        column("return")[:count], messages,
-    )  # fmt: skip
+    prompts, responses, scores, returns = (
+        episodes[name][: len(prompt_index)] for name in ("prompt", "response", "score", "return")
+    )
+    return Samples(prompts, responses, scores, returns, messages)
 
 
 def sample(actor: Any, n_episodes: int, seed: int, draw: int = 0, **changes: Any) -> Samples:

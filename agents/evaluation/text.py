@@ -10,7 +10,7 @@ from agents.evaluation.candidates import BestOfN, Untouched, env_of, text_policy
 from agents.evaluation.results import TextEvaluation
 from agents.evaluation.sampling import check_text, drawing, evaluation_env, random_rollouts
 from agents.experience import environments
-from agents.experience.rollout import Rollout
+from agents.experience.rollout import Rollout, joined
 from agents.policies.acting import ForeignPolicy
 from agents.training import presets
 from textenv.lm.early_stops import all_early_stops
@@ -72,10 +72,10 @@ def evaluate_text(
     own.bind(policy)
     with drawing(policy, seed, draw):
         rollouts, seconds = random_rollouts(own, policy, n_episodes, seed)
+    episodes = joined(rollout.episodes for rollout in rollouts)
 
-    def column(key: str) -> np.ndarray:
-        every = [value for rollout in rollouts for value in rollout.episodes.get(key, [])]
-        return np.array(every[:n_episodes])
+    def column(name: str) -> np.ndarray:
+        return np.array(episodes.get(name, [])[:n_episodes])
 
     kls, plain = column("kl"), np.zeros(0)
     if own.shaping is not None and hasattr(policy, "autocast"):
@@ -85,8 +85,7 @@ def evaluate_text(
     lengths = column("length")
     return TextEvaluation(
         column("score"), column("return"), kls, plain, lengths, column("prompt").tolist(),
-        column("response").tolist(),
-        sum(sum(rollout.episodes["length"]) for rollout in rollouts) / seconds,
+        column("response").tolist(), sum(episodes["length"]) / seconds,
         kl_coef if shaped else 0.0, int(lengths.sum()),
     )  # fmt: skip
 
