@@ -78,8 +78,8 @@ def interquartile_mean(values: Values, level: float = LEVEL) -> Interval:
 
 
 def paired_difference(first: Values, second: Values, level: float = LEVEL) -> Interval:
-    """The mean of ``first − second``, paired: by seed, or by prompt. Its t-interval, which what a
-    pair has in common, such as a hard prompt, does not widen."""
+    """The mean of ``first − second``, paired by seed or by prompt, and its t-interval. What a pair
+    has in common, such as a hard prompt, does not widen it."""
     if len(first) != len(second):
         raise ValueError(f"{len(first)} and {len(second)} values are no pairs.")
     return interval(np.asarray(first, dtype=float) - np.asarray(second, dtype=float), level)

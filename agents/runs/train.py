@@ -130,7 +130,7 @@ def open_folder(options: RunOptions) -> RunFolder:
 def open_agent(
     options: RunOptions, hyperparameters: Mapping[str, Any], folder: RunFolder
 ) -> tuple[Agent, bool]:
-    """The agent of a run, a new one or that of its newest checkpoint, and whether it is this."""
+    """The agent of a run, and whether it is that of its newest checkpoint instead of a new one."""
     hide_progress_bars()
     console.print(f"[dim]loading {options.model}[/]")
     resumed = folder.has_checkpoint
