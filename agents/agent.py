@@ -139,11 +139,8 @@ class Agent(SB3Interface, Arguments):
         self.progress_remaining, self.between_rollouts = 1.0, True
 
     def check(self) -> None:
-        """Raise an error for hyper-parameters out of their range, or that do not fit together.
-
-        Raises:
-            ValueError: the message names the argument, its value and what is allowed.
-        """
+        """Raise a ValueError for hyper-parameters out of their range, or that do not fit together;
+        its message names the argument, its value and what is allowed."""
         check_ranges(type(self), vars(self))
         if self.compares_groups and self.group_size < 2:
             raise ValueError(

@@ -47,11 +47,7 @@ def is_own(name: str) -> bool:
 
 
 def find(name: str) -> type[Agent]:
-    """The class of an algorithm's name, or of "module:Class".
-
-    Raises:
-        ValueError: there is no such algorithm, or the class is no `Agent`.
-    """
+    """The class of an algorithm's name, or of "module:Class"."""
     if name in NAMES:
         return NAMES[name]
     if ":" not in name:

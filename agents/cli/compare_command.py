@@ -4,8 +4,7 @@ import dataclasses
 import inspect
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -23,9 +22,11 @@ from agents.cli.printing import print_comparison
 from agents.evaluation import evaluate_text
 from agents.evaluation.candidates import UNTRAINED
 from agents.evaluation.comparison import EVALUATION_SEED
+from agents.evaluation.optimum import Known
 from agents.runs import RunFolder, Signals
-from agents.runs.compare import Comparing, Job, Known, folder_name, write_result
+from agents.runs.compare import Comparing, Job, folder_name, write_result
 from agents.runs.options import (
+    OPTIONS,
     RunOptions,
     TaskOptions,
     chosen_presets,
@@ -94,8 +95,10 @@ def main(arguments: list[str]) -> None:
         options = tasks[0]
         candidates = [parse_candidate(text) for text in options.agents]
         _check(options, candidates)
-    with Signals() as signals, _output(options) as output:
-        comparing = Comparing(signals, _announce)
+    place = nullcontext(options.output) if options.save else TemporaryDirectory()
+    with Signals() as signals, place as folder:
+        output = Path(folder)
+        comparing = Comparing(signals, lambda title: console.print(f"\n[bold]{escape(title)}[/]"))
         try:
             with checking_options():
                 plan = [
@@ -108,10 +111,6 @@ def main(arguments: list[str]) -> None:
             _show(comparing, options, output)
         except ENDINGS as error:
             sys.exit(_end_early(comparing, options, error))
-
-
-def _announce(title: str) -> None:
-    console.print(f"\n[bold]{escape(title)}[/]")
 
 
 def _show(comparing: Comparing, options: Compare, output: Path) -> None:
@@ -148,16 +147,6 @@ def _end_early(comparing: Comparing, options: Compare, error: BaseException) -> 
     return exit_code(error)
 
 
-@contextmanager
-def _output(options: Compare) -> Iterator[Path]:
-    """The folder of the runs; a temporary one if nothing is to be kept."""
-    if options.save:
-        yield options.output
-        return
-    with TemporaryDirectory() as folder:
-        yield Path(folder)
-
-
 def _parse(arguments: list[str], env: str) -> Compare:
     """The options of one of the tasks."""
     defaults: Any = {**defaults_of(env), "env": [env]}
@@ -172,9 +161,9 @@ def _check(options: Compare, candidates: list[Candidate]) -> None:
     check_options(options)
     if not candidates:
         raise ValueError(f"--agents must name some of {', '.join(DEFAULT)}.")
-    folders = [candidate.folder for candidate in candidates]
+    folders = [folder_name(candidate.label) for candidate in candidates]
     for candidate in candidates:
-        if folders.count(candidate.folder) > 1:
+        if folders.count(folder_name(candidate.label)) > 1:
             raise ValueError(f"--agents names {candidate.label!r} twice.")
         if isinstance(candidate.what, type) and issubclass(candidate.what, Agent):
             check_ranges(candidate.what, candidate.arguments)
@@ -182,9 +171,8 @@ def _check(options: Compare, candidates: list[Candidate]) -> None:
 
 def _job(task: Compare, candidate: Candidate, seed: int, output: Path) -> Job:
     """The run of a candidate: presets, then the options of the comparison, then its arguments."""
-    of_run = {field.name for field in dataclasses.fields(RunOptions)}
     given = {
-        name: value for name, value in vars(task).items() if name in of_run and value is not None
+        name: value for name, value in vars(task).items() if name in OPTIONS and value is not None
     }
     given |= {"agent": candidate.name, "env": task.env[0], "seed": seed}
     preset, hyperparameters = presets.training(task.model), dict[str, Any]()
@@ -202,7 +190,7 @@ def _job(task: Compare, candidate: Candidate, seed: int, output: Path) -> Job:
             f"--agents {candidate.label!r}: {candidate.name} has no hyper-parameter {name}; it has "
             f"{', '.join(sorted(known))}."
         )
-    of_options = {name: arguments.pop(name) for name in arguments.keys() & of_run}
+    of_options = {name: arguments.pop(name) for name in arguments.keys() & set(OPTIONS)}
     options = RunOptions(**{**preset, **given, **of_options})
     return _job_of(candidate, options, {**hyperparameters, **arguments}, output)
 

@@ -19,7 +19,7 @@ from agents.cli.people import (
     print_progress,
     saved_labelling,
 )
-from agents.cli.sources import given_options, open_candidates, reward_name
+from agents.cli.sources import OfCandidates, open_candidates, reward_name
 from agents.evaluation.sampling import sample
 from agents.evaluation.statistics import Interval
 from agents.preferences.duels import Duel as Result
@@ -34,7 +34,7 @@ OF_PAIRS = ("agents", "prompts", "pairs", "max_new_tokens", "seed")
 
 
 @dataclass
-class Duel:
+class Duel(OfCandidates):
     """Let agents answer the same prompts, and let a judge say whose answer is better."""
 
     agents: tyro.conf.Positional[list[str]]
@@ -50,12 +50,6 @@ class Duel:
     pairs of each two agents, whose texts differ; by default 50."""
     margin: float = 0.0
     """Differences of the scores up to it are ties."""
-    max_new_tokens: Annotated[int | None, Range(1)] = None
-    """Token budget of a response; by default that of the task."""
-    seed: int = 0
-    """Seed of prompts and texts."""
-    device: str = "auto"
-    """"auto" uses an accelerator if there is one."""
     output: Path = Path("runs/duel.jsonl")
     """With a person: as for label."""
     labeller: str | None = None
@@ -77,8 +71,7 @@ def main(arguments: list[str]) -> None:
         if options.judge == PERSON:
             _by_people(options, shown)
             return
-        of_task = {"prompts": "prompts", "reward": "judge", "max_new_tokens": "max_new_tokens"}
-        given = given_options(options, of_task)
+        given = options.given(options.judge)
         agents = open_candidates(options.agents, given, options.device, held_out=True)
     scores = {
         name: sample(agent, options.pairs or PROMPTS, options.seed, draw=number).scores
@@ -102,8 +95,7 @@ def _by_people(options: Duel, names: list[str]) -> None:
     settings = {name: getattr(options, name) for name in OF_PAIRS}
     labelling = saved_labelling(options.output, settings)
     if labelling is None:
-        of_task = {"prompts": "prompts", "max_new_tokens": "max_new_tokens"}
-        given = given_options(options, of_task) | {"reward": NO_REWARD}
+        given = options.given(NO_REWARD)
         opened = open_candidates(options.agents, given, options.device, held_out=True)
         agents = dict(zip(names, opened, strict=True))
         pairs = pairs_of(agents, couples, options.pairs, options.seed)

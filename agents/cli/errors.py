@@ -49,10 +49,9 @@ def in_words(error: BaseException) -> str:
         return files.in_words(error)
     if isinstance(error, RewardError) and error.__cause__ is not None:
         frames = traceback.extract_tb(error.__cause__.__traceback__)
-        last = frames[-1] if frames else None
-        if last is not None:
-            where = f"{Path(last.filename).name}, line {last.lineno}: {last.line}"
-            return f"{error}\n  {where}"
+        if frames:
+            last = frames[-1]
+            return f"{error}\n  {Path(last.filename).name}, line {last.lineno}: {last.line}"
     return str(error)
 
 

@@ -10,7 +10,7 @@ from agents.agent import Agent
 from agents.cli.errors import checking_options
 from agents.cli.parsing import parsed
 from agents.cli.printing import print_evaluations
-from agents.cli.sources import load_saved, options_of_run, prompts_of_evaluations
+from agents.cli.sources import OfSavedAgent, load_saved, options_of_run, prompts_of_evaluations
 from agents.evaluation import evaluate_text
 from agents.evaluation.comparison import EVALUATION_SEED
 from agents.evaluation.optimum import Attainable
@@ -22,7 +22,7 @@ from textenv.arguments import Range
 
 
 @dataclass
-class Evaluate:
+class Evaluate(OfSavedAgent):
     """Sample from a saved agent and measure it, in the task that it was trained on.
 
     Of a run, the newest agent is evaluated as the run's own evaluations were.
@@ -30,9 +30,6 @@ class Evaluate:
 
     path: tyro.conf.Positional[Path]
     """The folder of a run or of an agent."""
-    reward: str | None = None
-    """Another reward. A reward "module:function" must be given here: code that a file names is
-    not imported."""
     prompts: str | None = None
     """Other prompts; by default those of the run's evaluations."""
     reference: str | None = None
@@ -50,8 +47,6 @@ class Evaluate:
     measured in training; 0 leaves them out."""
     seed: int = EVALUATION_SEED
     """Seed of prompts and sampling; the default is that of the table that train prints."""
-    device: str = "auto"
-    """"auto" uses an accelerator if there is one."""
 
 
 def main(arguments: list[str]) -> None:

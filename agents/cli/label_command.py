@@ -14,7 +14,7 @@ from agents.cli.people import (
     print_progress,
     saved_labelling,
 )
-from agents.cli.sources import given_options, open_candidates
+from agents.cli.sources import OfCandidates, open_candidates
 from agents.preferences.labels import Labelling
 from agents.training.progress import console
 from textenv.arguments import Range
@@ -23,7 +23,7 @@ OF_PAIRS = ("agents", "prompts", "chat", "pairs", "max_new_tokens", "seed")
 
 
 @dataclass
-class Label:
+class Label(OfCandidates):
     """Let people say on a page which of two responses is better: a file that reward-model reads.
 
     The pairs are sampled once. Every answer is on disk before the next pair is shown; the same
@@ -39,8 +39,6 @@ class Label:
     """Make each prompt that is a plain text a message of the user, in the model's chat template."""
     pairs: Annotated[int, Range(1)] = 100
     """Number of pairs."""
-    max_new_tokens: Annotated[int | None, Range(1)] = None
-    """Token budget of a response; by default that of the task."""
     output: Path = Path("runs/labels.jsonl")
     """The file of preferences, in the columns of TRL's preference format. The pairs and the answers
     lie beside it, in .pairs.json and .answers.jsonl."""
@@ -48,10 +46,6 @@ class Label:
     """The name of the person; by default the page asks. Others open the page without this name."""
     port: Annotated[int, Range(1, 65_535)] = 7860
     """Of this machine, where the page is; it can be reached from this machine only."""
-    seed: int = 0
-    """Seed of prompts and texts."""
-    device: str = "auto"
-    """"auto" uses an accelerator if there is one."""
 
 
 def main(arguments: list[str]) -> None:
@@ -79,8 +73,7 @@ def main(arguments: list[str]) -> None:
 
 
 def _new_labelling(options: Label, settings: dict[str, Any]) -> Labelling:
-    of_task = {"prompts": "prompts", "max_new_tokens": "max_new_tokens"}
-    given = given_options(options, of_task) | {"reward": NO_REWARD}
+    given = options.given(NO_REWARD)
     if options.chat:
         given["chat"] = True
     opened = open_candidates(options.agents, given, options.device)

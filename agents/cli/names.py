@@ -20,31 +20,18 @@ WITHOUT_TRAINING: dict[str, Callable[[], UNTRAINED]] = {
     "untouched": Untouched, "greedy": Greedy, "random": RandomTokens,
 }  # fmt: skip
 BEST_OF = re.compile("best-of-([0-9]+)")
-SHORT = {"sb3": "stable_baselines3"}  # names of modules
 OWN_POLICY = ("MaskablePPO", "RecurrentPPO")  # of sb3-contrib
 CALL = re.compile(r"([^()]+?)\s*(?:\((.*)\))?", re.DOTALL)
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """What ``compare --agents`` names.
+    """What ``compare --agents`` names."""
 
-    Attributes:
-        label: as it was written.
-        name: without the arguments.
-        arguments: hyper-parameters that differ from the presets.
-        what: an algorithm of this library, one of stable-baselines3, or what is never trained.
-    """
-
-    label: str
-    name: str
-    arguments: dict[str, Any]
+    label: str  # as it was written
+    name: str  # without the arguments
+    arguments: dict[str, Any]  # hyper-parameters that differ from the presets
     what: type[Agent] | type[OnPolicyAlgorithm] | UNTRAINED
-
-    @property
-    def folder(self) -> str:
-        """The label as a part of a folder's name."""
-        return re.sub(r"[^\w.=+-]+", "-", self.label).strip("-")
 
 
 def parse_candidate(text: str) -> Candidate:
@@ -81,7 +68,7 @@ def _what(name: str) -> Any:
     if name in AGENTS:
         return AGENTS[name]
     if ":" in name:
-        cls = _imported(name)
+        cls = import_object(re.sub("^sb3:", "stable_baselines3:", name), "agent")
         if getattr(cls, "__name__", "") in OWN_POLICY:
             raise ValueError(f"--agents {name} needs a policy of its own: compare it from Python.")
         if isinstance(cls, type) and issubclass(cls, Agent | OnPolicyAlgorithm):
@@ -95,8 +82,3 @@ def _what(name: str) -> Any:
         f"--agents {name} is unknown: use one of {known}, best-of-N, 'sb3:PPO', or 'module:Class' "
         "of your own."
     )
-
-
-def _imported(name: str) -> Any:
-    module, _, attribute = name.partition(":")
-    return import_object(f"{SHORT.get(module, module)}:{attribute}", "agent")

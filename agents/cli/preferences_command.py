@@ -1,28 +1,26 @@
 """``preferences``: sample pairs of responses, and label them by a reward with noise."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 from agents import files
 from agents.cli.errors import checking_options
 from agents.cli.parsing import parsed
-from agents.cli.sources import given_options, open_candidates, reward_name
+from agents.cli.sources import OfCandidates, open_candidates, reward_name
 from agents.preferences.pairs import as_lines, ceiling, label, sample_pairs
 from agents.training.progress import console
 from textenv.arguments import Range
 
 
 @dataclass
-class Preferences:
+class Preferences(OfCandidates):
     """Sample pairs of responses, and label which is better: a file that reward-model reads.
 
     The labels are those of a reward with the noise of people: the response with the score s_1 is
     preferred to that with s_2 with the probability σ((s_1 − s_2) / temperature).
     """
 
-    agents: list[str] = field(default_factory=lambda: ["bundled"])
-    """One or two: folders of runs or of agents, or models as for train."""
     label_by: str | None = None
     """The reward, as for train; also the folder of a reward model. By default that of the task: of
     the first agent which has learned, else sentiment."""
@@ -30,16 +28,10 @@ class Preferences:
     """Of the labels' noise, in units of the score; 0 for none."""
     pairs: Annotated[int, Range(1)] = 2000
     """Number of pairs."""
-    prompts: str | None = None
-    """As for train; by default those of the task."""
-    max_new_tokens: Annotated[int | None, Range(1)] = None
-    """Token budget of a response; by default that of the task."""
     output: Path = Path("runs/preferences.jsonl")
     """The file, JSON lines in the columns of TRL's preference format."""
     seed: int = 0
     """Seed of prompts, texts and labels."""
-    device: str = "auto"
-    """"auto" uses an accelerator if there is one."""
 
 
 def main(arguments: list[str]) -> None:
@@ -51,9 +43,7 @@ def main(arguments: list[str]) -> None:
         if options.output.exists():
             raise FileExistsError(f"{str(options.output)!r} exists: choose another --output.")
         label([], options.temperature, options.seed)  # checks its arguments
-        of_task = {"prompts": "prompts", "reward": "label_by", "max_new_tokens": "max_new_tokens"}
-        given = given_options(options, of_task)
-        agents = open_candidates(options.agents, given, options.device)
+        agents = open_candidates(options.agents, options.given(options.label_by), options.device)
     first, second = agents[0], agents[-1]
     names = options.agents[0], options.agents[-1]
     pairs = sample_pairs(first, second, options.pairs, options.seed, names)

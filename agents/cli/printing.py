@@ -166,14 +166,11 @@ def reach_rows(
         "untouched": best_of_n_curve(attainable.scores, [1])[0],
         **attainable.points(),
     }
-    return [
-        (
-            value,
-            tuple(f"[dim]{cell}[/]" for cell in (name, *map("{:z.3f}".format, numbers))),
-            attainable.optimum.share(value),
-        )
-        for name, point in points.items()
-        if name not in shown
-        for value in [attainable.value(point)]
-        for numbers in [(value, point.score, point.kl)]
-    ]
+    rows = []
+    for name, point in points.items():
+        if name not in shown:
+            value = attainable.value(point)
+            cells = name, f"{value:z.3f}", f"{point.score:z.3f}", f"{point.kl:z.3f}"
+            dim = tuple(f"[dim]{cell}[/]" for cell in cells)
+            rows.append((value, dim, attainable.optimum.share(value)))
+    return rows

@@ -11,18 +11,17 @@ import tyro
 from agents import files
 from agents.cli.errors import REFUSALS, checking_options, in_words
 from agents.cli.parsing import parsed
-from agents.cli.sources import load_saved, prompts_of_evaluations
+from agents.cli.sources import OfSavedAgent, prompts_of_evaluations
 from agents.evaluation.comparison import EVALUATION_SEED
 from agents.evaluation.traces import trace_episodes
 from agents.reports import ReportedRun, as_page, read_runs
-from agents.saving import agent_folder
 from agents.training.progress import console
 from textenv.arguments import Range
 from textenv.rewards import RewardError
 
 
-@dataclass
-class Report:
+@dataclass(kw_only=True)
+class Report(OfSavedAgent):
     """Write one HTML file about one or several runs, beside each other.
 
     It has results, problems, learning curves, the score-KL plane, token heat maps, samples before
@@ -40,8 +39,6 @@ class Report:
     reward: str | None = None
     """Another reward of the sampled episodes. A reward "module:function" must be given here: code
     that a file names is not imported."""
-    device: str = "auto"
-    """"auto" uses an accelerator if there is one."""
 
 
 def main(arguments: list[str]) -> None:
@@ -68,10 +65,8 @@ def default_output(runs: tuple[Path, ...]) -> Path:
 def sample_episodes(run: ReportedRun, path: Path, options: Report) -> None:
     """Sample the episodes of the heat maps; a run whose agent cannot be loaded says why."""
     console.print(f"[dim]sampling {options.heat_maps} episodes of[/] {path}", soft_wrap=True)
-    task = {} if options.reward is None else {"reward": options.reward}
     try:
-        agent = load_saved(agent_folder.find(path), task, options.device)
-        prompts = prompts_of_evaluations(path)
+        agent, prompts = options.load(path), prompts_of_evaluations(path)
         run.episodes = trace_episodes(agent, options.heat_maps, EVALUATION_SEED, prompts)
     except (*REFUSALS, RewardError) as error:
         run.note = in_words(error)

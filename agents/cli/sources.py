@@ -1,8 +1,9 @@
 """Agents that the command line names: folders of runs, and models that never learned."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from agents.agent import Agent
 from agents.evaluation.evaluate import algorithm_of
@@ -12,8 +13,48 @@ from agents.runs import RunFolder
 from agents.runs.folder import read_json
 from agents.runs.options import evaluation_prompts
 from agents.saving import agent_folder
+from textenv.arguments import Range
 
 OF_EPISODES = ("prompts", "reward", "max_new_tokens", "min_new_tokens", "stop", "chat")
+
+
+@dataclass(kw_only=True)
+class OfSavedAgent:
+    """Options of the commands that load the agent of a folder."""
+
+    reward: str | None = None
+    """Another reward. A reward "module:function" must be given here: code that a file names is
+    not imported."""
+    device: str = "auto"
+    """"auto" uses an accelerator if there is one."""
+
+    def load(self, folder: Path) -> Agent:
+        """The newest agent of a run, or the one of a folder, in its task."""
+        task = {} if self.reward is None else {"reward": self.reward}
+        return load_saved(agent_folder.find(folder), task, self.device)
+
+
+@dataclass(kw_only=True)
+class OfCandidates:
+    """Options of the commands in which agents answer the same prompts."""
+
+    agents: list[str] = field(default_factory=lambda: ["bundled"])
+    """One or two: folders of runs or of agents, or models as for train."""
+    prompts: str | None = None
+    """As for train; by default those of the task."""
+    max_new_tokens: Annotated[int | None, Range(1)] = None
+    """Token budget of a response; by default that of the task."""
+    seed: int = 0
+    """Seed of prompts and texts."""
+    device: str = "auto"
+    """"auto" uses an accelerator if there is one."""
+
+    def given(self, reward: str | None) -> dict[str, Any]:
+        """The arguments of the environment that were given on the command line."""
+        values = {
+            "prompts": self.prompts, "reward": reward, "max_new_tokens": self.max_new_tokens
+        }  # fmt: skip
+        return {name: value for name, value in values.items() if value is not None}
 
 
 def open_candidates(
@@ -53,12 +94,6 @@ def prompts_of_evaluations(source: str | Path) -> Any:
     """The prompts of a run's evaluations; None for those of its learning."""
     options = options_of_run(source)
     return evaluation_prompts(options.get("eval_prompts"), options.get("env", ""))
-
-
-def given_options(options: Any, names: Mapping[str, str]) -> dict[str, Any]:
-    """The arguments of the environment that were given on the command line."""
-    values = {argument: getattr(options, option) for argument, option in names.items()}
-    return {argument: value for argument, value in values.items() if value is not None}
 
 
 def reward_name(agent: Agent | Sampler) -> str:

@@ -11,10 +11,9 @@ import tyro
 from rich.cells import cell_len, set_cell_size
 from rich.text import Text
 
-from agents.agent import Agent
 from agents.cli.errors import checking_options
 from agents.cli.parsing import parsed
-from agents.cli.sources import load_saved, prompts_of_evaluations
+from agents.cli.sources import OfSavedAgent, prompts_of_evaluations
 from agents.evaluation.traces import TracedEpisode, shades, trace_episodes
 from agents.saving import agent_folder
 from agents.training.progress import console
@@ -29,7 +28,7 @@ INDENT = " " * 11  # of the texts below the names of the numbers
 
 
 @dataclass
-class Watch:
+class Watch(OfSavedAgent):
     """Sample episodes from a saved agent, and show them token by token.
 
     Each token has its probability, the critic's value before it, its KL to the reference in nats,
@@ -49,21 +48,14 @@ class Watch:
     """Always take the most likely token."""
     seed: int = 0
     """Seed of prompts and sampling."""
-    reward: str | None = None
-    """Another reward. A reward "module:function" must be given here: code that a file names is
-    not imported."""
-    device: str = "auto"
-    """"auto" uses an accelerator if there is one."""
 
 
 def main(arguments: list[str]) -> None:
     """Sample episodes, and play them back."""
     options = parsed(Watch, arguments, "watch")
     with checking_options():
-        prompts = [options.prompt] if options.prompt is not None else None
-        agent = load_agent(options.path, options.reward, options.device)
-        if prompts is None:
-            prompts = prompts_of_evaluations(options.path)
+        agent, given = options.load(options.path), options.prompt
+        prompts = prompts_of_evaluations(options.path) if given is None else [given]
         episodes = trace_episodes(
             agent, options.episodes, options.seed, prompts, options.deterministic
         )
@@ -75,11 +67,6 @@ def main(arguments: list[str]) -> None:
     pause = 1 / options.speed if options.speed > 0 and console.is_terminal else 0.0
     for number, episode in enumerate(episodes, start=1):
         play(episode, f"episode {number} of {len(episodes)}", pause)
-
-
-def load_agent(path: Path, reward: str | None, device: str) -> Agent:
-    """The newest agent of a run, or the one of a folder, in its task."""
-    return load_saved(agent_folder.find(path), {} if reward is None else {"reward": reward}, device)
 
 
 def play(episode: TracedEpisode, title: str, pause: float) -> None:

@@ -3,7 +3,7 @@
 text        whole episodes of text, their score, KL and return
 returns     the returns of episodes in any vector environment
 candidates  what can be evaluated beside agents
-episodes    the numbers and texts of evaluated episodes, and their files
+results     the numbers and texts of evaluated episodes, and their files
 """
 
 from agents.evaluation.candidates import BestOfN, Greedy, RandomTokens, Untouched

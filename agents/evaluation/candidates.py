@@ -1,8 +1,8 @@
 """What can be evaluated beside agents: candidates that need no training, models of others."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
 from torch import nn
@@ -40,14 +40,11 @@ class RandomTokens:
 
 @dataclass(frozen=True)
 class BestOfN:
-    """The best of n texts of the reference model, by the reward of the task.
+    """The best of n ≥ 1 texts of the reference model, by the reward of the task.
 
     It is paid for with n times the tokens at each answer. Its KL is not sampled: it is at most
     log n − (n − 1)/n (Beirami et al. 2024, theorem 3.1), which is taken as the KL of every
     episode. The bound is tight if no two texts score the same.
-
-    Args:
-        n: number of texts, at least 1.
     """
 
     n: int
@@ -60,47 +57,20 @@ class BestOfN:
 UNTRAINED = Untouched | Greedy | RandomTokens | BestOfN
 
 
-class Predictor:
-    """A function as something that has the ``predict`` of stable-baselines3.
-
-    Args:
-        step: of observation, state, episode starts, and whether to act without drawing, to actions
-            and the next state.
-    """
-
-    def __init__(self, step: Callable[[Any, Any, Any, bool], tuple[Any, Any]]):
-        self.step = step
-
-    def predict(
-        self,
-        observation: Any,
-        state: Any = None,
-        episode_start: Any = None,
-        deterministic: bool = True,
-    ) -> tuple[Any, Any]:
-        """Actions of all rows, and the state to pass to the next call."""
-        return self.step(observation, state, episode_start, deterministic)
-
-
 def as_predictor(candidate: Any, env: Any = None) -> Any:
-    """Something with the ``predict`` of stable-baselines3.
-
-    Args:
-        candidate: it, a policy, or a function of the observation.
-        env: a policy's actions are those of its space.
-
-    Raises:
-        TypeError: the candidate is none of these.
-    """
+    """Something with the ``predict`` of stable-baselines3: the candidate itself, or one that is a
+    policy, whose actions are in the space of ``env``, or a function of the observation."""
     if isinstance(candidate, UNTRAINED):
         raise TypeError(f"{candidate} is a candidate for environments of text.")
     if hasattr(candidate, "predict") and not isinstance(candidate, type):
         return candidate
     if hasattr(candidate, "act") and not isinstance(candidate, type):
         space: Any = getattr(env, "single_action_space", getattr(env, "action_space", None))
-        return Predictor(partial(policies.predict, candidate, space))
+        return SimpleNamespace(predict=partial(policies.predict, candidate, space))
     if callable(candidate) and not isinstance(candidate, nn.Module | type):
-        return Predictor(lambda observation, state, *_: (candidate(observation), state))
+        return SimpleNamespace(
+            predict=lambda observation, state=None, *_, **__: (candidate(observation), state)
+        )
     raise TypeError(
         f"A {type(candidate).__name__} cannot be evaluated: give an agent, its folder, a policy, a "
         "model with predict(), or a function from observations to actions."
@@ -108,11 +78,7 @@ def as_predictor(candidate: Any, env: Any = None) -> Any:
 
 
 def env_of(candidate: Any) -> Any:
-    """The environment that an agent or a model of stable-baselines3 brings along.
-
-    Raises:
-        ValueError: it has none.
-    """
+    """The environment that an agent or a model of stable-baselines3 brings along."""
     of_sb3 = getattr(candidate, "get_env", lambda: None)()
     env = getattr(candidate, "env", of_sb3)
     if env is None:
@@ -123,17 +89,8 @@ def env_of(candidate: Any) -> Any:
 
 
 def text_policy(candidate: Any, env: Any, deterministic: bool = False) -> Any:
-    """What acts for a candidate in a text environment (see `agents.evaluation.evaluate_text`).
-
-    Args:
-        candidate: anything that `agents.evaluate` takes, except a folder.
-        env: the environment, whose reference acts for candidates that need no training.
-        deterministic: act without drawing.
-
-    Raises:
-        TypeError: nobody can say how the candidate acts.
-        ValueError: it is the reference's, and the environment has none.
-    """
+    """What acts for a candidate in a text environment, whose reference acts for those that need no
+    training. A candidate is anything that `agents.evaluate` takes, except a folder."""
     text_env = environments.text_environments(env)[0]
     vocabulary = int(text_env.task.spaces[1].n)
     sampling = Sampling(vocabulary=vocabulary, forbids_early_stops=True)

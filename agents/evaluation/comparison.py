@@ -30,22 +30,14 @@ DIFFERENCE_COLUMNS = [
 
 @dataclass(frozen=True, repr=False)
 class Run:
-    """One candidate on one seed of one task, at its end.
+    """One candidate on one seed of one task, at its end."""
 
-    Attributes:
-        task: the id of the environment.
-        candidate: its name.
-        seed: of its learning; of a candidate that did not learn, the number of the draw.
-        evaluation: its episodes, on the same prompts as those of all others.
-        timesteps, seconds: what it learned from, and for how long; 0 without learning.
-    """
-
-    task: str
-    candidate: str
-    seed: int
-    evaluation: TextEvaluation | Returns
-    timesteps: int = 0
-    seconds: float = 0.0
+    task: str  # the id of the environment
+    candidate: str  # its name
+    seed: int  # of its learning; of a candidate that did not learn, the number of the draw
+    evaluation: TextEvaluation | Returns  # on the same prompts as those of all others
+    timesteps: int = 0  # what it learned from; 0 without learning
+    seconds: float = 0.0  # for how long it learned
 
     def __repr__(self) -> str:
         return f"{self.candidate} on {self.task}, seed {self.seed}: {self.evaluation!r}"
@@ -228,11 +220,8 @@ class Comparison:
 
     def save(self, folder: str | Path) -> Path:
         """Write ``summary.csv``, ``runs.csv``, ``differences.csv``, the same as one
-        ``comparison.json``, and the episodes: ``episodes.parquet``, or CSV without pyarrow.
-
-        Args:
-            folder: it is made if it is missing, and returned.
-        """
+        ``comparison.json``, and the episodes: ``episodes.parquet``, or CSV without pyarrow. The
+        folder is made if it is missing, and returned."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         tables = {

@@ -100,21 +100,13 @@ def evaluate(
 
 
 def load_agent(folder: str | Path, **changes: Any) -> Agent:
-    """The saved agent of a folder, of whichever algorithm of this library.
-
-    Args:
-        folder: of an agent, or of a run, whose newest agent is taken.
-        changes: as of `Agent.load`.
-
-    Raises:
-        FileNotFoundError: there is no agent in the folder.
-        ValueError: its algorithm is a custom class.
-    """
+    """The saved agent of a folder, or the newest one of a run's, of whichever algorithm of this
+    library; ``changes`` are as of `Agent.load`."""
     return algorithm_of(folder).load(folder, **changes)
 
 
 def algorithm_of(folder: str | Path) -> type[Agent]:
-    """The class of the saved agent of a folder; raises errors as `load_agent`."""
+    """The class of the saved agent of a folder."""
     name = agent_folder.describe(agent_folder.find(folder))["algorithm"]
     if name not in algorithms.__all__:
         raise ValueError(

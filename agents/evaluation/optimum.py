@@ -23,15 +23,10 @@ BEST_OF = (4, 16)  # shown in tables
 
 @dataclass(frozen=True, repr=False)
 class Attainable:
-    """What can be reached in a task: the optimum and best-of-n, from samples of the reference.
+    """What can be reached in a task: the optimum and best-of-n, from samples of the reference."""
 
-    Attributes:
-        scores: for each prompt the scores ``[N]`` of the reference (`reference_scores`).
-        kl_coef: β > 0 of the return, units of the score per nat.
-    """
-
-    scores: Sequence[np.ndarray]
-    kl_coef: float
+    scores: Sequence[np.ndarray]  # of the reference, ``[N]`` for each prompt (`reference_scores`)
+    kl_coef: float  # β > 0 of the return, units of the score per nat
 
     def __repr__(self) -> str:
         levels = ", ".join(f"{name} {self.value(at):+z.3f}" for name, at in self.points().items())
@@ -64,38 +59,37 @@ class Attainable:
         return cls([np.array(scores) for scores in data["scores"]], data["kl_coef"])
 
 
+# What is attainable on the prompts of the evaluations, and on those of the learning.
+Known = tuple[Attainable | None, Attainable | None]
+
+
 def reference_scores(
     agent: Any, env: Any = None, n_episodes: int = 4096, seed: int = 0, prompts: Any = None
 ) -> list[np.ndarray]:
     """The scores of episodes that the reference model generates, for each prompt.
 
     Temperature and bans are those of the agent's policy, as in the KL. A penalty for episodes that
-    never stop is subtracted from the scores.
+    never stop is subtracted from the scores. There is one array for each sampled prompt, all of the
+    same length.
 
     Args:
-        agent: an agent whose environment has a reference.
-        env: any text environment with a reference; None uses the agent's own.
+        agent: an agent; its environment is used where ``env`` is None.
+        env: any text environment with a reference.
         n_episodes: approximate number of episodes, distributed evenly over the prompts. If they are
             fewer than 32 per prompt, randomly chosen prompts get 32 each.
         seed: the seed of the choice and of the actions.
         prompts: other prompts, such as held-out ones; None uses those of the environment.
-
-    Returns:
-        One array for each sampled prompt, all of the same length.
-
-    Raises:
-        ValueError: there is no text environment, or no reference, or ``n_episodes`` is below 1.
     """
     if n_episodes < 1:
         raise ValueError(f"n_episodes={n_episodes} must be at least 1.")
     env = agent.env if env is None else env
-    shaped = [text.shaping for text in environments.text_environments(env) if text.shaping]
-    if not shaped:
+    reference = environments.reference(env)
+    if reference is None:
         raise ValueError(
             "The environment has no reference, so there is nothing to sample: make it with "
             "reference=, the model to stay close to."
         )
-    policy = ReferencePolicy(shaped[0].reference, agent.policy.sampling, seed)
+    policy = ReferencePolicy(reference, agent.policy.sampling, seed)
     changes = {"reference": None} if prompts is None else {"reference": None, "prompts": prompts}
     own = evaluation_env(env, policy, n_episodes, **changes)
     count = len(own.prompts)
@@ -105,5 +99,4 @@ def reference_scores(
         chosen = np.sort(np.random.default_rng(seed).choice(count, some, replace=False))
     per_prompt = max(1, n_episodes // len(chosen))
     returns = sample_on(own, policy, np.tile(chosen, per_prompt)).returns
-    table = np.array(returns).reshape(per_prompt, len(chosen))
-    return list(table.T)
+    return list(np.array(returns).reshape(per_prompt, len(chosen)).T)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -35,7 +35,7 @@ def read_progress(path: str | Path) -> dict[str, np.ndarray]:
     return {name: np.array([float(row[name] or "nan") for row in rows]) for name in names}
 
 
-def on_grid(progress: Mapping[str, np.ndarray], column: str, grid: np.ndarray) -> np.ndarray:
+def on_grid(progress: Progress, column: str, grid: np.ndarray) -> np.ndarray:
     """A column of a run's log at common numbers of timesteps, by linear interpolation."""
     known = ~np.isnan(progress[column])
     return np.interp(grid, progress[TOKENS][known], progress[column][known])
@@ -50,7 +50,7 @@ def band(axes, label: str, grid: np.ndarray, curves: np.ndarray) -> None:
 
 
 def comparison(
-    runs: Mapping[str, list[dict[str, np.ndarray]]],
+    runs: Mapping[str, Sequence[Progress]],
     finals: Mapping[str, list[tuple[float, float]]],
     attainable: Attainable | None,
     target: str | Path,
@@ -60,13 +60,12 @@ def comparison(
     """Several algorithms, several seeds each: return against tokens, and final score against KL.
 
     Args:
-        runs: for each algorithm the logs of its seeds, as `read_progress` gives them.
+        runs: for each algorithm the logs of its seeds.
         finals: for each algorithm and seed the KL (nats per episode) and the score at the end.
-        attainable: the optimum and best-of-n of the task, whose β is that of the returns; None
-            shows scores instead.
+        attainable: of the task, whose β is that of the returns; None shows scores instead.
         target: the file of the plot.
-        title: the title of the plot.
-        learning_reach: the same for the prompts of the learning, if ``finals`` are of others.
+        title: of the plot.
+        learning_reach: on the prompts of the learning, if ``finals`` are of others.
     """
     from matplotlib.figure import Figure
 
@@ -89,19 +88,9 @@ def comparison(
 
 
 def learning_curve(
-    progress: Mapping[str, np.ndarray],
-    target: str | Path,
-    title: str = "",
-    attainable: Attainable | None = None,
+    progress: Progress, target: str | Path, title: str = "", attainable: Attainable | None = None
 ) -> None:
-    """One text run: return (or score, without an optimum) against tokens, and score against KL.
-
-    Args:
-        progress: the log of the run, as `read_progress` gives it.
-        target: the file of the plot.
-        title: the title of the plot.
-        attainable: the optimum and best-of-n of the task; None shows scores alone.
-    """
+    """One text run: return (or score, without an optimum) against tokens, and score against KL."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(11, 4.4), layout="constrained")
@@ -181,9 +170,7 @@ def as_svg(figure: Figure) -> str:
 # --- what can be reached ------------------------------------------------------------------------
 
 
-def with_return(
-    progress: Mapping[str, np.ndarray], attainable: Attainable | None
-) -> dict[str, np.ndarray]:
+def with_return(progress: Progress, attainable: Attainable | None) -> Progress:
     """A log with the return score − β·KL of this β, whichever the rewards of the run had.
 
     Logs of stable-baselines3 have neither score nor KL, but only the return of the rewards.
@@ -254,12 +241,7 @@ def draw_plane(axes, attainable: Attainable, largest_kl: float) -> None:
 
 
 def save_figure(figure: Figure, target: str | Path) -> Path:
-    """Write a plot in the plain style.
-
-    Args:
-        figure: the style of its axes is set here.
-        target: the PNG, which is returned as a path; its folder is made.
-    """
+    """Write a plot in the plain style as a PNG, whose folder is made; returns its path."""
     styled(figure)
     target = Path(target)
     target.parent.mkdir(parents=True, exist_ok=True)

@@ -13,7 +13,7 @@ from gymnasium.vector import AutoresetMode
 from agents import policies
 from agents.experience import environments
 from agents.experience.episodes import collect_episodes
-from agents.experience.rollout import Rollout
+from agents.experience.rollout import Rollout, joined
 from agents.policies import CausalLMPolicy
 from agents.training.device import find_device
 from textenv.vector_env import TextGenVectorEnv
@@ -25,15 +25,10 @@ TOKENS_AT_ONCE = 2**14  # rows times the longest episode
 
 @dataclass(frozen=True)
 class Sampler:
-    """A policy in a text environment, which answers and never learns.
+    """A policy in a text environment, which answers and never learns."""
 
-    Attributes:
-        policy: see `agents.policies.base.Policy`.
-        env: says in which task, and has the reference.
-    """
-
-    policy: Any
-    env: Any
+    policy: Any  # see `agents.policies.base.Policy`
+    env: Any  # says in which task, and has the reference
 
 
 def sampler(
@@ -43,14 +38,8 @@ def sampler(
     device: str | torch.device = "auto",
     **policy_kwargs: Any,
 ) -> Sampler:
-    """A language model as it is, in the task of an id.
-
-    Args:
-        model: as of `agents.policies.CausalLMPolicy`, whose other arguments are ``policy_kwargs``.
-        env_id: of a text environment.
-        env_kwargs: its arguments.
-        device: of both.
-    """
+    """A language model as it is, in the task of an id; ``model`` and ``policy_kwargs`` are as of
+    `agents.policies.CausalLMPolicy`."""
     place, given = find_device(device), {"model": model, **policy_kwargs}
     env = environments.for_agent(env_id, CausalLMPolicy, given, ROWS, env_kwargs, 1, place)
     reference = environments.reference(env)
@@ -59,19 +48,13 @@ def sampler(
 
 @dataclass(frozen=True, repr=False)
 class Samples:
-    """Episodes of text, one entry per episode.
-
-    Attributes:
-        prompts, responses: texts.
-        scores: of the environment's reward, or of another one that was given.
-        returns: the scores minus the penalty of an episode that never stopped.
-        messages: of which the prompts were made; None for a plain text.
-    """
+    """Episodes of text, one entry per episode."""
 
     prompts: list[str]
     responses: list[str]
-    scores: list[float]
-    returns: list[float]
+    scores: list[float]  # of the environment's reward, or of another one that was given
+    returns: list[float]  # the scores minus the penalty of an episode that never stopped
+    # Of which the prompts were made; None for a plain text.
     messages: list[tuple[Mapping[str, Any], ...] | None]
 
     def __repr__(self) -> str:
@@ -109,11 +92,7 @@ def evaluation_env(env: Any, policy: Any, n_episodes: int, **changes: Any) -> Te
 
 
 def check_text(env: Any) -> None:
-    """Raise an error unless there is a text environment inside ``env``.
-
-    Raises:
-        ValueError: there is none.
-    """
+    """Raise an error unless there is a text environment inside ``env``."""
     if not environments.text_environments(env):
         raise ValueError(
             f"{env} is no text environment: evaluate_returns measures agents in any other."
@@ -123,9 +102,7 @@ def check_text(env: Any) -> None:
 @contextmanager
 def drawing(policy: Any, seed: int, draw: int = 0) -> Iterator[None]:
     """A block in which a policy draws by a seed; afterwards its generator is as it was before.
-
-    ``draw``: another number gives other actions.
-    """
+    Another ``draw`` gives other actions."""
     before = policy.generator.get_state()
     policy.seed(
         seed if draw == 0 else int(np.random.SeedSequence([seed, draw]).generate_state(1)[0])
@@ -165,25 +142,14 @@ def random_rollouts(
 def sample_on(
     env: TextGenVectorEnv, policy: Any, prompt_index: Sequence[int] | np.ndarray
 ) -> Samples:
-    """One episode for each prompt that is named by its index.
-
-    Args:
-        env: of `evaluation_env`.
-        policy: what acts.
-        prompt_index: indices of prompts; one may be named several times.
-    """
-    rollouts = rollouts_on(env, policy, prompt_index)
-
-    def column(name: str) -> list:
-        return [value for rollout in rollouts for value in rollout.episodes[name]]
-
+    """One episode for each prompt that is named by its index, in an `evaluation_env`."""
+    episodes = joined(rollout.episodes for rollout in rollouts_on(env, policy, prompt_index))
     conversations = (env.prompts[index].data.get("prompt") for index in prompt_index)
     messages = [tuple(found) if found else None for found in conversations]
-    count = len(prompt_index)
-    return Samples(
-        column("prompt")[:count], column("response")[:count], column("score")[:count],
-        column("return")[:count], messages,
-    )  # fmt: skip
+    prompts, responses, scores, returns = (
+        episodes[name][: len(prompt_index)] for name in ("prompt", "response", "score", "return")
+    )
+    return Samples(prompts, responses, scores, returns, messages)
 
 
 def sample(actor: Any, n_episodes: int, seed: int, draw: int = 0, **changes: Any) -> Samples:
@@ -196,9 +162,6 @@ def sample(actor: Any, n_episodes: int, seed: int, draw: int = 0, **changes: Any
         seed: the seed of the prompts and of the actions.
         draw: another number gives other actions on the same prompts.
         changes: other arguments of its task, such as ``prompts`` or ``reward``.
-
-    Raises:
-        ValueError: its environment is no text environment.
     """
     env = evaluation_env(actor.env, actor.policy, n_episodes, reference=None, **changes)
     prompt_index = np.random.default_rng(seed).integers(len(env.prompts), size=n_episodes)

@@ -35,18 +35,13 @@ class Interval:
 
 @dataclass(frozen=True)
 class Difference:
-    """How far a candidate is above another one.
-
-    Attributes:
-        better, worse: the names.
-        interval: of the difference of their means, at the level of all pairs together.
-        p_value: of the test that they are equal, corrected for all pairs. It is below 5 % where the
-            interval leaves 0 out.
-    """
+    """How far a candidate is above another one."""
 
     better: str
     worse: str
-    interval: Interval
+    interval: Interval  # of the difference of their means, at the level of all pairs together
+    # Of the test that they are equal, corrected for all pairs; below 5 % where the interval leaves
+    # 0 out.
     p_value: float
 
 
@@ -83,13 +78,8 @@ def interquartile_mean(values: Values, level: float = LEVEL) -> Interval:
 
 
 def paired_difference(first: Values, second: Values, level: float = LEVEL) -> Interval:
-    """The mean of ``first − second``, paired: by seed, or by prompt. Its t-interval.
-
-    What a pair has in common, such as a hard prompt, does not widen it.
-
-    Raises:
-        ValueError: they are not of the same number.
-    """
+    """The mean of ``first − second``, paired by seed or by prompt, and its t-interval. What a pair
+    has in common, such as a hard prompt, does not widen it."""
     if len(first) != len(second):
         raise ValueError(f"{len(first)} and {len(second)} values are no pairs.")
     return interval(np.asarray(first, dtype=float) - np.asarray(second, dtype=float), level)
@@ -124,18 +114,11 @@ def all_differences(results: Mapping[str, Values], level: float = LEVEL) -> list
     """Every two candidates, with intervals and p-values that hold for all pairs together.
 
     The procedure of Games and Howell (1976): Welch's t with the studentised range, which needs
-    neither equal variances nor equal numbers. An interval leaves 0 out where, and only where, the
-    p-value is below ``1 − level``.
+    neither equal variances nor equal numbers. All intervals hold at once with the probability
+    ``level``. An interval leaves 0 out where, and only where, the p-value is below ``1 − level``.
 
-    Args:
-        results: for each candidate one number per seed, at least 2.
-        level: the probability that all intervals hold at once.
-
-    Returns:
-        One entry for each pair, the one with the higher mean first; the smallest p-value first.
-
-    Raises:
-        ValueError: a candidate has fewer than 2 results, so its variance is unknown.
+    ``results`` has one number per seed, at least 2, for each candidate. In each pair the one with
+    the higher mean is first; the pair with the smallest p-value is first.
     """
     from scipy.stats import tukey_hsd
 

@@ -10,7 +10,7 @@ from agents.evaluation.candidates import BestOfN, Untouched, env_of, text_policy
 from agents.evaluation.results import TextEvaluation
 from agents.evaluation.sampling import check_text, drawing, evaluation_env, random_rollouts
 from agents.experience import environments
-from agents.experience.rollout import Rollout
+from agents.experience.rollout import Rollout, joined
 from agents.policies.acting import ForeignPolicy
 from agents.training import presets
 from textenv.lm.early_stops import all_early_stops
@@ -72,10 +72,10 @@ def evaluate_text(
     own.bind(policy)
     with drawing(policy, seed, draw):
         rollouts, seconds = random_rollouts(own, policy, n_episodes, seed)
+    episodes = joined(rollout.episodes for rollout in rollouts)
 
-    def column(key: str) -> np.ndarray:
-        every = [value for rollout in rollouts for value in rollout.episodes.get(key, [])]
-        return np.array(every[:n_episodes])
+    def column(name: str) -> np.ndarray:
+        return np.array(episodes.get(name, [])[:n_episodes])
 
     kls, plain = column("kl"), np.zeros(0)
     if own.shaping is not None and hasattr(policy, "autocast"):
@@ -85,18 +85,14 @@ def evaluate_text(
     lengths = column("length")
     return TextEvaluation(
         column("score"), column("return"), kls, plain, lengths, column("prompt").tolist(),
-        column("response").tolist(),
-        sum(sum(rollout.episodes["length"]) for rollout in rollouts) / seconds,
+        column("response").tolist(), sum(episodes["length"]) / seconds,
         kl_coef if shaped else 0.0, int(lengths.sum()),
     )  # fmt: skip
 
 
 def best_of(draws: Sequence[TextEvaluation]) -> TextEvaluation:
-    """Of each episode the text that is paid best (see `agents.evaluation.candidates.BestOfN`).
-
-    Args:
-        draws: evaluations of the untouched reference on the same prompts, at least one.
-    """
+    """Of each episode the text that is paid best (see `agents.evaluation.candidates.BestOfN`), of
+    evaluations of the untouched reference on the same prompts."""
     first, count = draws[0], len(draws[0].scores)
     winner = np.argmax([draw.paid for draw in draws], axis=0)
     rows = np.arange(count)
@@ -130,11 +126,8 @@ def recomputed_kl(
     Nothing of the decoder or of the teacher-forced scoring takes part: whole rows go through the
     models as transformers has them, and the log-probabilities are those of all logits.
 
-    Args:
-        policy: acted in the rollout.
-        reference: the reference model.
-        rollout: of whole episodes.
-        at_most: number of rows; None takes all.
+    ``policy`` acted in the rollout, which is one of whole episodes. At most the first ``at_most``
+    rows are taken; None takes all.
     """
     input_ids, prompt_lengths = (
         rollout.observations[key] for key in ("input_ids", "prompt_lengths")

@@ -24,31 +24,20 @@ UNCOLOURED = 0.05  # numbers up to this share of the largest one
 
 @dataclass(frozen=True, repr=False)
 class TracedEpisode:
-    """An episode of text, with one entry per token in each array ``[T]``.
-
-    Attributes:
-        prompt, response: texts.
-        pieces: each token as text, the one that ended the episode included.
-        probabilities: π(a_t|s_t).
-        values: V(s_t) of the critic, units of the return; None without a critic.
-        kls: log π(a_t|s_t) − log π_ref(a_t|s_t), nats; None without a reference.
-        advantages: A_t as the algorithm computes it, units of the return, before any scaling to
-            mean 0 and deviation 1 over a rollout.
-        score: of the reward, without shaping.
-        episode_return: score − penalty − β·KL of the episode.
-        finish_reason: "stop" or "length".
-    """
+    """An episode of text, with one entry per token in each array ``[T]``."""
 
     prompt: str
     response: str
-    pieces: list[str]
-    probabilities: np.ndarray
-    values: np.ndarray | None
-    kls: np.ndarray | None
+    pieces: list[str]  # each token as text, the one that ended the episode included
+    probabilities: np.ndarray  # π(a_t|s_t)
+    values: np.ndarray | None  # V(s_t) of the critic, units of the return; None without a critic
+    kls: np.ndarray | None  # log π(a_t|s_t) − log π_ref(a_t|s_t), nats; None without a reference
+    # A_t as the algorithm computes it, units of the return, before any scaling to mean 0 and
+    # deviation 1 over a rollout.
     advantages: np.ndarray
-    score: float
-    episode_return: float
-    finish_reason: str
+    score: float  # of the reward, without shaping
+    episode_return: float  # score − penalty − β·KL
+    finish_reason: str  # "stop" or "length"
 
     def __repr__(self) -> str:
         return f"TracedEpisode({self.prompt!r} ▸ {self.response!r}; {', '.join(self.summary)})"
@@ -82,15 +71,9 @@ def trace_episodes(
 
     Where the algorithm compares an episode with others of its group, these are sampled too.
 
-    Args:
-        agent: an agent whose policy generates text. Its random generator is not changed.
-        n_episodes: their number.
-        seed: the seed of the prompts and of the actions.
-        prompts: other prompts than those of the environment, as for `gymnasium.make`.
-        deterministic: always take the most likely token. All of a group are then equal.
-
-    Raises:
-        ValueError: there is no text environment.
+    The agent's random generator is not changed. ``prompts`` are other ones than those of its
+    environment, as for `gymnasium.make`. ``deterministic`` always takes the most likely token: all
+    of a group are then equal.
     """
     policy = agent.policy
     group = agent.group_size if agent.compares_groups else 1
@@ -121,11 +104,8 @@ class MostLikely:
 
 
 def shades(numbers: Sequence[float] | np.ndarray) -> list[int | None]:
-    """The colour of the ground of each token: blue above 0, orange below, None near 0.
-
-    Its strength is relative to the largest of these numbers. `textenv.rendering.ansi.rgb` has its
-    parts.
-    """
+    """The colour of the ground of each token: blue above 0, orange below, None near 0; its strength
+    is relative to the largest of these numbers (`textenv.rendering.ansi.rgb` has its parts)."""
     return colours(numbers, BLUES, ORANGES, UNCOLOURED)
 
 
@@ -174,7 +154,8 @@ def first_episode(agent: Any, rollout: Rollout, tokenizer: Any) -> TracedEpisode
     return TracedEpisode(
         prompt=rollout.episodes["prompt"][0],
         response=rollout.episodes["response"][0],
-        pieces=decoded(tokenizer, rollout.actions[0][mask].tolist()),
+        # Each token of a character that is spread over several is a replacement character.
+        pieces=[tokenizer.decode([token]) for token in rollout.actions[0][mask].tolist()],
         probabilities=column(rollout.log_probs.exp()),
         values=column(rollout.values) if has_critic(agent) else None,
         kls=None if kls is None else column(kls),
@@ -183,9 +164,3 @@ def first_episode(agent: Any, rollout: Rollout, tokenizer: Any) -> TracedEpisode
         episode_return=float(rollout.rewards[0][mask].sum()),
         finish_reason=rollout.episodes["finish_reason"][0],
     )
-
-
-def decoded(tokenizer: Any, tokens: Sequence[int]) -> list[str]:
-    """Each token as text. Together they are the text of all tokens, except where a character is
-    spread over several tokens: each of these is then shown by a replacement character."""
-    return [tokenizer.decode([token]) for token in tokens]

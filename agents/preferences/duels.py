@@ -53,10 +53,7 @@ def bradley_terry_strengths(wins: np.ndarray) -> np.ndarray:
 
     The maximum-likelihood fit by minorisation-maximisation (Hunter 2004, eq. 3). Half a win for
     either side is added to each pair that met, so that nobody's strength is infinite. Who met
-    nobody has the strength 0.
-
-    Args:
-        wins: how often i beat j ``[K, K]``; a tie is half a win for both.
+    nobody has the strength 0. ``wins`` is how often i beat j ``[K, K]``, a tie half a win for both.
     """
     met = (wins + wins.T) > 0
     table = wins + 0.5 * met

@@ -10,6 +10,7 @@ import os
 import string
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -35,20 +36,15 @@ class Pair:
 
 @dataclass(frozen=True)
 class Preference:
-    """A prompt, the better and the worse response.
+    """A prompt, the better and the worse response."""
 
-    Attributes:
-        prompt: a text, or a conversation of ``{"role": ..., "content": ...}`` messages.
-        chosen, rejected: the responses, in the form of the prompt.
-        data: other columns. Of those that `label` writes, ``probability`` is the one with which
-            this choice was made; a perfect judge agrees with it as often.
-        where: the file and line from which it was read, as the beginning of messages.
-    """
-
-    prompt: Text
-    chosen: Text
+    prompt: Text  # a text, or a conversation of ``{"role": ..., "content": ...}`` messages
+    chosen: Text  # in the form of the prompt, as the other response
     rejected: Text
+    # Other columns. Of those that `label` writes, ``probability`` is the one with which this choice
+    # was made; a perfect judge agrees with it as often.
     data: Mapping[str, Any] = field(default_factory=dict)
+    # The file and line from which it was read, as the beginning of messages.
     where: str = field(default="", compare=False, repr=False)
 
 
@@ -135,15 +131,11 @@ def as_lines(preferences: Iterable[Preference]) -> str:
 
 
 def load_preferences(source: str | os.PathLike[str] | Iterable[Any]) -> list[Preference]:
-    """Read preferences from a file of JSON lines, or from rows such as those of a dataset.
+    """Read preferences from a file of JSON lines, or from an iterable of mappings, such as a
+    ``datasets.Dataset``.
 
-    Args:
-        source: a path, or an iterable of mappings with the columns ``chosen`` and ``rejected``, and
-            ``prompt`` unless both begin with it. A ``datasets.Dataset`` is one.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: it holds no preference, or a row is none; the message names its line.
+    The columns are ``chosen`` and ``rejected``, and ``prompt`` unless both begin with it. The
+    message of a ValueError names the line of a row that is no preference.
     """
     if not isinstance(source, str | os.PathLike):
         rows = [(f"preferences[{index}]", row) for index, row in enumerate(source)]
@@ -216,11 +208,8 @@ def _text(value: Any, column: str, where: str) -> Text:
 
 def _split_prompt(chosen: Text, rejected: Text, where: str) -> tuple[Text, Text, Text]:
     """The common beginning of two texts, as far as a whole word or message, and the two rests."""
-    length = 0
-    for one, other in zip(chosen, rejected, strict=False):
-        if one != other:
-            break
-        length += 1
+    both = zip(chosen, rejected, strict=False)
+    length = len(list(takewhile(lambda pair: pair[0] == pair[1], both)))
     if isinstance(chosen, str):  # a word that both begin with belongs to the responses
         in_words = string.ascii_letters + string.digits + string.punctuation
         length = len(chosen[:length].rstrip(in_words).rstrip(" "))
@@ -265,9 +254,6 @@ def sample_pairs(
         names: of the two, for `Pair.sources`.
         changes: other arguments of their task, such as ``prompts`` or ``reward``; by default the
             reward of the first scores the texts of both.
-
-    Raises:
-        ValueError: the two answer with the same texts again and again.
     """
     changes = {"reward": environments.text_environments(first.env)[0].task.reward} | changes
     rng = np.random.default_rng([seed, n_pairs])

@@ -11,6 +11,7 @@ from agents.evaluation.traces import TracedEpisode
 from agents.reports.diagnosis import Diagnosis, diagnose
 from agents.reports.run_numbers import RunNumbers
 from agents.runs import RunFolder
+from agents.runs.train import stored_attainable
 
 
 @dataclass
@@ -30,11 +31,7 @@ class ReportedRun:
 
 
 def read_runs(paths: Sequence[Path]) -> list[ReportedRun]:
-    """Read the folders of runs.
-
-    Raises:
-        FileNotFoundError: one holds no run, or no rollout was logged there.
-    """
+    """Read the folders of runs; FileNotFoundError if one holds no run that has logged a rollout."""
     names = [path.resolve().name for path in paths]
     unique = len(set(names)) == len(names)
     return [
@@ -50,13 +47,9 @@ def _read_run(path: Path, name: str) -> ReportedRun:
         for when, summary in folder.evaluations().items()
         if folder.episodes(when).is_file()
     }
-    reach, learning_reach = (
-        Attainable.load(file) if file.is_file() else None
-        for file in (folder.reference_scores, folder.learning_reference_scores)
-    )
     return ReportedRun(
         name, folder.settings(), record, diagnose(record), evaluations.get("before"),
-        evaluations.get("after"), reach, learning_reach or reach,
+        evaluations.get("after"), *stored_attainable(folder),
     )  # fmt: skip
 
 

@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from agents.evaluation.optimum import Attainable
 from agents.evaluation.plots import read_progress
 from agents.runs.folder import RunFolder
+from agents.runs.train import stored_attainable
 
 
 class NotLogged(KeyError):
@@ -38,16 +38,14 @@ class RunNumbers:
         progress = read_progress(folder.progress) if folder.progress.is_file() else {}
         if not progress:
             raise FileNotFoundError(f"The run in {str(path)!r} has not logged a rollout yet.")
-        # The log is of the prompts of the learning.
-        scores = [folder.learning_reference_scores, folder.reference_scores]
-        known = [Attainable.load(file) for file in scores if file.is_file()]
+        reach = stored_attainable(folder)[1]  # as the log is of the prompts of the learning
         return cls(
             progress,
             settings.get("hyperparameters", {}),
             (settings.get("task") or {}).get("kwargs", {}),
             settings.get("n_envs", 1),
             folder.evaluations(),
-            known[0].optimum.kl if known else None,
+            None if reach is None else reach.optimum.kl,
         )
 
     def column(self, name: str) -> np.ndarray:

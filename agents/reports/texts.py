@@ -27,11 +27,11 @@ def sample_table(runs: Sequence[ReportedRun], places: Sequence[int], several: bo
     """A row for each prompt: the text before, and that of each run after."""
     before = runs[places[0]].before
     assert before is not None
-    columns: list[tuple[str, TextEvaluation | None]] = [("before", before)]
+    present = [("before", before)]
     for place in places:
-        title = run_title(place, runs[place], several) if several else "after"
-        columns.append((title, runs[place].after))
-    present = [(title, evaluation) for title, evaluation in columns if evaluation is not None]
+        if (after := runs[place].after) is not None:
+            title = run_title(place, runs[place], several) if several else "after"
+            present.append((title, after))
     rows = []
     for row in range(min(SAMPLES, *(len(evaluation.scores) for _, evaluation in present))):
         cells = "".join(sample(title, evaluation, row) for title, evaluation in present)

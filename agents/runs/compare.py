@@ -26,7 +26,7 @@ from agents.evaluation import Returns, TextEvaluation, statistics
 from agents.evaluation.candidates import UNTRAINED
 from agents.evaluation.comparison import EVALUATION_SEED, Comparison, Run
 from agents.evaluation.evaluate import evaluate
-from agents.evaluation.optimum import Attainable
+from agents.evaluation.optimum import Known
 from agents.evaluation.plots import comparison, read_progress
 from agents.experience import environments
 from agents.runs.folder import RunFolder
@@ -36,43 +36,26 @@ from agents.runs.train import measure_attainable, stored_attainable
 from textenv.arguments import Range, check_ranges
 from textenv.sharing import is_data, plain
 
-Known = tuple[Attainable | None, Attainable | None]  # in the evaluations, and in the learning
-
 
 @dataclass(frozen=True)
 class Job:
-    """One run to make.
+    """One run to make."""
 
-    Attributes:
-        task: the id of the environment.
-        candidate: its name.
-        seed: of its learning; of a candidate that does not learn, the number of the draw.
-        path: its folder.
-        settings: what defines it, as data.
-        learns: whether it has a curve.
-        carry_out: makes the run in its locked folder, from where it was broken off if it can be
-            gone on with: of the folder, what is attainable in its task as far as that is known, and
-            the signals that wait. Returns what is attainable.
-        goes_on: whether a run that was broken off can be gone on with.
-        on_seed: the same job on another seed.
-    """
-
-    task: str
-    candidate: str
-    seed: int
+    task: str  # the id of the environment
+    candidate: str  # its name
+    seed: int  # of its learning; of a candidate that does not learn, the number of the draw
     path: Path
-    settings: dict[str, Any]
-    learns: bool
+    settings: dict[str, Any]  # what defines it
+    learns: bool  # whether it has a curve
+    # Makes the run in its locked folder, from where it was broken off if it can be gone on with: of
+    # the folder, what is attainable as far as that is known, and the signals that wait. Returns
+    # what is attainable.
     carry_out: Callable[[RunFolder, Known, Signals], Known]
-    goes_on: bool
-    on_seed: Callable[[int], Job]
+    goes_on: bool  # whether a run that was broken off can be gone on with
+    on_seed: Callable[[int], Job]  # the same job on another seed
 
     def check_folder(self, overwrite: bool) -> None:
-        """Raise an error if the folder holds something that must not be mixed or replaced.
-
-        Raises:
-            FileExistsError: it holds no run, or one of other settings.
-        """
+        """Raise an error if the folder holds what is no run, or a run of other settings."""
         folder = RunFolder(self.path)
         if folder.is_run() and not overwrite:
             found, wanted = folder.settings(), json.loads(json.dumps(self.settings, default=str))
@@ -103,15 +86,7 @@ class Job:
 
 
 class Comparing:
-    """Finishes jobs one after the other.
-
-    Args:
-        signals: which signals wait for the end of an update.
-        report: is told what begins.
-
-    Attributes:
-        planned, finished: the jobs.
-    """
+    """Finishes jobs one after the other, and tells ``report`` what begins."""
 
     def __init__(self, signals: Signals, report: Callable[[str], Any]):
         self.signals, self.report = signals, report
@@ -120,11 +95,7 @@ class Comparing:
         self.attainable: dict[str, Known] = {}  # of each task, the same in all its runs
 
     def run(
-        self,
-        jobs: Sequence[Job],
-        until_decided: float | None = None,
-        max_seeds: int = 20,
-        overwrite: bool = False,
+        self, jobs: Sequence[Job], until_decided: float | None, max_seeds: int, overwrite: bool
     ) -> Comparison:
         """Finish the jobs, and as many further seeds as it takes (`compare`)."""
         for job in jobs:  # all, before the first one takes its time
@@ -336,7 +307,9 @@ def _job(
             device=common["device"], draw=seed,
         )  # fmt: skip
         if known == (None, None) and isinstance(actor, Agent):
-            known = _attainable(actor, common)
+            kl_coef, count = environments.kl_coef(actor.env), common["reference_episodes"]
+            reach = measure_attainable(actor, kl_coef, count, common["prompts"])
+            known = reach, reach
         write_result(run, found, timesteps, seconds)
         return known
 
@@ -363,13 +336,6 @@ def _agent(
         "seed": seed, "device": common["device"], "env_kwargs": env_kwargs, "policy_kwargs": policy
     }  # fmt: skip
     return cls("MlpPolicy" if native is None else "CausalLMPolicy", task, **{**given, **arguments})
-
-
-def _attainable(actor: Agent, common: dict[str, Any]) -> Known:
-    """What is attainable in the task of an agent, if it is one of text with a cost of KL."""
-    kl_coef = environments.kl_coef(actor.env)
-    found = measure_attainable(actor, kl_coef, common["reference_episodes"], common["prompts"])
-    return found, found
 
 
 def _described(value: Any) -> Any:

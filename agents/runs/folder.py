@@ -37,11 +37,7 @@ PACKAGES = ("textenv", "torch", "transformers", "gymnasium", "stable-baselines3"
 
 
 class RunFolder:
-    """The paths of a run's files, and the right to write them.
-
-    Args:
-        path: the folder; it need not exist.
-    """
+    """The paths of a run's files, in a folder that need not exist, and the right to write them."""
 
     def __init__(self, path: str | Path):
         self.path = Path(path)
@@ -66,15 +62,10 @@ class RunFolder:
 
     @classmethod
     def create(cls, path: str | Path, overwrite: bool = False) -> Self:
-        """A folder for a new run, locked for this process.
+        """A folder for a new run, locked for this process; missing parents are made.
 
-        Args:
-            path: the folder; missing parents are made.
-            overwrite: remove a run that is there.
-
-        Raises:
-            FileExistsError: there is a run, or anything else, and it may not be removed.
-            BlockingIOError: another process is writing there.
+        ``overwrite`` removes a run that is there. A FileExistsError says that there is a run, or
+        anything else, that may not be removed, a BlockingIOError that another process is writing.
         """
         run = cls(path)
         run._made = [folder for folder in (run.path, *run.path.parents) if not folder.exists()]
@@ -106,11 +97,8 @@ class RunFolder:
                 candidate = path.with_name(f"{path.name}-{number}")
 
     def lock(self) -> None:
-        """Let no other process write here, until this one ends or calls `unlock`.
-
-        Raises:
-            BlockingIOError: another process is writing here.
-        """
+        """Let no other process write here, until this one ends or calls `unlock`; BlockingIOError
+        if another one is writing."""
         lock = FileLock(self.path / LOCK, timeout=0)
         try:
             lock.acquire()
@@ -155,11 +143,7 @@ class RunFolder:
         return "versions" in (read_json(self.settings_file) or {})
 
     def settings(self) -> dict[str, Any]:
-        """The content of ``settings.json``.
-
-        Raises:
-            FileNotFoundError: there is no run in the folder.
-        """
+        """The content of ``settings.json``; FileNotFoundError if there is no run in the folder."""
         settings = read_json(self.settings_file)
         if settings is None:
             raise FileNotFoundError(

@@ -3,7 +3,6 @@
 import csv
 import io
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -22,13 +21,8 @@ STEP = "time/total_timesteps"
 
 
 def run_logger(folder: RunFolder, timesteps: int) -> Logger:
-    """A logger of stable-baselines3 that writes into a run's folder.
-
-    Args:
-        folder: of the run.
-        timesteps: the count at which learning begins or goes on; what was logged beyond it, before
-            a break, is removed.
-    """
+    """A logger of stable-baselines3 that writes into a run's folder. What was logged beyond
+    ``timesteps``, at which learning begins or goes on, before a break, is removed."""
     outputs: list[KVWriter] = [
         ProgressTable(folder.progress, timesteps), TensorBoard(folder.path, timesteps)
     ]  # fmt: skip
@@ -37,22 +31,17 @@ def run_logger(folder: RunFolder, timesteps: int) -> Logger:
 
 def cut_completions(path: Path, timesteps: int) -> None:
     """Remove the episodes beyond ``timesteps`` from a file of completions."""
-    if path.is_file():
-        _keep_lines(path, lambda line: json.loads(line)["step"] <= timesteps)
-
-
-def _keep_lines(path: Path, keep: Callable[[str], bool]) -> None:
-    """Remove the lines that ``keep`` refuses, or cannot read, from a file."""
 
     def kept(line: str) -> bool:
         try:
-            return line.endswith("\n") and keep(line)
+            return line.endswith("\n") and json.loads(line)["step"] <= timesteps
         except (ValueError, KeyError):
             return False  # the last line of a process that was killed
 
-    with open(path, encoding="utf-8", newline="") as file:
-        lines = file.readlines()
-    files.write_text(path, "".join(line for line in lines if kept(line)))
+    if path.is_file():
+        with open(path, encoding="utf-8", newline="") as file:
+            lines = file.readlines()
+        files.write_text(path, "".join(filter(kept, lines)))
 
 
 class ProgressTable(KVWriter):

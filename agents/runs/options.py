@@ -111,20 +111,17 @@ class RunOptions(TaskOptions):
 
     def settings(self, hyperparameters: dict[str, Any]) -> dict[str, Any]:
         """What defines the run, as data; not where it is, or what it shows."""
-        names = [each.name for each in dataclasses.fields(self) if each.name in OF_THE_RUN]
-        return {
-            "options": {name: getattr(self, name) for name in names}, "chosen": hyperparameters
-        }  # fmt: skip
+        options = {name: getattr(self, name) for name in OPTIONS if name not in NOT_OF_THE_RUN}
+        return {"options": options, "chosen": hyperparameters}
 
     def evaluation_prompts(self) -> Any:
         """The prompts of both evaluations; None for those of the learning."""
         return evaluation_prompts(self.eval_prompts, self.env)
 
 
-# Fields that define a run; the others say where it is, or what it shows.
-OF_THE_RUN = {each.name for each in dataclasses.fields(RunOptions)} - {
-    "resume", "output", "overwrite", "save_every", "show_samples"
-}  # fmt: skip
+OPTIONS = [each.name for each in dataclasses.fields(RunOptions)]
+# Those that say where a run is, or what it shows, and do not define it.
+NOT_OF_THE_RUN = ("resume", "output", "overwrite", "save_every", "show_samples")
 
 
 def offered_hyperparameters(cls: type) -> list[str]:
@@ -143,29 +140,21 @@ def chosen_presets(
         **presets.hyperparameters(cls, sequential=True, model=model, lora=lora),
         **presets.training(model),
     }
-    of_run = {each.name for each in dataclasses.fields(RunOptions)}
     offered = offered_hyperparameters(cls)
     return (
-        {name: value for name, value in chosen.items() if name in of_run},
+        {name: value for name, value in chosen.items() if name in OPTIONS},
         {name: value for name, value in chosen.items() if name in offered},
     )
 
 
 def complete(given: dict[str, Any]) -> tuple[RunOptions, dict[str, Any]]:
-    """The options of a run and the hyper-parameters of its algorithm, of which some are given.
-
-    Raises:
-        TypeError: there is neither an option nor a hyper-parameter of a name.
-        ValueError: there is no such algorithm or task.
-    """
+    """The options of a run and the hyper-parameters of its algorithm, of which some are given."""
     agent, model = given.get("agent", RunOptions.agent), given.get("model", RunOptions.model)
     options, hyperparameters = chosen_presets(agent, model, given.get("lora"))
     options |= defaults_of(given.get("env", RunOptions.env))
-    of_run = {each.name for each in dataclasses.fields(RunOptions)}
-    cls = algorithms.find(agent)
-    check_names(cls, given.keys() - of_run, of_run)
-    hyperparameters |= {name: value for name, value in given.items() if name not in of_run}
-    options |= {name: value for name, value in given.items() if name in of_run}
+    check_names(algorithms.find(agent), given.keys() - set(OPTIONS), OPTIONS)
+    hyperparameters |= {name: value for name, value in given.items() if name not in OPTIONS}
+    options |= {name: value for name, value in given.items() if name in OPTIONS}
     found = with_absolute_paths(RunOptions(**options))
     check_ranges(RunOptions, vars(found))
     parse_interval(found.save_every)
@@ -187,14 +176,8 @@ def with_absolute_paths(options: Any) -> Any:
 
 
 def choose_dtype(name: str, device: str, model: str, needed: str | None = None) -> str:
-    """ "auto" is bfloat16 if the hardware is fast with it and the model is not tiny.
-
-    Args:
-        needed: the only precision in which the algorithm works; None if any will do.
-
-    Raises:
-        ValueError: another one is asked for.
-    """
+    """ "auto" is bfloat16 if the hardware is fast with it and the model is not tiny. ``needed`` is
+    the only precision in which the algorithm works; None if any will do."""
     if needed is not None and name not in ("auto", needed):
         raise ValueError(f"dtype={name!r} does not suit this algorithm, which needs {needed}.")
     if needed is not None or name != "auto":
@@ -208,14 +191,7 @@ def choose_dtype(name: str, device: str, model: str, needed: str | None = None) 
 
 
 def defaults_of(env_id: str) -> dict[str, Any]:
-    """The options that an environment was registered with.
-
-    Args:
-        env_id: as `gymnasium.make` takes it; of a text environment.
-
-    Raises:
-        ValueError: there is none, or it generates no text.
-    """
+    """The options that a text environment was registered with."""
     try:
         registered = gym.spec(environments.imported(env_id)).kwargs
         native = environments.native_text_class(environments.imported(env_id))
@@ -255,15 +231,8 @@ def settings_to_go_on(
 ) -> tuple[RunOptions, dict[str, Any]]:
     """The options and hyper-parameters of the run in a folder, to go on with.
 
-    Args:
-        path: the folder.
-        again: the run's agent and reward, which have to be named again if they are code: code that
-            a file names is not imported.
-        now: options that may differ from those of the run.
-
-    Raises:
-        FileNotFoundError: there is no run in the folder.
-        ValueError: it cannot be gone on with here, or its reward or agent must be named again.
+    ``again`` are the run's agent and reward, which have to be named again if they are code: code
+    that a file names is not imported. ``now`` are options that may differ from those of the run.
     """
     settings = RunFolder(path).settings()
     if not {"options", "chosen"} <= settings.keys():
@@ -279,10 +248,9 @@ def settings_to_go_on(
         )
     _check_named_again(path, "agent", saved["agent"] not in algorithms.NAMES, again, saved)
     _check_named_again(path, "reward", names_code(saved["reward"]), again, saved)
-    fields = {each.name for each in dataclasses.fields(RunOptions)}
     known = hyperparameter_names(algorithms.find(saved["agent"]))
     check_ranges(RunOptions, now)
-    options = RunOptions(**{name: value for name, value in saved.items() if name in fields} | now)
+    options = RunOptions(**{name: value for name, value in saved.items() if name in OPTIONS} | now)
     return options, {name: value for name, value in chosen.items() if name in known}
 
 

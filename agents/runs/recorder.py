@@ -246,14 +246,8 @@ def sample_line(score: float, prompt: str, response: str) -> str:
 
 
 def parse_interval(text: str) -> tuple[float, int | None]:
-    """Seconds, or rollouts, between two checkpoints; the other one is infinite, or None.
-
-    Args:
-        text: a positive number and a unit: "30 s", "2 min", "1 h", "20 rollouts".
-
-    Raises:
-        ValueError: it is something else.
-    """
+    """Seconds, or rollouts, between two checkpoints; the other one is infinite, or None. The text
+    is a positive number and a unit: "30 s", "2 min", "1 h", "20 rollouts"."""
     match = re.fullmatch(r"\s*(\d+\.?\d*|\.\d+)\s*([a-z]+?)s?\s*", str(text).lower())
     number, unit = (float(match[1]), match[2]) if match else (0.0, "")
     if number > 0 and unit in UNITS:

@@ -12,11 +12,7 @@ NAMES = ("SIGINT", "SIGTERM", "SIGHUP")
 
 
 class Interrupted(KeyboardInterrupt):
-    """A signal ended the run.
-
-    Attributes:
-        number: of the signal; a shell expects the exit code 128 + number.
-    """
+    """A signal ended the run; a shell expects the exit code 128 + its ``number``."""
 
     def __init__(self, number: int):
         super().__init__(signal.Signals(number).name)

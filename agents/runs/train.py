@@ -16,7 +16,7 @@ from agents import algorithms, files
 from agents.agent import Agent
 from agents.evaluation import TextEvaluation, evaluate_text
 from agents.evaluation.comparison import EVALUATION_SEED
-from agents.evaluation.optimum import Attainable, reference_scores
+from agents.evaluation.optimum import Attainable, Known, reference_scores
 from agents.evaluation.plots import learning_curve, read_progress
 from agents.evaluation.sampling import Sampler, sampler
 from agents.runs.folder import RunFolder
@@ -114,11 +114,7 @@ def train(
 
 
 def open_folder(options: RunOptions) -> RunFolder:
-    """The folder of a new run, or of the one to go on with; locked.
-
-    Raises:
-        OSError: it cannot be used; the message says why.
-    """
+    """The folder of a new run, or of the one to go on with; locked."""
     if options.resume is not None:
         folder = RunFolder(options.resume)
         folder.lock()
@@ -134,11 +130,7 @@ def open_folder(options: RunOptions) -> RunFolder:
 def open_agent(
     options: RunOptions, hyperparameters: Mapping[str, Any], folder: RunFolder
 ) -> tuple[Agent, bool]:
-    """The agent of a run: a new one, or the one of its newest checkpoint, and which it is.
-
-    Raises:
-        TypeError, ValueError, OSError: a setting does not fit.
-    """
+    """The agent of a run, and whether it is that of its newest checkpoint instead of a new one."""
     hide_progress_bars()
     console.print(f"[dim]loading {options.model}[/]")
     resumed = folder.has_checkpoint
@@ -218,17 +210,13 @@ def carry_out(
     folder: RunFolder,
     agent: Agent,
     resumed: bool,
-    known: tuple[Attainable | None, Attainable | None] = (None, None),
+    known: Known = (None, None),
     signals: Signals | None = None,
 ) -> TrainedRun:
-    """Evaluate, learn, evaluate again; write everything into the run's folder.
+    """Evaluate, learn, evaluate again; write everything into the run's folder, which is locked.
 
-    Args:
-        options, hyperparameters: of the run.
-        folder: locked by this process.
-        agent, resumed: of `open_agent`.
-        known: what is attainable in the evaluations and in the learning, if that is known already.
-        signals: which signals wait for the end of an update.
+    ``agent`` and ``resumed`` are of `open_agent`; ``known`` is what is attainable in the
+    evaluations and in the learning, if that is known already.
     """
     settings = options.settings(hyperparameters)
     if folder.is_run():
@@ -243,8 +231,7 @@ def carry_out(
         folder, options.save_every, options.show_samples, resume=resumed, settings=settings,
         signals=signals,
     )  # fmt: skip
-    goal = None if of_learning is None else of_learning.optimum.value
-    bar = ProgressBar(goal=goal)
+    bar = ProgressBar(goal=None if of_learning is None else of_learning.optimum.value)
     left = timesteps_left(options, agent)
     agent.learn(left, callback=recorder, progress_bar=bar, reset_num_timesteps=False)
     agent.save(folder.agent, optimizer=False)
@@ -285,12 +272,7 @@ def find_evaluation(
     return evaluation
 
 
-def find_attainable(
-    options: RunOptions,
-    actor: Any,
-    folder: RunFolder,
-    known: tuple[Attainable | None, Attainable | None] = (None, None),
-) -> tuple[Attainable | None, Attainable | None]:
+def find_attainable(options: RunOptions, actor: Any, folder: RunFolder, known: Known) -> Known:
     """What is attainable in the evaluations, and on the prompts of the learning: given, of the
     run's first part, or measured now."""
     prompts = options.evaluation_prompts()
@@ -310,7 +292,7 @@ def find_attainable(
     return of_evaluation, one(known[1], folder.learning_reference_scores, None)
 
 
-def stored_attainable(folder: RunFolder) -> tuple[Attainable | None, Attainable | None]:
+def stored_attainable(folder: RunFolder) -> Known:
     """What a run has stored."""
     found = folder.reference_scores, folder.learning_reference_scores
     evaluation, learning = (Attainable.load(file) if file.is_file() else None for file in found)
@@ -320,11 +302,8 @@ def stored_attainable(folder: RunFolder) -> tuple[Attainable | None, Attainable 
 def measure_attainable(
     actor: Any, kl_coef: float, n_episodes: int, prompts: Any
 ) -> Attainable | None:
-    """The optimum and best-of-n of the task of an agent or a sampler; None if KL costs nothing.
-
-    Args:
-        prompts: those of an evaluation; None for those of the learning.
-    """
+    """The optimum and best-of-n of the task of an agent or a sampler, on the prompts of an
+    evaluation, or None for those of the learning; None if KL costs nothing."""
     if kl_coef <= 0 or n_episodes <= 0:
         return None
     console.print(

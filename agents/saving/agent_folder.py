@@ -44,7 +44,8 @@ def save(agent: Any, folder: Path, optimizer: bool, **notes: Any) -> None:
     with files.replacing(folder) as new:
         others = _other_files(folder)  # where a killed process has left it, it is back by now
         with _errors_of_the_system(folder):
-            agent.policy.save(new, _tokenizer(agent.env))
+            texts = environments.text_environments(agent.env)
+            agent.policy.save(new, texts[0].tokenizer if texts else None)
             if optimizer:
                 resume.write(agent, new)
         description = describe_agent(agent) | notes
@@ -74,6 +75,7 @@ def describe_agent(agent: Any) -> dict[str, Any]:
     hyperparameters, of_policy = _data(values), _data(agent.policy_kwargs)
     found_again = {**of_policy, **agent.policy.kwargs_for(Path())}
     schedules = environments.schedules(agent.env)
+    parameters = inspect.signature(type(agent)).parameters
     return {
         "algorithm": type(agent).__name__,
         "policy": type(agent.policy).__name__,
@@ -83,7 +85,7 @@ def describe_agent(agent: Any) -> dict[str, Any]:
         "functions": [
             name
             for name, value in values.items()
-            if name not in hyperparameters and value is not _default(type(agent), name)
+            if name not in hyperparameters and value is not parameters[name].default
         ],
         **{name: getattr(agent, name) for name in COUNTS},
         "persistent_state": {name: getattr(agent, name) for name in state_names(type(agent))},
@@ -127,12 +129,7 @@ def find(folder: str | Path) -> Path:
 
 
 def describe(folder: Path) -> dict[str, Any]:
-    """The content of ``agent.json``.
-
-    Raises:
-        FileNotFoundError: there is no agent in the folder.
-        ValueError: the file is damaged.
-    """
+    """The content of ``agent.json``; FileNotFoundError if there is none."""
     file = folder / DESCRIPTION
     if not file.is_file():
         raise FileNotFoundError(f"There is no agent in {str(folder)!r}: agent.json is missing.")
@@ -279,16 +276,6 @@ def _environment(folder: Path, env: Any, task: Any, arguments: dict[str, Any]) -
     else:
         arguments["env_kwargs"] = given
     return env
-
-
-def _default(cls: type, name: str) -> Any:
-    return inspect.signature(cls).parameters[name].default
-
-
-def _tokenizer(env: Any) -> Any:
-    """The tokenizer of a text environment, or of the first one in a vector of single ones."""
-    found = environments.text_environments(env)
-    return found[0].tokenizer if found else None
 
 
 def _data(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -56,13 +56,9 @@ def new_seed(agent: Any) -> int:
 
 
 def restore(agent: Any, folder: Path, same_task: bool) -> None:
-    """Restore what `write` wrote. Without the environment's state it begins new episodes.
-
-    Args:
-        agent: a new one, with its weights and counts.
-        folder: of the saved one.
-        same_task: whether the environment was made as the saved one was.
-    """
+    """Restore what `write` wrote to a new agent that has its weights and counts. Without the
+    environment's state it begins new episodes. ``same_task``: the environment was made as the saved
+    one was."""
     agent.collector.seed = new_seed(agent)  # not the episodes of the first run again
     if not (folder / TENSORS).is_file():
         return
@@ -136,13 +132,8 @@ def _restore_generators(agent: Any, tensors: dict[str, torch.Tensor], device: st
 
 
 def to_json(state: State, tensors: dict[str, torch.Tensor]) -> Any:
-    """A state as JSON, in which arrays and tensors are names; they are added to ``tensors``.
-
-    Tuples become lists.
-
-    Raises:
-        UnknownState: there is something else in it.
-    """
+    """A state as JSON, in which arrays and tensors are names; they are added to ``tensors``. Tuples
+    become lists."""
     if isinstance(state, dict) and all(isinstance(key, str) for key in state):
         return {key: to_json(part, tensors) for key, part in state.items()}
     if isinstance(state, list | tuple):

@@ -31,14 +31,11 @@ class Record:
 
 class Answers:
     """The answers in a file, which need not exist, about ``n_pairs`` pairs. Processes lock another
-    file beside it.
-
-    Attributes:
-        records: of each person, in the order of their first answers. Use it within `up_to_date`.
-    """
+    file beside it."""
 
     def __init__(self, path: Path, lock: Path, n_pairs: int):
         self.path, self.n_pairs = path, n_pairs
+        # Of each person, in the order of their first answers. Use it within `up_to_date`.
         self.records: dict[str, Record] = {}
         self._read, self._lines = 0, 0  # bytes and lines that are in memory
         self._thread_lock, self._file_lock = threading.Lock(), FileLock(lock)

@@ -73,7 +73,7 @@ class Labelling:
                 f"{str(self.pairs_file)!r} is damaged ({error}): choose another --output."
             ) from error
         self.fingerprint = hashlib.sha256(content).hexdigest()[:16]
-        lock = self.path.with_name(f".{_stem(self.path)}.lock")
+        lock = self.path.with_name(f".{self.path.name.removesuffix('.jsonl')}.lock")
         self._answers = Answers(self.answers_file, lock, len(self.pairs))
         with self._answers.up_to_date():
             self._write_preferences()
@@ -206,7 +206,8 @@ class Labelling:
 
 def files(path: str | os.PathLike[str]) -> tuple[Path, Path, Path]:
     """Of a labelling: the file of preferences, that of the pairs, and that of the answers."""
-    path, stem = Path(path), _stem(Path(path))
+    path = Path(path)
+    stem = path.name.removesuffix(".jsonl")
     return path, path.with_name(f"{stem}.pairs.json"), path.with_name(f"{stem}.answers.jsonl")
 
 
@@ -215,10 +216,6 @@ def check_new(path: str | os.PathLike[str]) -> None:
     for file in files(path):
         if file.exists():
             raise FileExistsError(f"{str(file)!r} exists: choose another --output.")
-
-
-def _stem(path: Path) -> str:
-    return path.name.removesuffix(".jsonl")
 
 
 def _pair_from_row(row: Mapping[str, Any]) -> Pair:

@@ -10,6 +10,7 @@ import os
 import socket
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -29,7 +30,6 @@ BUTTONS = {
     "left": "← A is better", "right": "B is better →", "tie": "Tie (T)", "skip": "Skip (S)",
     "undo": "Undo (U)",
 }  # fmt: skip
-FIRST_BUTTONS = ("left", "right")
 READ_NAME = "() => new URLSearchParams(location.search).get('labeller') ?? ''"
 READ_TOKEN = "() => document.getElementById('view').dataset.token"
 ANSWERED_ELSEWHERE = "Nothing was stored: this view was answered before, perhaps in another window."
@@ -74,7 +74,7 @@ def build(labelling: Labelling) -> gr.Blocks:
                 buttons = {
                     choice: gr.Button(
                         text, elem_id=choice, elem_classes="choice",
-                        variant="primary" if choice in FIRST_BUTTONS else "secondary",
+                        variant="primary" if choice in ("left", "right") else "secondary",
                     )
                     for choice, text in BUTTONS.items()
                 }  # fmt: skip
@@ -85,10 +85,7 @@ def build(labelling: Labelling) -> gr.Blocks:
         page.load(show, sent, everything, js=READ_NAME, **quick)
         gr.on([start.click, name.submit], show, name, everything, **quick)
         for choice, button in buttons.items():
-
-            def pressed(token: str, choice: str = choice) -> str:
-                return act(choice, token)
-
+            pressed = partial(act, choice)
             button.click(pressed, sent, view, js=READ_TOKEN, **quick)
     return page
 
