@@ -172,8 +172,13 @@ def hessian_operator(
 
 def numbers(metrics: Iterable[Tensor | float]) -> list[float]:
     """Scalars as numbers; those on a device come to the host in one copy, which waits for it."""
-    scalars = [torch.as_tensor(value, dtype=torch.float64) for value in metrics]
-    return [float(value) for value in to_host(*scalars)]
+    values = list(metrics)
+    at = [place for place, value in enumerate(values) if isinstance(value, Tensor)]
+    if at:
+        on_host = to_host(*(torch.as_tensor(values[place]) for place in at))
+        for place, value in zip(at, on_host, strict=True):
+            values[place] = float(value)
+    return [float(value) for value in values]
 
 
 def check_finite(parameters: Iterable[Tensor], rollout: int) -> None:
