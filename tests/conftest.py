@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import gc
 import importlib.util
 
 import pytest
@@ -20,6 +21,13 @@ from transformers import (
 )
 
 torch.set_num_threads(1)  # for models this small, waiting for each other costs more than it brings
+
+
+def pytest_collection_finish() -> None:
+    """What the libraries have made stays: the collector of garbage need not look at it again."""
+    gc.collect()
+    gc.freeze()
+
 
 END, STOP = "<end>", "<stop>"
 CONTEXT = 64

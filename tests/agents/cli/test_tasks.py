@@ -12,7 +12,7 @@ import pytest
 from agents.cli import main
 from agents.cli.sources import open_candidates
 from agents.evaluation.optimum import Attainable
-from agents.runs.options import HELD_OUT, OF_TASK, defaults_of, evaluation_prompts
+from agents.runs.options import HELD_OUT, OF_TASK, complete, defaults_of, evaluation_prompts
 from textenv import TASKS
 
 SMALL = "--total-timesteps 40 --n-envs 4 --eval-episodes 8 --reference-episodes 0".split()
@@ -60,11 +60,16 @@ def test_a_task_is_learned_on_its_prompts_and_judged_on_others(tmp_path, monkeyp
     [("!", ["!"]), (("!", "\n"), ["!", "\n"]), (["!"], ["!"]), (None, []), (5, [OF_TASK]),
      (("!", 5), [OF_TASK])],
 )  # fmt: skip
-def test_stops_of_a_registered_environment_are_defaults(mine, stop, option, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
+def test_stops_of_a_registered_environment_are_defaults(mine, stop, option):
     gym.registry[mine].kwargs["stop"] = stop
+    assert complete({"env": mine})[0].stop == option
+
+
+def test_stops_that_no_option_can_say_are_left_to_the_environment(mine, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    gym.registry[mine].kwargs["stop"] = ("!", 5)
     main(["train", "--env", mine, "--agent", "reinforce", "--output", "run", *SMALL])
-    assert json.load(open("run/settings.json"))["options"]["stop"] == option
+    assert json.load(open("run/settings.json"))["options"]["stop"] == [OF_TASK]
 
 
 def prompts_of(file):

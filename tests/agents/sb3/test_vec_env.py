@@ -13,7 +13,7 @@ from agents import PPO
 from agents.sb3 import SB3VecEnv, text_vec_env
 from textenv import AdaptiveKL
 
-ROWS, STEPS = 3, 150
+ROWS, STEPS = 3, 70
 WORKING = [AutoresetMode.SAME_STEP, AutoresetMode.DISABLED]
 
 
@@ -42,7 +42,7 @@ def assert_same(a, b) -> None:
         assert type(a) is type(b) and a == b
 
 
-def assert_equal_for_150_steps(ours, theirs, actions) -> tuple[int, int]:
+def assert_equal_steps(ours, theirs, actions) -> tuple[int, int]:
     """Returns how many episodes ended, and how many of them were cut short."""
     for env in (ours, theirs):
         env.seed(7)
@@ -67,19 +67,19 @@ def test_text_equals_dummy_vec_env(array, least, working, make_text_envs, make_m
     envs = make_text_envs(ROWS, autoreset_mode=working, array=array, **kwargs)
     singles = [lambda: gym.make("TextGen-v0", **text_kwargs(**kwargs))] * ROWS
     rng = np.random.default_rng(0)
-    ends, _ = assert_equal_for_150_steps(
+    ends, _ = assert_equal_steps(
         SB3VecEnv(envs), DummyVecEnv(singles), lambda: rng.integers(0, 8, ROWS)
     )
-    assert ends > 100
+    assert ends > 40
 
 
 def test_other_environments_equal_dummy_vec_env(working, corridor):
     envs = SyncVectorEnv([corridor] * ROWS, autoreset_mode=working)
     rng = np.random.default_rng(0)
-    ends, cuts = assert_equal_for_150_steps(
+    ends, cuts = assert_equal_steps(
         SB3VecEnv(envs), DummyVecEnv([corridor] * ROWS), lambda: rng.integers(0, 2, ROWS)
     )
-    assert ends > cuts > 5
+    assert ends > cuts > 2
 
 
 def test_infos_of_wrappers_come_through(working):
