@@ -120,24 +120,26 @@ def all_differences(results: Mapping[str, Values], level: float = LEVEL) -> list
     ``results`` has one number per seed, at least 2, for each candidate. In each pair the one with
     the higher mean is first; the pair with the smallest p-value is first.
     """
-    from scipy.stats import tukey_hsd
+    from scipy.stats import studentized_range
 
     if any(len(values) < 2 for values in results.values()):
         raise ValueError("A comparison needs at least 2 seeds of each candidate.")
     names = sorted(results, key=lambda name: -float(np.mean(results[name])))
-    if len(names) < 2:
-        return []
-    samples = [np.asarray(results[name], dtype=float) for name in names]
-    with np.errstate(divide="ignore", invalid="ignore"):  # of candidates that do not vary
-        test = tukey_hsd(*samples, equal_var=False)
-        bounds = test.confidence_interval(level)
     found = []
-    for i, j in combinations(range(len(names)), 2):
-        mean = float(samples[i].mean() - samples[j].mean())
-        if np.ptp(samples[i]) == np.ptp(samples[j]) == 0:
-            p, apart = float(mean == 0), Interval(mean, mean, mean)
+    for better, worse in combinations(names, 2):
+        samples = [np.asarray(results[name], dtype=float) for name in (better, worse)]
+        mean = float(samples[0].mean() - samples[1].mean())
+        # Variances of the two means, and the degrees of freedom of their sum (Welch).
+        one, other = (sample.var(ddof=1) / len(sample) for sample in samples)
+        if one == other == 0:
+            p, half = float(mean == 0), 0.0
         else:
-            p = float(test.pvalue[i, j])
-            apart = Interval(mean, float(bounds.low[i, j]), float(bounds.high[i, j]))
-        found.append(Difference(names[i], names[j], apart, p))
-    return sorted(found, key=lambda one: one.p_value)
+            freedom = (one + other) ** 2 / sum(
+                part**2 / (len(sample) - 1)
+                for part, sample in zip((one, other), samples, strict=True)
+            )
+            spread = math.sqrt((one + other) / 2)
+            p = float(studentized_range.sf(mean / spread, len(names), freedom))
+            half = float(studentized_range.ppf(level, len(names), freedom)) * spread
+        found.append(Difference(better, worse, Interval(mean, mean - half, mean + half), p))
+    return sorted(found, key=lambda difference: difference.p_value)
