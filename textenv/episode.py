@@ -1,5 +1,6 @@
 """The record of a finished episode: all the information that a reward function receives."""
 
+import copy
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -45,5 +46,16 @@ class Episode:
     finish_reason: str
     data: Mapping[str, Any] = field(default_factory=dict)
 
-    def __post_init__(self):
-        object.__setattr__(self, "data", ReadOnlyData(self.data))
+    def __post_init__(self) -> None:
+        # What a reward changes in it all the same ends with the episode.
+        data = {name: _copied(value) for name, value in self.data.items()}
+        object.__setattr__(self, "data", ReadOnlyData(data))
+
+
+def _copied(value: Any) -> Any:
+    """A value of plain data with lists, mappings and arrays of its own."""
+    if isinstance(value, dict):
+        return {key: _copied(part) for key, part in value.items()}
+    if isinstance(value, list):
+        return [_copied(part) for part in value]
+    return copy.copy(value) if isinstance(value, set | np.ndarray) else value

@@ -35,3 +35,15 @@ def test_data_is_empty_and_not_shared_by_default():
     first, second = make_episode(), make_episode()
     assert first.data == {}
     assert first.data is not second.data
+
+
+def test_what_is_changed_in_a_column_ends_with_the_episode():
+    row = {"answer": [1], "entry": {"cells": [[2]]}, "board": np.zeros(2), "tags": {3}}
+    changed = make_episode(data=row).data
+    changed["answer"].append(9)
+    changed["entry"]["cells"][0].append(9)
+    changed["board"][0] = 9
+    changed["tags"].add(9)
+    again = make_episode(data=row).data
+    assert again["answer"] == [1] and again["entry"] == {"cells": [[2]]} and again["tags"] == {3}
+    assert again["board"].tolist() == [0, 0]

@@ -13,6 +13,12 @@ from textenv.episode import Episode
 Reward = Callable[[Sequence[Episode]], Any]  # a number for each episode, in their order
 
 
+IN_ORDER = (
+    " The episodes are a tuple, for scores have to be in their order: for another order take "
+    "sorted(episodes) or list(episodes)."
+)
+
+
 class RewardError(RuntimeError):
     """A reward raised an error, or its result is not one finite number for each episode."""
 
@@ -51,13 +57,15 @@ def score_episodes(reward: Reward, episodes: Sequence[Episode]) -> np.ndarray:
         return np.zeros(0)
     name = name_of(reward)
     try:
-        answer = reward(episodes)
+        # A tuple: a list that the reward has sorted would pay the wrong rows.
+        answer = reward(tuple(episodes))
     except RewardError:
         raise  # It already says which reward failed, and where.
     except Exception as error:
         raise RewardError(
             f"reward {name!r} raised {type(error).__name__}: {error}; it was given "
             f"{len(episodes)} episodes, the first with {excerpt(episodes[0])}."
+            + (IN_ORDER if "'tuple' object" in str(error) else "")
         ) from error
     return np.array(_checked_scores(name, answer, episodes))
 

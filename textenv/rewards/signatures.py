@@ -169,6 +169,7 @@ def _score_lists(
     columns = {key: None for each in episodes for key in each.data if key not in NOT_COLUMNS}
     keywords = {key: [each.data.get(key) for each in episodes] for key in columns} | texts
     given = {key: keywords[key] for key in keywords if known is None or key in known}
+    came = {key: list(value) for key, value in given.items() if isinstance(value, list)}
     try:
         answer = function(**given)
     except (TypeError, IndexError) as error:
@@ -180,6 +181,13 @@ def _score_lists(
             f"{len(episodes)} completions as texts, the first with {excerpt(episodes[0])}: "
             "if it reads messages, make the prompts conversations, as chat=True does."
         ) from error
+    for key, values in came.items():
+        here, before = list(map(id, given[key])), list(map(id, values))
+        if here != before and sorted(here) == sorted(before):
+            raise RewardError(
+                f"reward {name!r} has changed the order of {key}, in which its scores have to be: "
+                f"sort a copy, sorted({key})."
+            )
     # In TRL, None means that a reward does not apply to an episode; here, each has its score.
     for index, score in enumerate(answer if isinstance(answer, list | tuple) else ()):
         if score is None and index < len(episodes):

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from textenv.episode import Episode
 from textenv.rewards import RewardError, resolve_reward, score_episodes
 
 
@@ -150,3 +151,35 @@ def test_an_interruption_passes(parameters, make_episodes):
     )
     with pytest.raises(KeyboardInterrupt):
         score_episodes(resolve_reward(reward), make_episodes("a"))
+
+
+@pytest.mark.parametrize("change", ["sort", "reverse", "pop", "clear"])
+def test_a_reward_cannot_change_the_order_of_its_episodes(change, make_episodes):
+    def reward(episodes):
+        getattr(episodes, change)(*([lambda e: e.response] if change == "sort" else []))
+        return [len(episode.response) for episode in episodes]
+
+    with pytest.raises(RewardError, match=r"scores have to be in their order.*sorted\(episodes\)"):
+        score_episodes(reward, make_episodes("aaa", "b"))
+
+
+def test_a_reward_may_sort_a_copy(make_episodes):
+    episodes = make_episodes("aaa", "b")
+    rank = lambda given: [sorted(given, key=lambda e: e.response).index(e) for e in given]  # noqa: E731
+    assert score_episodes(rank, episodes).tolist() == [0, 1]
+
+
+@pytest.mark.parametrize("name", ["completions", "prompts", "answer"])
+def test_lists_of_trl_that_a_reward_has_sorted_are_refused(name):
+    def reward(prompts, completions, answer):
+        {"prompts": prompts, "completions": completions, "answer": answer}[name].sort()
+        completions[0] = completions[0].strip()  # which changes no order
+        return [float(len(text)) for text in completions]
+
+    rows = [("q", "bb ", "2"), ("p", "a", "1")]
+    episodes = [
+        Episode(prompt, text, np.arange(1), np.arange(2), "stop", {"answer": answer})
+        for prompt, text, answer in rows
+    ]
+    with pytest.raises(RewardError, match=rf"changed the order of {name}.*sorted\({name}\)"):
+        score_episodes(resolve_reward(reward), episodes)
