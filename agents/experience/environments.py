@@ -62,7 +62,21 @@ def for_agent(
     else:
         env = prepare(env, device)
     check_groups(env, group_size)
+    _check_observations(env)
     return env
+
+
+def _check_observations(env: Any) -> None:
+    """Raise a ValueError if a wrapper gives tokens that are not those of the text environment."""
+    outside: Any = getattr(env, "single_observation_space", None)
+    tokens = getattr(outside, "spaces", {}).get("input_ids")
+    for text in text_environments(env)[:1]:
+        own = text.task.spaces[0]["input_ids"]
+        if tokens is not None and tokens != own:
+            raise ValueError(
+                f"The observation input_ids is {tokens}, but the text environment gives {own}: a "
+                "wrapper, such as FrameStackObservation, changes it; remove the wrapper."
+            )
 
 
 def _ends_of_the_model(model: Any, arguments: Mapping[str, Any]) -> list[Any] | None:

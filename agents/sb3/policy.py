@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from agents.policies.base import Evaluation
 from agents.policies.causal_lm import CausalLMPolicy
 from agents.policies.decoding import Caches
-from agents.sb3.actions import PolicyTensor
+from agents.sb3.actions import CHANGED, PolicyTensor
 from textenv.lm.early_stops import KEYS, forbid
 from textenv.lm.loading import new_model
 
@@ -140,6 +140,7 @@ class CausalLMMembers(BasePolicy):
         self, purpose: str, obs: Mapping[str, Any], deterministic: bool, action_masks: Any
     ) -> tuple[PolicyTensor, Tensor, Tensor]:
         """Actions, values ``[B, 1]`` and log-probabilities ``[B]``, from the cache of a purpose."""
+        _check_layout(obs)
         weights = [(weight.data_ptr(), weight._version) for weight in self.lm.parameters()]
         if weights != self._weights:
             self._weights, self._caches = weights, {}
@@ -151,7 +152,7 @@ class CausalLMMembers(BasePolicy):
         self._caches[key] = state  # the latest is last
         if len(self._caches) > CACHES:
             del self._caches[next(iter(self._caches))]
-        return PolicyTensor.of(actions, self.lm), values[:, None], log_probs
+        return PolicyTensor.of(actions, self.lm, obs["input_ids"]), values[:, None], log_probs
 
     def forward(
         self, obs: Any, deterministic: bool = False, action_masks: Any = None
@@ -210,6 +211,20 @@ def _steps(obs: Any, actions: Tensor | None = None) -> _Steps:
     chosen = torch.zeros_like(lengths) if actions is None else actions.long()
     mask = torch.ones((len(lengths), 1), dtype=torch.bool, device=lengths.device)
     return _Steps(steps, chosen[:, None], mask)
+
+
+def _check_layout(obs: Mapping[str, Tensor]) -> None:
+    """Raise a ValueError for observations that are no longer those of a text environment."""
+    ids, mask = obs["input_ids"], obs["attention_mask"]
+    if (
+        ids.is_floating_point()
+        or ids.shape != mask.shape
+        or bool((mask[:, 1:] > mask[:, :-1]).any())
+    ):
+        raise ValueError(
+            "The observations are not those of a text environment, whose tokens are whole numbers "
+            f"from the first column on: {CHANGED}"
+        )
 
 
 class SB3CausalLMPolicy(CausalLMMembers, ActorCriticPolicy):

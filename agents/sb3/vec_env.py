@@ -12,6 +12,7 @@ from stable_baselines3.common.vec_env import VecEnv, VecMonitor
 
 from agents.experience import environments
 from agents.experience.steps import copied
+from agents.sb3.actions import CHANGED
 from agents.sb3.infos import info_rows, step_infos
 from textenv.arrays import to_numpy
 from textenv.kl.schedules import FixedKL
@@ -66,6 +67,7 @@ class SB3VecEnv(VecEnv):
         if stepping:
             self._check_mode()
         self._bound: Any = None
+        self._observation: Any = None  # the last one, of all rows
         super().__init__(env.num_envs, env.single_observation_space, env.single_action_space)
 
     def _check_mode(self) -> None:
@@ -89,7 +91,8 @@ class SB3VecEnv(VecEnv):
         self.reset_infos = info_rows(infos, self.num_envs)
         self._reset_seeds()
         self._reset_options()
-        return copied(observation)
+        self._observation = copied(observation)
+        return self._observation
 
     def _merged_options(self) -> dict[str, Any] | None:
         """The options of all rows as those of one reset."""
@@ -106,6 +109,14 @@ class SB3VecEnv(VecEnv):
     def step_async(self, actions: np.ndarray) -> None:
         self._check_mode()
         policy = getattr(actions, "policy", None)
+        seen = getattr(actions, "seen", None)
+        if seen is not None and isinstance(self._observation, dict):
+            own = self._observation["input_ids"]
+            if seen.shape != own.shape or not np.array_equal(to_numpy(seen), own):
+                raise ValueError(
+                    f"The policy saw tokens of the shape {tuple(seen.shape)} that are not those of "
+                    f"the environment, of the shape {own.shape}: {CHANGED}"
+                )
         if policy is not None and policy is not self._bound:
             environments.bind(self.env, policy)
             self._bound = policy
@@ -122,6 +133,7 @@ class SB3VecEnv(VecEnv):
             observation, resets = copied(new), info_rows(columns, self.num_envs)
         for row in np.flatnonzero(dones):
             self.reset_infos[row] = resets[row]
+        self._observation = observation
         return observation, rewards.astype(np.float32), dones, infos
 
     def close(self) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from textenv.lm.loading import LOADED_FROM, cast, no_warning_of_peft
+from textenv.lm.parts import unwrapped
 
 
 def add_adapters(model: Any, lora: int | Mapping[str, Any], seed: int | None = None) -> Any:
@@ -56,7 +57,24 @@ def merged(model: Any) -> Any:
     if not hasattr(copied, "merge_and_unload"):
         return copied
     cast(copied, torch.float32)
-    return copied.merge_and_unload()
+    _untie(copied)
+    whole = copied.merge_and_unload()
+    head = whole.get_output_embeddings()
+    if head is not None and head.weight is not whole.get_input_embeddings().weight:
+        for config in (whole.config, whole.config.get_text_config()):
+            config.tie_word_embeddings = False  # else the one would be loaded as the other
+    return whole
+
+
+def _untie(model: Any) -> None:
+    """Give embeddings and head a matrix each where one is in both and either has an adapter, which
+    would otherwise be merged into both."""
+    inner = unwrapped(model)
+    ends = [inner.get_input_embeddings(), inner.get_output_embeddings()]
+    plain = [getattr(end, "original_module", getattr(end, "base_layer", end)) for end in ends]
+    adapted = any(one is not other for one, other in zip(ends, plain, strict=True))
+    if adapted and plain[1] is not None and plain[0].weight is plain[1].weight:
+        plain[1].weight = torch.nn.Parameter(plain[1].weight.detach().clone())
 
 
 def has_adapters(model: Any, lora: Any) -> bool:

@@ -12,6 +12,7 @@ from torch.testing import assert_close
 
 from agents import PPO, REINFORCE, TRPO
 from textenv.lm import load_model
+from textenv.lm.adapters import add_adapters, merged
 
 peft = pytest.importorskip("peft")
 
@@ -296,3 +297,34 @@ def test_a_frozen_model_in_bfloat16_acts(make_text_envs, make_model):
         policy_kwargs={"model": model, "dtype": "bfloat16"},
     )  # fmt: skip
     agent.learn(40)  # its value head
+
+
+TIED = [["lm_head"], ["embed_tokens"], ["q_proj", "lm_head", "embed_tokens"], ["q_proj"]]
+
+
+@pytest.mark.filterwarnings("ignore:Model with `tie_word_embeddings", "ignore:Model has `tie_word")
+@pytest.mark.parametrize("learned", [False, True], ids=["adapters alone", "and a learned head"])
+@pytest.mark.parametrize("modules", TIED)
+def test_adapters_of_tied_embeddings_are_merged_into_their_own_side(
+    make_model, modules, learned, tmp_path
+):
+    """One matrix is both embeddings and head: what is merged into the one must not be in both."""
+    model = make_model()
+    model.config.tie_word_embeddings = True
+    model.tie_weights()
+    if learned and "lm_head" in modules:
+        pytest.skip("a module is adapted or learned")
+    lora = {"r": 2, "target_modules": modules, "init_lora_weights": False}
+    adapted = add_adapters(model, lora | ({"modules_to_save": ["lm_head"]} if learned else {}))
+    tokens = torch.tensor([[1, 2, 3]])
+    with torch.no_grad():
+        for name, weight in adapted.named_parameters():
+            if "modules_to_save" in name:
+                weight.add_(0.3)
+        logits = adapted(tokens).logits
+        whole = merged(adapted)
+        assert_close(whole(tokens).logits, logits, rtol=0, atol=1e-5)
+        whole.save_pretrained(tmp_path)
+        again = transformers.AutoModelForCausalLM.from_pretrained(tmp_path)
+        assert_close(again(tokens).logits, logits, rtol=0, atol=1e-5)
+        assert_close(adapted(tokens).logits, logits)  # which was only copied
