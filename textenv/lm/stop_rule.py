@@ -55,13 +55,15 @@ class StopRule:
         self.is_stop_token = np.zeros(vocabulary, dtype=bool)
         self.is_stop_token[self.tokens] = True
         # Only a token that has the last character of a stop string can complete one. A token that
-        # is a part of a character (decoded as U+FFFD) can complete one, too.
+        # is a part of a character (decoded as U+FFFD, or as nothing) can complete one, too.
         self.may_complete = np.zeros(vocabulary, dtype=bool)
         if strings:
             last = {string[-1] for string in strings} | {"�"}
             pieces = tokenizer.batch_decode([[token] for token in range(vocabulary)])
             # A space may appear between two tokens without being a part of either token.
-            self.may_complete[:] = [" " in last or not last.isdisjoint(piece) for piece in pieces]
+            self.may_complete[:] = [
+                " " in last or not piece or not last.isdisjoint(piece) for piece in pieces
+            ]
         # A token adds at least one byte, and a character has at most four.
         self.tail = 4 * max(map(len, strings), default=0)
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
+import transformers
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from textenv import TextGenEnv
+from textenv import TextGenEnv, TextGenVectorEnv
 
 END, STOP = 0, 1  # the ids of "<end>" and "<stop>"
 
@@ -118,3 +120,20 @@ def test_a_stop_that_is_neither_string_nor_token_is_refused(stop, refuses):
         rf"stop contains {entry!r}: give strings that are not empty, or token ids from 0 to 258",
         stop=stop,
     )
+
+
+@pytest.mark.parametrize("stop", ["é", "。", "né", "ß ", "🙂", "ab"])
+@pytest.mark.parametrize("kind", ["ByT5", "byte-level BPE"])
+def test_a_stop_string_of_bytes_ends_a_response(kind, stop, tokenizer):
+    """ByT5 decodes a part of a letter as nothing, other tokenizers as U+FFFD."""
+    of_bytes = transformers.ByT5Tokenizer() if kind == "ByT5" else tokenizer
+    answer = of_bytes("x" + stop, add_special_tokens=False)["input_ids"]
+    envs = TextGenVectorEnv(
+        1, tokenizer=of_bytes, prompts=["q"], stop=[stop], reward="length", max_new_tokens=12,
+        autoreset_mode="DISABLED",
+    )  # fmt: skip
+    envs.reset(seed=0)
+    for token in answer[:-1]:
+        assert not envs.step(np.array([token]))[2].any()
+    _, _, ended, _, infos = envs.step(np.array([answer[-1]]))
+    assert ended.all() and infos["response"][0] == "x"
