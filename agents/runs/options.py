@@ -14,6 +14,7 @@ import torch
 
 from agents import algorithms
 from agents.experience import environments
+from agents.runs.fingerprints import check_unchanged, fingerprints
 from agents.runs.folder import RunFolder
 from agents.runs.recorder import SAVE_EVERY, parse_interval
 from agents.training import presets
@@ -112,7 +113,9 @@ class RunOptions(TaskOptions):
     def settings(self, hyperparameters: dict[str, Any]) -> dict[str, Any]:
         """What defines the run, as data; not where it is, or what it shows."""
         options = {name: getattr(self, name) for name in OPTIONS if name not in NOT_OF_THE_RUN}
-        return {"options": options, "chosen": hyperparameters}
+        return {
+            "options": options, "chosen": hyperparameters, "made_from": fingerprints(self)
+        }  # fmt: skip
 
     def evaluation_prompts(self) -> Any:
         """The prompts of both evaluations; None for those of the learning."""
@@ -251,6 +254,7 @@ def settings_to_go_on(
     known = hyperparameter_names(algorithms.find(saved["agent"]))
     check_ranges(RunOptions, now)
     options = RunOptions(**{name: value for name, value in saved.items() if name in OPTIONS} | now)
+    check_unchanged(path, settings.get("made_from", {}), options)
     return options, {name: value for name, value in chosen.items() if name in known}
 
 
