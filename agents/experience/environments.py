@@ -3,6 +3,7 @@
 import dataclasses
 import importlib
 import logging
+import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,8 +15,9 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from agents.experience.env_checks import check_arguments, check_environment
 from textenv.env import TextGenEnv
 from textenv.kl.schedules import FixedKL, KLSchedule
+from textenv.lm.loading import end_tokens, ends_of_model
 from textenv.rewards import names_code
-from textenv.sharing import is_data, plain
+from textenv.sharing import is_data, plain, unwrap_shared
 from textenv.vector_env import TextGenVectorEnv
 
 log = logging.getLogger(__name__)
@@ -53,11 +55,28 @@ def for_agent(
             for name, value in of_policy(policy_kwargs).items():
                 if name not in registered:
                     keywords.setdefault(name, value)
+            stops = _ends_of_the_model(policy_kwargs.get("model"), registered | keywords)
+            if stops is not None:
+                keywords["stop"] = stops
         env = make(env, n_envs, keywords, group_size, device)
     else:
         env = prepare(env, device)
     check_groups(env, group_size)
     return env
+
+
+def _ends_of_the_model(model: Any, arguments: Mapping[str, Any]) -> list[Any] | None:
+    """The ``stop`` of an environment whose tokenizer does not lie beside the policy's model, so
+    that it ends what the model ends; None where that needs nothing."""
+    tokenizer, stop = (unwrap_shared(arguments.get(name)) for name in ("tokenizer", "stop"))
+    if tokenizer is None or tokenizer == model:
+        return None
+    known = [] if isinstance(tokenizer, str | os.PathLike) else end_tokens(tokenizer)
+    missing = [token for token in ends_of_model(model) if token not in known]
+    if not missing:
+        return None
+    given = stop if isinstance(stop, list | tuple) else [] if stop is None else [stop]
+    return [*given, *(token for token in missing if token not in given)]
 
 
 def make(
@@ -181,6 +200,13 @@ def bind(env: Any, policy: Any) -> None:
             )
         return
     for row, text_env in enumerate(text_environments(env)):
+        ends = ends_of_model(getattr(policy, "model", None))
+        others = [token for token in ends if token not in text_env.task.stop_rule.tokens]
+        if others and row == 0:
+            log.warning(
+                "The policy's model also ends its text with the tokens %s, on which the "
+                "environment does not stop: give it stop=%s.", others, others,
+            )  # fmt: skip
         text_env.bind(policy, None if isinstance(text_env, TextGenVectorEnv) else row)
 
 

@@ -20,7 +20,7 @@ from textenv.kl.shaping import ActionRecord
 from textenv.lm.adapters import add_adapters, has_adapters, merged
 from textenv.lm.checkpointing import checkpointed
 from textenv.lm.early_stops import KEYS
-from textenv.lm.loading import cast, load_model
+from textenv.lm.loading import cast, load_model, save_ends
 from textenv.lm.log_probs import Sampling, response_states
 from textenv.lm.parts import first_layers, sharing, split, unwrapped
 from textenv.lm.responses import Responses
@@ -280,6 +280,7 @@ class CausalLMPolicy(nn.Module, Policy):
         self.model.save_pretrained(folder, **{"save_embedding_layers": False} if adapted else {})
         if tokenizer is not None:
             tokenizer.save_pretrained(folder)
+            save_ends(folder, self.model, tokenizer)
         save_file(self._critic().state_dict(), folder / "critic.safetensors")
 
     def load(self, folder: Path) -> None:

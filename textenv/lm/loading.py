@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import io
 import json
 import os
@@ -17,7 +18,7 @@ from torch import nn
 
 from textenv.arguments import first_line
 from textenv.lm.parts import sharing, unwrapped
-from textenv.lm.sources import find
+from textenv.lm.sources import BUNDLED, find
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -67,19 +68,56 @@ def end_tokens(tokenizer: Any) -> list[int]:
     """
     tokens = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
     source = getattr(tokenizer, LOADED_FROM, None) or getattr(tokenizer, "name_or_path", None)
-    file = Path(source).expanduser() / "generation_config.json" if source else None
-    if file is not None and not file.is_file() and str(source).count("/") == 1:
+    return sorted({*tokens, *ends_of_model(source)})
+
+
+def ends_of_model(model: Any) -> list[int]:
+    """The ids with which a model ends a sequence, as its generation config says: that of a live
+    model, or the one in the files of a source, as far as these are on this machine.
+
+    A live model that nobody gave a generation config has the default of its architecture, which
+    says nothing of its tokenizer.
+    """
+    if model is None or isinstance(model, str | os.PathLike):
+        ends = _saved_ends(model) if model else None
+    else:
+        config = getattr(unwrapped(model), "generation_config", None)
+        ends = getattr(config, "eos_token_id", None)
+        if isinstance(ends, int) and getattr(config, "_from_model_config", False):
+            ends = None
+    return list(ends) if isinstance(ends, list | tuple) else [] if ends is None else [int(ends)]
+
+
+def _saved_ends(source: str | os.PathLike[str]) -> Any:
+    """What the generation config in the files of a model says of the ends of a sequence."""
+    folder = BUNDLED if source == "bundled" else Path(source).expanduser()
+    file: Path | None = folder / "generation_config.json"
+    if not folder.is_dir() and str(source).count("/") == 1:
         from huggingface_hub import try_to_load_from_cache
 
         cached = try_to_load_from_cache(str(source), "generation_config.json")
         file = Path(cached) if isinstance(cached, str) else None
-    if file is not None and file.is_file():
-        try:
-            ends = json.loads(file.read_text(encoding="utf-8")).get("eos_token_id")
-        except (ValueError, AttributeError) as error:
-            raise ValueError(f"The file {str(file)!r} is damaged ({first_line(error)}).") from error
-        tokens += ends if isinstance(ends, list) else [] if ends is None else [ends]
-    return sorted(set(tokens))
+    if file is None or not file.is_file():
+        return None
+    try:
+        return json.loads(file.read_text(encoding="utf-8")).get("eos_token_id")
+    except (ValueError, AttributeError) as error:
+        raise ValueError(f"The file {str(file)!r} is damaged ({first_line(error)}).") from error
+
+
+def save_ends(folder: Path, model: Any, tokenizer: Any) -> None:
+    """Write the generation config of a model beside it, or beside its adapters, with every token
+    that ends a sequence, of the model and of the tokenizer, wherever that was read."""
+    config = getattr(unwrapped(model), "generation_config", None)
+    if config is None:
+        return
+    own = config.eos_token_id
+    known = {*(own if isinstance(own, list) else [own])} - {None}
+    ends = {*end_tokens(tokenizer), *ends_of_model(model)}
+    config = copy.deepcopy(config)
+    if ends - known:
+        config.eos_token_id = sorted(ends | known)
+    config.to_json_file(folder / "generation_config.json")
 
 
 def load_model(
