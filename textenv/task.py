@@ -80,6 +80,11 @@ class TextTask(Arguments):
             load_prompts(given["prompts"]), self.tokenizer, self.max_prompt_tokens, self.chat
         )
         self.reward = resolve_reward(given["reward"], self.device)
+        for number, prompt in enumerate(self.prompts):
+            try:
+                self.reward.check_row(prompt.data)
+            except ValueError as error:
+                raise ValueError(f"prompts[{number}] does not suit the {error}.") from error
         self.stop_rule = StopRule(self.tokenizer, given["stop"], self.min_new_tokens)
 
         vocabulary = vocabulary_size(self.tokenizer)

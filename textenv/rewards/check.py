@@ -1,7 +1,7 @@
 """Call a reward and check its result: an invalid score is an error and never becomes 0.0."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Real
 from typing import Any
@@ -23,9 +23,20 @@ class NamedReward:
 
     name: str
     function: Reward
+    check: Callable[[Mapping[str, Any]], None] | None = None  # of a row; see `check_row`
 
     def __call__(self, episodes: Sequence[Episode]) -> Sequence[float]:
         return self.function(episodes)
+
+    def check_row(self, row: Mapping[str, Any]) -> None:
+        """Raise a ValueError if the columns of a prompt's row are not those that the reward needs,
+        as far as the reward says what it needs."""
+        check = self.check or getattr(self.function, "check_row", None)
+        if check is not None:
+            try:
+                check(row)
+            except ValueError as error:
+                raise ValueError(f"reward {self.name!r}: {error}") from error
 
 
 def score_episodes(reward: Reward, episodes: Sequence[Episode]) -> np.ndarray:

@@ -17,7 +17,8 @@ def resolve_reward(source: Any, device: Any = None) -> NamedReward:
         source: One of
 
             - a callable `(episodes) -> scores`: it has one required positional parameter;
-            - a callable `(prompt: str, response: str) -> score`: it has two;
+            - a callable of one episode, `(prompt, response) -> score`, in any order, which may have
+              columns of the prompts' rows as well (`textenv.rewards.signatures`);
             - a callable of TRL, `(prompts, completions, **columns) -> scores`: it has a parameter
               named `completions` or `completion_ids` (`textenv.rewards.signatures`);
             - a name: `"haiku"`, `"sentiment"`, `"length"`, `"length(20)"`,

@@ -4,6 +4,7 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from numbers import Real
+from typing import Any
 
 import numpy as np
 
@@ -31,12 +32,18 @@ class WeightedSum:
         counts = Counter(reward.name for reward, _ in parts)
         self.parts: dict[str, tuple[NamedReward, float]] = {}
         for number, (reward, weight) in enumerate(parts, start=1):
-            alone = counts[reward.name] == 1
-            self.parts[reward.name if alone else f"{reward.name} {number}"] = reward, weight
+            name = reward.name if counts[reward.name] == 1 else f"{reward.name} {number}"
+            while name in self.parts:
+                name = f"{name} {number}"
+            self.parts[name] = reward, weight
         self.part_names = tuple(self.parts)
 
     def __call__(self, episodes: Sequence[Episode]) -> np.ndarray:
         return self.combine(self.score_parts(episodes))
+
+    def check_row(self, row: Mapping[str, Any]) -> None:
+        for reward, _ in self.parts.values():
+            reward.check_row(row)
 
     def score_parts(self, episodes: Sequence[Episode]) -> dict[str, np.ndarray]:
         """The scores of each part by its name, without its weight."""

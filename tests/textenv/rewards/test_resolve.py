@@ -66,7 +66,7 @@ def no_parameters():
     return []
 
 
-def three_parameters(prompt, response, answer):
+def three_parameters(first, second, third):
     return 0.0
 
 

@@ -127,6 +127,63 @@ def test_other_names_are_other_signatures(function, texts):
     assert score_episodes(resolve_reward(function), texts).tolist() == [2.0, 2.0]
 
 
+@pytest.mark.parametrize(
+    ("function", "scores"),
+    [
+        (lambda prompt, response: len(prompt) - len(response), [2, 3]),
+        (lambda response, prompt: len(prompt) - len(response), [2, 3]),
+        (lambda r, p: len(p) - len(r), [2, 3]),
+        (lambda _, response: len(response), [4, 3]),
+        (lambda completion, answer: float(completion == answer), [1, 0]),
+        (lambda text, answer: float(text == answer), [1, 0]),
+        (lambda answer, output: float(output == answer), [1, 0]),
+        (lambda response, *, level: level * len(response), [4, 6]),
+        (lambda prompt, response, answer: len(prompt + response + answer), [14, 13]),
+        (lambda question, reply: len(question + reply), [10, 9]),
+        (lambda response: len(response), [4, 3]),
+        (lambda response, prompt="none", answer="none": len(prompt + answer), [8, 8]),
+    ],
+)
+def test_the_names_of_the_parameters_decide(function, scores, texts):
+    assert score_episodes(resolve_reward(function), texts).tolist() == scores
+
+
+def test_a_column_is_meant_before_the_prompt(make_episode):
+    episode = make_episode(question="Why?")
+    asked = resolve_reward(lambda question, response: float(question == "Why?"))
+    assert score_episodes(asked, [episode]) == [1]
+
+
+@pytest.mark.parametrize(
+    "function",
+    [lambda a, b: 0.0, lambda prompt, answer: 0.0, lambda text, response: 0.0, lambda x, y, z: 0.0],
+)
+def test_names_that_say_nothing_are_refused(function):
+    with pytest.raises(TypeError, match=r"These names do not say which one is the response"):
+        resolve_reward(function)
+
+
+NO_ANSWER = "the prompt's row has no column 'answer'"
+
+
+@pytest.mark.parametrize(
+    ("reward", "rows", "message"),
+    [
+        (correct, [{"answer": "4"}, {"level": 1}], r"prompts\[1\] .*'correct': .*\['level'\]"),
+        (lambda text, answer: 0.0, [{}], r"prompts\[0\] .*'<lambda>': .* parameter 'answer'"),
+        ("last_number", [{"answer": 4}, {"answer": "four"}], r"prompts\[1\] .*_number': .*'four'"),
+        ({"last_word": 1, "length": 2}, [{"answer": "4"}], r"prompts\[0\] .*'last_word': .*'4'"),
+        ("countdown", [{"numbers": [3], "target": "x"}], r"prompts\[0\] .*'countdown': .*'x'"),
+        ("last_number", [{}], rf"prompts\[0\] .*'last_number': {NO_ANSWER}"),
+    ],
+)
+def test_columns_are_checked_when_the_environment_is_made(reward, rows, message):
+    """All rows, and not only the one that is drawn first."""
+    prompts = [{"prompt": "One", **row} for row in rows]
+    with pytest.raises(ValueError, match=message):
+        TextGenVectorEnv(2, prompts=prompts, reward=reward)
+
+
 def test_a_column_that_only_some_rows_have_is_none_in_the_others(make_episode):
     reward = Recorder()
     score_episodes(resolve_reward(reward), [make_episode(hint="small"), make_episode(level=2)])

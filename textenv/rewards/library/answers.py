@@ -1,33 +1,33 @@
 """Whether a response ends with the right answer, a number or a word."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping
+from fractions import Fraction
+from typing import Any
 
-from textenv.episode import Episode
 from textenv.rewards.check import Reward
-from textenv.rewards.library.columns import column, finished
+from textenv.rewards.library.columns import RowReward, column
+from textenv.rewards.library.numbers import last_number, number_of
 
-# A minus sign belongs to the number if no letter, digit or bracket stands before it: "4-7" is a
-# difference.
-NUMBER = re.compile(r"(?:(?<![\w)])[-−])?[0-9]+(?:\.[0-9]+)?")
 WORD = re.compile(r"[^\W\d_]+")
 
 
 def last_number_reward() -> Reward:
-    """1 if the last number of a finished response is the column ``answer``, else 0.
+    r"""1 if the last number of a finished response is the column ``answer``, else 0.
 
-    Only the last number counts, so that listing many numbers gains nothing. Numbers are compared by
-    their values ("12", "12." and "12.0" are equal); words for numbers are not read. A response that
-    the token budget cut off scores 0, because its last number may be a part of one.
+    Only the last number counts, so that listing many numbers gains nothing; where a response marks
+    its answer, by ``\boxed{...}`` or by ``####``, the last number there. Numbers are compared by
+    their exact values: "12", "12." and "12.0" are equal, and so are "1,234" and "1234", "0.5" and
+    "1/2", "50 %" and "50" (`textenv.rewards.library.numbers`); words for numbers are not read. A
+    response that the token budget cut off scores 0, because its last number may be a part of one.
+
+    The answer is a number, or a text that is one ("$1,234", "3/4", "5 km"), or that ends as the
+    solutions of GSM8K do ("... #### 72").
+
+    Raises:
+        ValueError: a row has no column ``answer``, or it is no number.
     """
-    return last_number
-
-
-def last_number(episodes: Sequence[Episode]) -> list[float]:
-    return [
-        float(finished(episode) and number_in(episode.response) == _number_of(episode))
-        for episode in episodes
-    ]
+    return RowReward(_number_of, _is_last_number)
 
 
 def last_word_reward() -> Reward:
@@ -35,39 +35,32 @@ def last_word_reward() -> Reward:
 
     A word is a sequence of letters, in upper or lower case. Only the last one counts. A response
     that the token budget cut off scores 0, because its last word may be a part of one.
+
+    Raises:
+        ValueError: a row has no column ``answer``, or it is no word.
     """
-    return last_word
+    return RowReward(_word_of, _is_last_word)
 
 
-def last_word(episodes: Sequence[Episode]) -> list[float]:
-    return [
-        float(finished(episode) and word_in(episode.response) == _word_of(episode))
-        for episode in episodes
-    ]
-
-
-def number_in(text: str) -> float | None:
-    """The last number of a text; None if it has none."""
-    numbers = NUMBER.findall(text)
-    return float(numbers[-1].replace("−", "-")) if numbers else None
-
-
-def word_in(text: str) -> str | None:
-    """The last word of a text in lower case; None if it has none."""
-    words = WORD.findall(text.lower())
-    return words[-1] if words else None
-
-
-def _number_of(episode: Episode) -> float:
-    answer = column(episode, "answer")
+def _number_of(row: Mapping[str, Any]) -> Fraction:
+    answer = column(row, "answer")
     try:
-        return float(answer)
-    except (TypeError, ValueError) as error:
+        return number_of(answer)
+    except ValueError as error:
         raise ValueError(f"the column answer holds {answer!r}: it must be a number") from error
 
 
-def _word_of(episode: Episode) -> str:
-    answer = column(episode, "answer")
+def _is_last_number(response: str, answer: Fraction) -> bool:
+    return last_number(response) == answer
+
+
+def _word_of(row: Mapping[str, Any]) -> str:
+    answer = column(row, "answer")
     if not isinstance(answer, str) or not WORD.fullmatch(answer):
         raise ValueError(f"the column answer holds {answer!r}: it must be one word")
     return answer.lower()
+
+
+def _is_last_word(response: str, answer: str) -> bool:
+    words = WORD.findall(response.lower())
+    return bool(words) and words[-1] == answer

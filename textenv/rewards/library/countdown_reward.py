@@ -1,13 +1,15 @@
 """Whether a response reaches a target with the numbers it was given."""
 
+import json
+import operator
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-from textenv.episode import Episode
 from textenv.rewards.check import Reward
 from textenv.rewards.library.arithmetic import evaluate
-from textenv.rewards.library.columns import column, finished
+from textenv.rewards.library.columns import RowReward, column
 
 OPERATION = re.compile(r"[0-9)]\s*[-+*/]+\s*[0-9(]")
 OTHER_SIGNS = str.maketrans({"×": "*", "·": "*", "÷": "/", "−": "-", "–": "-"})
@@ -22,18 +24,33 @@ def countdown_reward() -> Reward:
     it uses each given number at most once. Signs such as × and ÷, and an x between numbers, are
     read as * and /. What stands after an equals sign is not checked, and there is no partial
     credit. A response that the token budget cut off scores 0.
+
+    The numbers may also be in a column ``nums``, as public sets name it; numbers and target may be
+    texts, as in a file of CSV.
+
+    Raises:
+        ValueError: a row lacks one of the columns, or they hold something else.
     """
-    return countdown
+    return RowReward(_goal, _is_reached)
 
 
-def countdown(episodes: Sequence[Episode]) -> list[float]:
-    return [
-        float(
-            reaches(episode.response, column(episode, "numbers"), column(episode, "target"))
-            and finished(episode)
-        )
-        for episode in episodes
-    ]
+def _goal(row: Mapping[str, Any]) -> tuple[Sequence[int], int]:
+    """The numbers and the target of a row."""
+    name = "nums" if "nums" in row and "numbers" not in row else "numbers"
+    found = [column(row, name), column(row, "target")]
+    try:
+        numbers, target = (json.loads(each) if isinstance(each, str) else each for each in found)
+        numbers, target = [operator.index(number) for number in numbers], operator.index(target)
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"the columns {name} and target hold {found[0]!r} and {found[1]!r}: give a list of "
+            "whole numbers, and one"
+        ) from error
+    return numbers, target
+
+
+def _is_reached(response: str, goal: tuple[Sequence[int], int]) -> bool:
+    return reaches(response, *goal)
 
 
 def reaches(text: str, numbers: Sequence[int], target: int) -> bool:

@@ -2,14 +2,14 @@
 
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from typing import Any
 
 from textenv.episode import Episode
 from textenv.rewards.check import Reward
-from textenv.rewards.library.answers import NUMBER
 from textenv.rewards.library.columns import column, finished
+from textenv.rewards.library.numbers import NUMBER
 
 LEAST = 0.1
 IN_TAGS = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
@@ -30,11 +30,17 @@ def reasoning_reward() -> Reward:
       token budget cut off.
     """
     reasoning_gym()
-    return reasoning
+    return Reasoning()
 
 
-def reasoning(episodes: Sequence[Episode]) -> list[float]:
-    return [_score(episode) for episode in episodes]
+class Reasoning:
+    """`reasoning_reward`, once the package is known to be there."""
+
+    def check_row(self, row: Mapping[str, Any]) -> None:
+        column(row, "entry"), column(row, "dataset")
+
+    def __call__(self, episodes: Sequence[Episode]) -> list[float]:
+        return [_score(episode) for episode in episodes]
 
 
 def reasoning_gym() -> Any:
@@ -56,7 +62,8 @@ def answer_in(text: str, right: str) -> str:
         return tagged[-1].strip()
     if not is_number(right):
         return text.strip()
-    return (NUMBER.findall(text) or [""])[-1]
+    numbers = [match[0] for match in NUMBER.finditer(text)]
+    return numbers[-1].lstrip("$€£¥₹\\ ").replace(",", "") if numbers else ""
 
 
 def is_number(answer: str) -> bool:
@@ -64,7 +71,7 @@ def is_number(answer: str) -> bool:
 
 
 def _score(episode: Episode) -> float:
-    entry, name = column(episode, "entry"), column(episode, "dataset")
+    entry, name = column(episode.data, "entry"), column(episode.data, "dataset")
     config = json.dumps(episode.data.get("config", {}), sort_keys=True)
     right = str(entry["answer"])
     answer = answer_in(episode.response, right)

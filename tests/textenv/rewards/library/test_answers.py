@@ -44,6 +44,67 @@ def test_signs_and_decimals_belong_to_numbers(response, answer):
     assert score("last_number", response, answer=answer) == 1
 
 
+NUMBERS = [
+    ("1,234", 1234), ("$1,234.50 in all", 1234.5), (".5", 0.5), ("-.5", -0.5), ("3/4", 0.75),
+    ("1 3/4 cups", 1.75), (r"\frac{3}{4}", 0.75), (r"\dfrac34", 0.75), (r"-\frac{1}{2}", -0.5),
+    ("1.2e3", 1200), ("1.2 × 10^3", 1200), (r"3 \times 10^{-2}", 0.03), ("50%", 50), ("50 %", 50),
+    ("-$5", -5), ("$-5", -5), ("+5", 5), ("5 km", 5), ("90°", 90), ("12.", 12), ("12.0", 12),
+    (r"\boxed{42}", 42), ("2+2=4 #### 1,072", 1072), ("€ 18.90", 18.9), ("x = 5", 5),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("text", "value"), NUMBERS)
+def test_numbers_as_people_write_them(text, value):
+    """In a response, and as the answer, against the number itself."""
+    assert score("last_number", f"It is {text}", answer=value) == 1
+    assert score("last_number", f"It is {value}", answer=text) == 1
+    assert score("last_number", f"It is {text}", answer=value + 1) == 0
+
+
+@pytest.mark.parametrize(
+    ("response", "answer"),
+    [
+        ("4 - 7", 7), ("on 12/25/2024", 2024), ("1, 2, 3", 3), ("at 10:30", 30), ("1.2.3", 3),
+        (r"\boxed{42}, as a week has 7 days", 42), ("12e", 12), ("24/7", 24 / 7),
+    ],
+)  # fmt: skip
+def test_what_is_the_last_number(response, answer):
+    known = "24/7" if response == "24/7" else answer
+    assert score("last_number", response, answer=known) == 1
+
+
+@pytest.mark.parametrize("response", ["12 or 5/0", "12 or 1e999999999", "12 or " + "9" * 400])
+def test_a_number_that_cannot_be_read_is_the_last_one_all_the_same(response):
+    assert score("last_number", response, answer=12) == 0
+
+
+@pytest.mark.parametrize(
+    "answer",
+    ["2x", "3x^2", "abc", "", None, True, float("nan"), "1 and 2", r"2\pi", "(1,2)", "1:2", [3]],
+)
+def test_answers_that_are_no_number_are_refused(answer):
+    with pytest.raises(RewardError, match="must be a number"):
+        score("last_number", "3", answer=answer)
+
+
+def test_large_whole_numbers_are_told_apart():
+    assert score("last_number", "12345678901234567891", answer=12345678901234567890) == 0
+
+
+@pytest.mark.parametrize("answer", [12, 12.0, np.int64(12), np.float32(12), "12", "24 / 2 #### 12"])
+def test_answers_of_any_kind(answer):
+    assert score("last_number", "12", answer=answer) == 1
+
+
+@pytest.mark.parametrize(
+    "columns",
+    [{"nums": [3, 5], "target": 8}, {"numbers": "[3, 5]", "target": "8"},
+     {"nums": np.array([3, 5]), "target": np.int64(8)}],
+)  # fmt: skip
+def test_columns_of_public_countdown_sets(columns):
+    assert score("countdown", "3 + 5", **columns) == 1
+
+
 @pytest.mark.parametrize(
     ("response", "right"),
     [("tac", 1), ('The answer is "TAC".', 1), ("cat", 0), ("tac cat", 0), ("t a c", 0), ("", 0)],
