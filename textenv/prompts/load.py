@@ -83,9 +83,13 @@ def _encode_batch(
         rendered[number] = render_conversation(
             as_messages, tokenizer, f"prompts[{number}]", prompt.data
         )
-    # The template writes the special tokens itself.
-    ids = _tokenise(plain, tokenizer, True) | _tokenise(rendered, tokenizer, False)
     texts = plain | rendered
+    ids = _tokenise(texts, tokenizer)
+    # A template writes the special tokens itself, and who rendered a text with it, too.
+    begin = _special_beginning(tokenizer) if plain else []
+    for number in plain:
+        if ids[number][: len(begin)] != begin:
+            ids[number] = begin + ids[number]
     encoded = {}
     for number, prompt in prompts.items():
         _check_length(number, texts[number], len(ids[number]), max_prompt_tokens)
@@ -97,11 +101,24 @@ def _encode_batch(
     return encoded
 
 
-def _tokenise(texts: Mapping[int, str], tokenizer: Any, special: bool) -> dict[int, list[int]]:
+def _tokenise(texts: Mapping[int, str], tokenizer: Any) -> dict[int, list[int]]:
+    """Without special tokens, but for those that are written in a text."""
     if not texts:
         return {}
-    ids = tokenizer(list(texts.values()), add_special_tokens=special)["input_ids"]
-    return dict(zip(texts, ids, strict=True))
+    ids = tokenizer(list(texts.values()), add_special_tokens=False)["input_ids"]
+    return {number: list(row) for number, row in zip(texts, ids, strict=True)}
+
+
+def _special_beginning(tokenizer: Any) -> list[int]:
+    """The tokens that a tokenizer puts before every text. What it puts behind one, such as the end
+    of sequence, would stop the response before it begins."""
+    whole = list(tokenizer("a")["input_ids"])
+    text = list(tokenizer("a", add_special_tokens=False)["input_ids"])
+    if text:
+        starts = range(len(whole) - len(text) + 1)
+        return whole[: next((i for i in starts if whole[i : i + len(text)] == text), 0)]
+    ends = (tokenizer.eos_token_id, tokenizer.sep_token_id)  # it has no token for this letter
+    return [token for token in whole if token not in ends]
 
 
 def _check_length(number: int, text: str, length: int, limit: int | None) -> None:
