@@ -15,6 +15,7 @@ import difflib
 import inspect
 import itertools
 import math
+import reprlib
 import textwrap
 import types
 from collections.abc import Callable, Collection, Mapping
@@ -223,6 +224,14 @@ def first_line(error: BaseException) -> str:
     lines = str(error).strip().splitlines()
     begin = textwrap.shorten(lines[0], 160, placeholder=" ...") if lines else "no message"
     return f"{type(error).__name__}: {begin}"
+
+
+def brief(value: Any) -> str:
+    """The `repr` of a value for a message: the ends of a long one, and no more than a line."""
+    shortener = reprlib.Repr()
+    shortener.maxstring = shortener.maxother = shortener.maxlong = 80
+    shortener.maxlevel, shortener.maxlist, shortener.maxtuple, shortener.maxdict = 3, 3, 3, 6
+    return textwrap.shorten(shortener.repr(value), 320, placeholder=" ...")
 
 
 def checked_options(options: Mapping[str, Any] | None, known: Collection[str]) -> Mapping[str, Any]:

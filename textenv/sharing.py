@@ -64,7 +64,7 @@ def plain(value: Any) -> Any:
     if isinstance(value, np.generic):
         return value.item()
     if isinstance(value, np.ndarray | torch.Tensor):
-        return value.tolist()
+        return plain(value.tolist()) if value.dtype == object else value.tolist()
     if isinstance(value, torch.device):
         return str(value)
     if isinstance(value, set | frozenset):

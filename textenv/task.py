@@ -76,6 +76,7 @@ class TextTask(Arguments):
         self.device, self.arguments = checked_device(given.pop("device")), given
         self._check_arguments()
         self.tokenizer, self.kl_coef = load_tokenizer(given["tokenizer"]), given["kl_coef"]
+        self._check_template()
         self.prompts = encode_prompts(
             load_prompts(given["prompts"]), self.tokenizer, self.max_prompt_tokens, self.chat
         )
@@ -126,6 +127,21 @@ class TextTask(Arguments):
                 f"kl_coef={self.arguments['kl_coef']!r} without a reference has no effect: pass "
                 "reference=, the model to stay close to."
             )
+
+    def _check_template(self) -> None:
+        """Name the task, where it is a registered one that asks in conversations: nobody gave
+        ``chat=True`` then."""
+        prompts = self.arguments["prompts"]
+        if not self.chat or self.tokenizer.chat_template or not isinstance(prompts, list):
+            return
+        for spec in gym.registry.values():
+            if spec.kwargs.get("chat") and spec.kwargs.get("prompts") == prompts:
+                raise ValueError(
+                    f"{spec.id} asks in conversations, and the tokenizer "
+                    f"{self.arguments['tokenizer']!r} has no chat template: take a chat model, "
+                    "such as tokenizer='smollm2' (in commands --model smollm2), or pass "
+                    "chat=False."
+                )
 
     def sibling_arguments(self) -> dict[str, Any]:
         """The arguments of another environment of this task that shares its live objects.

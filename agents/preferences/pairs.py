@@ -1,16 +1,15 @@
 """Preferences: which of two responses to a prompt is better. Reading, writing and labelling them.
 
-The columns are those of TRL's preference format, so that public data sets load as they are: a
-``prompt`` with a ``chosen`` and a ``rejected`` response; or only ``chosen`` and ``rejected``, two
-whole texts or conversations that begin with the same prompt. Other columns are kept as data.
+The columns are those of TRL's preference format, and of other public data sets
+(`agents.preferences.formats`): a ``prompt`` with a ``chosen`` and a ``rejected`` response; or only
+``chosen`` and ``rejected``, two whole texts or conversations that begin with the same prompt. Other
+columns are kept as data.
 """
 
 import json
 import os
-import string
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from itertools import takewhile
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +17,9 @@ import numpy as np
 
 from agents.evaluation.sampling import sample
 from agents.experience import environments
-
-Text = str | tuple[Mapping[str, str], ...]  # or a conversation
-RESPONSES = ("chosen", "rejected")
+from agents.preferences.formats import Text, read_preferences
+from textenv.prompts.chat import render_conversation
+from textenv.prompts.files import read_rows
 
 
 @dataclass(frozen=True)
@@ -131,93 +130,24 @@ def as_lines(preferences: Iterable[Preference]) -> str:
 
 
 def load_preferences(source: str | os.PathLike[str] | Iterable[Any]) -> list[Preference]:
-    """Read preferences from a file of JSON lines, or from an iterable of mappings, such as a
-    ``datasets.Dataset``.
+    """Read preferences from a file, a table or an iterable of mappings, such as a
+    ``datasets.Dataset``, in the formats of `agents.preferences.formats`.
 
-    The columns are ``chosen`` and ``rejected``, and ``prompt`` unless both begin with it. The
-    message of a ValueError names the line of a row that is no preference.
+    A file is ``.csv``, ``.parquet``, one array of JSON, or, with any other ending, JSON lines; each
+    may be compressed by gzip, ``.jsonl.gz``. The message of a ValueError names the line of a row
+    that is no preference.
     """
-    if not isinstance(source, str | os.PathLike):
-        rows = [(f"preferences[{index}]", row) for index, row in enumerate(source)]
-        name = "preferences"
-    else:
-        rows, name = _rows_of_file(Path(source)), f"preferences={str(source)!r}"
-    if not rows:
-        raise ValueError(f"{name} is empty: give at least one preference.")
-    return [_from_row(row, where) for where, row in rows]
-
-
-def _rows_of_file(path: Path) -> list[tuple[str, Any]]:
-    if not path.is_file():
-        raise FileNotFoundError(f"preferences={str(path)!r} is not a file: check the path.")
-    rows = []
-    # Not `splitlines`, which also breaks at separators that a text may contain.
-    for number, line in enumerate(path.read_text(encoding="utf-8-sig").split("\n"), 1):
-        where = f"preferences={str(path)!r}, line {number},"
-        if line.strip():
-            try:
-                rows.append((where, json.loads(line)))
-            except json.JSONDecodeError as error:
-                raise ValueError(f"{where} is not JSON ({error}): write one object a line.") from (
-                    error
-                )
-    return rows
-
-
-def _from_row(row: Any, where: str) -> Preference:
-    if isinstance(row, Preference):
-        return row
-    if not isinstance(row, Mapping):
-        raise ValueError(f"{where} is a {type(row).__name__}: give an object with its columns.")
-    for column in RESPONSES:
-        if column not in row:
-            raise ValueError(
-                f"{where} has no column {column!r}, only {sorted(map(str, row))}: a preference has "
-                "the columns prompt, chosen and rejected."
-            )
-    chosen, rejected = (_text(row[column], column, where) for column in RESPONSES)
-    if row.get("prompt") is None:
-        prompt, chosen, rejected = _split_prompt(chosen, rejected, where)
-    else:
-        prompt = _text(row["prompt"], "prompt", where)
-    if isinstance(chosen, str) != isinstance(rejected, str):
-        raise ValueError(f"{where} has a text and a conversation: give both in one form.")
-    if chosen == rejected:
-        raise ValueError(
-            f"{where} has the same response as chosen and rejected, which says nothing: remove it."
-        )
-    data = {name: value for name, value in row.items() if name not in ("prompt", *RESPONSES)}
-    return Preference(prompt, chosen, rejected, data, where)
-
-
-def _text(value: Any, column: str, where: str) -> Text:
-    if isinstance(value, str):
-        return value
-    messages = isinstance(value, list | tuple) and all(
-        isinstance(message, Mapping)
-        and all(isinstance(message.get(key), str) for key in ("role", "content"))
-        for message in value
-    )
-    if not messages or not value:
-        raise ValueError(
-            f"{where} has {column}={value!r}: give a text, or a list of messages, each with the "
-            "strings 'role' and 'content'."
-        )
-    return tuple({"role": message["role"], "content": message["content"]} for message in value)
-
-
-def _split_prompt(chosen: Text, rejected: Text, where: str) -> tuple[Text, Text, Text]:
-    """The common beginning of two texts, as far as a whole word or message, and the two rests."""
-    both = zip(chosen, rejected, strict=False)
-    length = len(list(takewhile(lambda pair: pair[0] == pair[1], both)))
-    if isinstance(chosen, str):  # a word that both begin with belongs to the responses
-        in_words = string.ascii_letters + string.digits + string.punctuation
-        length = len(chosen[:length].rstrip(in_words).rstrip(" "))
-    if not length:
-        raise ValueError(
-            f"{where} has no prompt, and its two texts begin differently: add a column 'prompt'."
-        )
-    return chosen[:length], chosen[length:], rejected[length:]
+    if isinstance(source, str | os.PathLike) and not Path(source).is_file():
+        raise FileNotFoundError(f"preferences={str(source)!r} is not a file: check the path.")
+    rows = read_rows(source, "preferences")
+    read = iter(read_preferences([row for row in rows if not isinstance(row[1], Preference)]))
+    preferences = []
+    for _, row in rows:
+        if not isinstance(row, Preference):
+            parts = next(read)
+            row = Preference(*(getattr(parts, each.name) for each in fields(Preference)))
+        preferences.append(row)
+    return preferences
 
 
 def render(preference: Preference, tokenizer: Any) -> tuple[str, str]:
@@ -228,12 +158,8 @@ def render(preference: Preference, tokenizer: Any) -> tuple[str, str]:
 
     head = preference.prompt
     if not isinstance(head, str):
-        if tokenizer.chat_template is None:
-            raise ValueError(
-                "The preferences are conversations, but the model's tokenizer has no chat "
-                "template: take a chat model, or give the preferences as texts."
-            )
-        head = tokenizer.apply_chat_template(list(head), add_generation_prompt=True, tokenize=False)
+        where = preference.where or "a preference"
+        head = render_conversation(head, tokenizer, where, preference.data)
     return head + plain(preference.chosen), head + plain(preference.rejected)
 
 

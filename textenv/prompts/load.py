@@ -8,7 +8,14 @@ from typing import Any
 
 import numpy as np
 
-from textenv.prompts.chat import checked_messages, render_conversations
+from textenv.arguments import brief
+from textenv.prompts.chat import (
+    checked_messages,
+    checked_text,
+    render_conversation,
+    text_or_messages,
+    without_template,
+)
 from textenv.prompts.files import read_rows
 
 BUNDLED_PROMPTS = Path(__file__).parents[1] / "lm" / "bundled" / "prompts.txt"
@@ -60,17 +67,29 @@ def _encode_batch(
 ) -> dict[int, EncodedPrompt]:
     conversations: dict[int, Sequence[Mapping[str, Any]]] = {}
     plain: dict[int, str] = {}
+    rendered: dict[int, str] = {}
     for number, prompt in prompts.items():
-        if prompt.messages:
-            conversations[number] = prompt.messages
-        elif chat:
-            conversations[number] = [{"role": "user", "content": prompt.text}]
-        else:
+        if not (prompt.messages or chat):
             plain[number] = prompt.text
-    rendered = render_conversations(conversations, tokenizer)
-    # The template writes the special tokens itself.
-    ids = _tokenise(plain, tokenizer, True) | _tokenise(rendered, tokenizer, False)
+            continue
+        if not prompt.messages and not getattr(tokenizer, "chat_template", None):
+            raise ValueError(
+                f"{without_template(tokenizer)}, which prompts[{number}], a text that chat=True "
+                "makes a message, needs: take the tokenizer of a chat model, such as 'smollm2', "
+                "set tokenizer.chat_template, or pass chat=False."
+            )
+        as_messages = prompt.messages or [{"role": "user", "content": prompt.text}]
+        conversations[number] = as_messages
+        rendered[number] = render_conversation(
+            as_messages, tokenizer, f"prompts[{number}]", prompt.data
+        )
     texts = plain | rendered
+    ids = _tokenise(texts, tokenizer)
+    # A template writes the special tokens itself, and who rendered a text with it, too.
+    begin = _special_beginning(tokenizer) if plain else []
+    for number in plain:
+        if ids[number][: len(begin)] != begin:
+            ids[number] = begin + ids[number]
     encoded = {}
     for number, prompt in prompts.items():
         _check_length(number, texts[number], len(ids[number]), max_prompt_tokens)
@@ -82,17 +101,30 @@ def _encode_batch(
     return encoded
 
 
-def _tokenise(texts: Mapping[int, str], tokenizer: Any, special: bool) -> dict[int, list[int]]:
+def _tokenise(texts: Mapping[int, str], tokenizer: Any) -> dict[int, list[int]]:
+    """Without special tokens, but for those that are written in a text."""
     if not texts:
         return {}
-    ids = tokenizer(list(texts.values()), add_special_tokens=special)["input_ids"]
-    return dict(zip(texts, ids, strict=True))
+    ids = tokenizer(list(texts.values()), add_special_tokens=False)["input_ids"]
+    return {number: list(row) for number, row in zip(texts, ids, strict=True)}
+
+
+def _special_beginning(tokenizer: Any) -> list[int]:
+    """The tokens that a tokenizer puts before every text. What it puts behind one, such as the end
+    of sequence, would stop the response before it begins."""
+    whole = list(tokenizer("a")["input_ids"])
+    text = list(tokenizer("a", add_special_tokens=False)["input_ids"])
+    if text:
+        starts = range(len(whole) - len(text) + 1)
+        return whole[: next((i for i in starts if whole[i : i + len(text)] == text), 0)]
+    ends = (tokenizer.eos_token_id, tokenizer.sep_token_id)  # it has no token for this letter
+    return [token for token in whole if token not in ends]
 
 
 def _check_length(number: int, text: str, length: int, limit: int | None) -> None:
     if length == 0:
         raise ValueError(
-            f"prompts[{number}] is {text!r}, which has no token: this tokenizer has no "
+            f"prompts[{number}] is {brief(text)}, which has no token: this tokenizer has no "
             "beginning-of-sequence token, so a prompt must have some text."
         )
     if limit is not None and length > limit:
@@ -111,55 +143,33 @@ def load_prompts(source: str | os.PathLike[str] | Iterable[Any]) -> list[Prompt 
             - `"bundled"`: the prompts that come with the bundled model;
             - a path to a UTF-8 text file, `.txt` or without an ending, one prompt per line, blank
               lines skipped;
-            - a path to a `.jsonl` or `.json` file, one row per line, blank lines skipped;
-            - a path to a `.csv` or `.parquet` file; a cell of CSV holds messages as JSON;
+            - a path to a `.jsonl` or `.json` file, one row per line, blank lines skipped, or one
+              array of rows;
+            - a path to a `.csv` or `.parquet` file;
+            - a path to one of these that gzip has compressed, such as `prompts.jsonl.gz`;
+            - a table of pandas, polars or pyarrow;
             - an iterable of strings, conversations, rows or `Prompt`s; a `datasets.Dataset` is one.
 
-            A conversation is a list of `{"role": ..., "content": ...}` messages. A row is a
-            mapping with a column `"prompt"`, a text or a conversation, or else a column
-            `"messages"`, a conversation. The other columns become `Prompt.data`.
+            A conversation is a list of `{"role": ..., "content": ...}` messages; a cell of a table
+            may hold it as JSON. A row is a mapping with a column `"prompt"`, a text or a
+            conversation, or else a column `"messages"`, a conversation. The other columns become
+            `Prompt.data`; `"tools"` and `"chat_template_kwargs"` are also passed to the template.
     """
-    if isinstance(source, (str, os.PathLike)):
-        rows = read_rows(BUNDLED_PROMPTS if source == "bundled" else Path(source))
-        name = f"prompts={str(source)!r}"
-    else:
-        rows = [(f"prompts[{i}]", row) for i, row in enumerate(_checked_iterable(source))]
-        name = "prompts"
-    if not rows:
-        raise ValueError(f"{name} is empty: give at least one prompt.")
-    return [_prompt_from_row(row, where) for where, row in rows]
-
-
-def _checked_iterable(source: Any) -> Iterable[Any]:
-    # Iterating over these yields the names of columns or splits, which would look like prompts.
-    if isinstance(source, Mapping) or hasattr(source, "iterrows"):
-        raise ValueError(
-            f"prompts is a {type(source).__name__}, which is not a list of rows: pass one "
-            "split of a dataset, or a table's rows as mappings with a column 'prompt'."
-        )
-    if isinstance(source, set | frozenset):
-        raise ValueError(
-            "prompts is a set, whose order changes from one process to the next, and with it "
-            "every seeded run: pass sorted(prompts)."
-        )
-    if not isinstance(source, Iterable):
-        raise ValueError(
-            f"prompts={source!r} cannot be read: pass 'bundled', a path, a list of strings or "
-            "a dataset with a column 'prompt'."
-        )
-    return source
+    if isinstance(source, str) and source == "bundled":
+        source = BUNDLED_PROMPTS
+    return [_prompt_from_row(row, where) for where, row in read_rows(source, "prompts")]
 
 
 def _prompt_from_row(row: Any, where: str) -> Prompt | EncodedPrompt:
     if isinstance(row, Prompt | EncodedPrompt):
         return row
     if isinstance(row, str):
-        return Prompt(row)
-    if isinstance(row, list | tuple):
+        return Prompt(checked_text(row, where))
+    if isinstance(row, list | tuple | np.ndarray):
         return Prompt("", {}, checked_messages(row, where))
     if not isinstance(row, Mapping):
         raise ValueError(
-            f"{where} is {row!r}, a {type(row).__name__}: "
+            f"{where} is {brief(row)}, a {type(row).__name__}: "
             "give a string, or a mapping with a column 'prompt'."
         )
     # A data set of rows of both kinds has None in the column that a row does not use.
@@ -169,8 +179,10 @@ def _prompt_from_row(row: Any, where: str) -> Prompt | EncodedPrompt:
         fix = "rename the column that holds the prompt."
         if {"role", "content"} <= row.keys():
             fix = "this is one message, so put the list of messages into a list of prompts."
-        raise ValueError(f"{where} has no column 'prompt', only {sorted(map(str, row))}: {fix}")
+        columns = brief(sorted(map(str, row)))
+        raise ValueError(f"{where} has no column 'prompt', only {columns}: {fix}")
     data = {name: value for name, value in row.items() if name not in ("prompt", column)}
-    if isinstance(row[column], str) and column == "prompt":
-        return Prompt(row[column], data)
-    return Prompt("", data, checked_messages(row[column], where, column))
+    value = text_or_messages(row[column], where, column)
+    if isinstance(value, str) and column == "prompt":
+        return Prompt(checked_text(value, where), data)
+    return Prompt("", data, checked_messages(value, where, column))

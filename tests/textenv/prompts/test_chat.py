@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import copy
+import json
 
 import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
 import textenv.prompts.load
+from agents.preferences.pairs import load_preferences, render
 from textenv import TextGenEnv, TextGenVectorEnv
 from textenv.prompts.load import Prompt, encode_prompts, load_prompts
 
@@ -101,7 +103,7 @@ def test_other_parts_are_refused():
 @pytest.mark.parametrize(
     "messages",
     [
-        "Hi",
+        5,
         [],
         ["Hi"],
         [{"role": "user"}],
@@ -231,9 +233,86 @@ def test_a_tokenizer_without_a_template_is_named(chat_tokenizer):
         ValueError,
         match=r"^The tokenizer 'owner/base' has no chat template, which prompts\[1\], a "
         r"conversation, needs: take the tokenizer of a chat model, set tokenizer\.chat_template, "
-        r"or give plain texts without chat=True\.$",
+        r"or give plain texts\.$",
     ):
         encode_prompts(load_prompts(["a", HELLO]), chat_tokenizer)
+    with pytest.raises(ValueError, match=r"prompts\[0\], a text that chat=True .* chat=False\.$"):
+        encode_prompts(load_prompts(["a", HELLO]), chat_tokenizer, chat=True)
+
+
+# --- what else a template gets ------------------------------------------------------------------
+
+TOOLS = [
+    {"type": "function", "function": {"name": "add", "parameters": {"properties": {"a": {}}}}},
+    {"type": "function", "function": {"name": "now", "parameters": {"properties": {}}}},
+]
+WITH_OPTIONS = (
+    "{% if tools %}{{ tools | tojson }}{% endif %}"
+    "{% if enable_thinking is defined %}<think {{ enable_thinking }}>{% endif %}"
+    "{% for m in messages %}{{ m.role }}:{{ m.content }}"
+    "{% if m.tool_calls is defined %}{{ m.tool_calls | tojson }}{% endif %}{% endfor %}"
+)
+
+
+def rendered(row, tokenizer, **options):
+    tokenizer.chat_template = WITH_OPTIONS
+    source = row if hasattr(row, "column_names") else [row]
+    return [prompt.text for prompt in encode_prompts(load_prompts(source), tokenizer, **options)]
+
+
+@pytest.mark.parametrize("write", [lambda value: value, json.dumps])
+def test_tools_and_arguments_are_passed_to_the_template(write, chat_tokenizer):
+    """As transformers itself does it, and TRL with these columns; the reward gets them, too."""
+    options = {"enable_thinking": False}
+    row = {"prompt": HELLO, "tools": write(TOOLS), "chat_template_kwargs": write(options)}
+    (found,) = rendered(row, chat_tokenizer)
+    assert found == chat_tokenizer.apply_chat_template(
+        HELLO, tools=TOOLS, **options, add_generation_prompt=True, tokenize=False
+    )
+    assert "now" in found and "<think False>" in found
+    assert load_prompts([row])[0].data["tools"] == write(TOOLS)
+    assert rendered({**row, "prompt": "Hi"}, chat_tokenizer, chat=True) == [found]
+    assert rendered({**row, "prompt": "Hi"}, chat_tokenizer) == ["Hi"]
+
+
+def test_preferences_pass_them_as_well(chat_tokenizer):
+    chat_tokenizer.chat_template = WITH_OPTIONS
+    answers = {"chosen": [STARTED[1]], "rejected": [{"role": "assistant", "content": "No"}]}
+    (pair,) = load_preferences([{"prompt": HELLO, "tools": TOOLS, **answers}])
+    (head,) = rendered({"prompt": HELLO, "tools": TOOLS}, chat_tokenizer)
+    assert render(pair, chat_tokenizer) == (head + "Yo, ", head + "No")
+
+
+def test_what_a_data_set_fills_in_is_left_out(chat_tokenizer):
+    """It gives each object of a column the keys of all others."""
+    datasets = pytest.importorskip("datasets")
+    call = {"type": "function", "function": {"name": "now", "arguments": "x"}}
+    messages = [*HELLO, {"role": "assistant", "content": None, "tool_calls": [call]}, *HELLO]
+    rows = datasets.Dataset.from_list([{"prompt": messages, "tools": TOOLS}])
+    assert rows[0]["prompt"][0]["tool_calls"] is None
+    (found,) = rendered(rows, chat_tokenizer)
+    tools, text = found.split("user:Hi", 1)
+    assert text == f"assistant:{json.dumps([call])}user:Hi"
+    assert "null" not in tools and tools.count('"a"') == 1
+
+
+@pytest.mark.parametrize(
+    ("columns", "sentence"),
+    [
+        ({"tools": "hammer"}, "has the tools 'hammer', which are not JSON .*: write a list such"),
+        (
+            {"tools": {"add": 1}},
+            r"has the tools \{'add': 1\}: write a list such as .*, or rename",
+        ),
+        ({"tools": 3}, "has the tools 3: write a list"),
+        ({"chat_template_kwargs": [1]}, r"has the chat_template_kwargs \[1\]: write an object"),
+        ({"chat_template_kwargs": "{"}, "has the chat_template_kwargs '{', which are not JSON"),
+        ({"chat_template_kwargs": {"tokenize": True}}, "with messages .* keyword argument 'tokeni"),
+    ],
+)
+def test_what_no_template_can_get_is_refused(columns, sentence, chat_tokenizer):
+    with pytest.raises(ValueError, match=rf"^prompts\[0\],? {sentence}"):
+        rendered({"prompt": HELLO, **columns}, chat_tokenizer)
 
 
 # --- environments -------------------------------------------------------------------------------

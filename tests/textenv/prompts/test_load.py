@@ -169,12 +169,6 @@ def test_a_mapping_of_splits_or_columns_is_refused():
         load_prompts({"train": [{"prompt": "a"}]})
 
 
-def test_a_data_frame_is_refused():
-    pandas = pytest.importorskip("pandas")
-    with pytest.raises(ValueError, match=r"prompts is a DataFrame, .* a table's rows as mappings"):
-        load_prompts(pandas.DataFrame({"prompt": ["a"]}))
-
-
 @pytest.mark.parametrize(
     "prompt",
     [None, 3, [], ["Hello!"], [{"role": "user"}], [{"role": "user", "content": [{"image": 1}]}]],

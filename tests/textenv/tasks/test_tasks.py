@@ -177,3 +177,19 @@ def test_a_topic_is_in_its_prompt_and_fits_itself(row):
     words = row["prompt"].lower().strip(".?").split()
     assert speaks_of(words, row["topic"])
     assert all(speaks_of([word], row["topic"], row["related"]) for word in row["related"])
+
+
+@pytest.mark.parametrize("name", [name for name, task in TASKS.items() if task.chat])
+def test_a_task_in_conversations_is_named_where_there_is_no_chat_template(name):
+    """Nobody gave chat=True."""
+    sentence = rf"^{name} asks in conversations, .*'bundled' .*tokenizer='smollm2' \(in .* --model"
+    for make in (gym.make, lambda name: gym.make_vec(name, num_envs=2)):
+        with pytest.raises(ValueError, match=sentence) as error:
+            make(name)
+        assert "chat=True" not in str(error.value) and "\n" not in str(error.value)
+
+
+def test_with_prompts_of_ones_own_the_way_out_is_named():
+    with pytest.raises(ValueError, match=r"prompts\[0\], a text that .* or pass chat=False\.$"):
+        gym.make("Haiku-v0", prompts=["A haiku!"])
+    assert gym.make("Haiku-v0", prompts=["A haiku!"], chat=False).unwrapped.prompts
