@@ -18,7 +18,7 @@ import numpy as np
 from agents.evaluation.sampling import sample
 from agents.experience import environments
 from agents.preferences.formats import Text, read_preferences
-from textenv.prompts.chat import render_conversation
+from textenv.prompts.chat import answered, render_conversation
 from textenv.prompts.files import read_rows
 
 
@@ -152,15 +152,15 @@ def load_preferences(source: str | os.PathLike[str] | Iterable[Any]) -> list[Pre
 
 def render(preference: Preference, tokenizer: Any) -> tuple[str, str]:
     """The two whole texts of a preference, prompt and response; conversations by the template."""
-
-    def plain(text: Any) -> str:
-        return text if isinstance(text, str) else "".join(message["content"] for message in text)
-
-    head = preference.prompt
-    if not isinstance(head, str):
-        where = preference.where or "a preference"
-        head = render_conversation(head, tokenizer, where, preference.data)
-    return head + plain(preference.chosen), head + plain(preference.rejected)
+    prompt, where = preference.prompt, preference.where or "a preference"
+    texts = []
+    for response in (preference.chosen, preference.rejected):
+        if isinstance(prompt, str):
+            texts.append(prompt + str(response))
+            continue
+        messages = answered(prompt, response) if isinstance(response, str) else [*prompt, *response]
+        texts.append(render_conversation(messages, tokenizer, where, preference.data, whole=True))
+    return texts[0], texts[1]
 
 
 def sample_pairs(

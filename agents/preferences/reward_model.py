@@ -155,7 +155,7 @@ class Training:
         for index, preference in enumerate(preferences):
             where = preference.where or f"preferences[{index}]"
             pair = render(preference, tokenizer)
-            lengths = [len(ids) for ids in tokenizer(list(pair), verbose=False)["input_ids"]]
+            lengths = [len(self.reward.token_ids(text)) for text in pair]
             if min(lengths) == 0:
                 raise ValueError(f"{where} has a text without a token: remove it.")
             if max_length is None and max(lengths) > limit:

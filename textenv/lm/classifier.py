@@ -9,6 +9,7 @@ import torch
 from transformers import AutoModelForSequenceClassification
 
 from textenv.arguments import first_line
+from textenv.lm.adapters import merged
 from textenv.lm.loading import UNREADABLE, load_model, load_tokenizer
 from textenv.lm.sources import find
 
@@ -63,7 +64,7 @@ def new_classifier(
     tokenizer = load_tokenizer(source)
     causal: Any = load_model(source, dtype=torch.float32)
     if hasattr(causal, "merge_and_unload"):
-        causal = causal.merge_and_unload()
+        causal = merged(causal)
     config = copy.deepcopy(causal.config)
     config.num_labels = 1
     if tokenizer.pad_token_id is None:

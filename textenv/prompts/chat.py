@@ -156,17 +156,23 @@ def _without_none(value: Any) -> Any:
 # --- rendering ------------------------------------------------------------------------------------
 
 
+class Rendered(str):
+    """A text that a chat template has written, with all special tokens."""
+
+
 def render_conversation(
     messages: Sequence[Mapping[str, Any]],
     tokenizer: Any,
     where: str,
     data: Mapping[str, Any] | None = None,
-) -> str:
+    whole: bool = False,
+) -> Rendered:
     """A conversation as the model reads it, with all special tokens, by the tokenizer's template.
 
     The header of the assistant's answer follows the last message. A last message that is the
-    assistant's own is left open instead, so that the response continues it. ``data`` are the other
-    columns of its row (`template_options`), ``where`` says which row it is, for messages.
+    assistant's own is left open instead, so that the response continues it. A ``whole`` one is at
+    its end. ``data`` are the other columns of its row (`template_options`), ``where`` says which
+    row it is, for messages.
     """
     where = where.rstrip(",")
     if not getattr(tokenizer, "chat_template", None):
@@ -177,11 +183,11 @@ def render_conversation(
     continues = messages[-1].get("role") == "assistant"
     options = template_options(data or {}, where)
     try:
-        return tokenizer.apply_chat_template(
+        text = tokenizer.apply_chat_template(
             list(messages),
             tokenize=False,
-            add_generation_prompt=not continues,
-            continue_final_message=continues,
+            add_generation_prompt=not (continues or whole),
+            continue_final_message=continues and not whole,
             **options,
         )
     except Exception as error:  # a template may raise anything
@@ -191,6 +197,15 @@ def render_conversation(
             f"template of the tokenizer {_name(tokenizer)!r} ({first_line(error)}): change "
             "its messages, or the template."
         ) from error
+    return Rendered(text)
+
+
+def answered(messages: Sequence[Mapping[str, Any]], answer: str) -> list[Mapping[str, Any]]:
+    """A conversation with the assistant's answer, which continues a last message of its own."""
+    if messages[-1].get("role") == "assistant":
+        *messages, last = messages
+        return [*messages, {**last, "content": last["content"] + answer}]
+    return [*messages, {"role": "assistant", "content": answer}]
 
 
 def without_template(tokenizer: Any) -> str:

@@ -8,6 +8,7 @@ from typing import Any, Literal
 import torch
 
 from textenv.episode import Episode
+from textenv.prompts.chat import Rendered, answered, render_conversation
 
 # Settings of a reward model that make its scores comparable with those of others, with their
 # defaults: mean and standard deviation of its logits.
@@ -22,8 +23,10 @@ class ClassifierReward:
     one of them: the softmax, or the sigmoid where its config says `multi_label_classification`.
 
     The model stays on its device and is put into eval mode. It has its own tokenizer, not the
-    policy's: it reads the text of an episode, whichever model wrote it. Texts longer than the
-    limit are cut at the beginning, with a warning, so that the response is still read.
+    policy's: it reads the text of an episode, whichever model wrote it. A conversation is rendered
+    by its own chat template, and where it has none, the contents of the messages are read. Texts
+    longer than the limit are cut at the beginning, with a warning, so that the response is still
+    read.
 
     Args:
         model: A transformers sequence-classification model.
@@ -75,6 +78,8 @@ class ClassifierReward:
         same_padding = padding_id is not None and padding_id == tokenizer.pad_token_id
         self.batch_size = batch_size if same_padding else 1
         self.name = model.config.name_or_path or type(model).__name__
+        ends = tokenizer.eos_token_id, tokenizer.pad_token_id
+        self._nothing = next((token for token in ends if token is not None), 0)
         known = model.get_input_embeddings().weight.shape[0]
         if tokenizer.vocab_size > known:
             raise ValueError(
@@ -84,37 +89,64 @@ class ClassifierReward:
 
     @torch.no_grad()
     def __call__(self, episodes: Sequence[Episode]) -> list[float]:
-        texts = [
-            episode.prompt + episode.response if self.text == "full" else episode.response
-            for episode in episodes
-        ]
+        texts = [self._read(episode) for episode in episodes]
         scores: list[float] = []
         for start in range(0, len(texts), self.batch_size):
             logits = self.logits(texts[start : start + self.batch_size])
             scores += self._activate(logits)[:, self.label].tolist()
         return scores
 
-    def logits(self, texts: list[str]) -> torch.Tensor:
+    def _read(self, episode: Episode) -> str:
+        """The text of an episode; a conversation as the classifier's own template writes it, or
+        without one the contents of its messages."""
+        messages = episode.data.get("prompt")
+        if self.text == "response" or not isinstance(messages, list | tuple):
+            return (
+                episode.response if self.text == "response" else episode.prompt + episode.response
+            )
+        whole = answered(messages, episode.response)
+        if not getattr(self.tokenizer, "chat_template", None):
+            return "\n".join(message["content"] for message in whole)
+        return render_conversation(whole, self.tokenizer, "an episode", episode.data, whole=True)
+
+    def logits(self, texts: Sequence[str]) -> torch.Tensor:
         """The model's logits `[N, labels]`, float32, with gradients where these are enabled."""
         return self.model(**self._encode(texts).to(self.model.device)).logits.float()
 
-    def _encode(self, texts: list[str]) -> Any:
-        encoded = self.tokenizer(texts, verbose=False)
-        longest = max(map(len, encoded["input_ids"]))
-        too_long = self.max_length is not None and longest > self.max_length
+    def token_ids(self, text: str) -> list[int]:
+        """The tokens of a text, of which a rendered conversation has its special ones already."""
+        return self.tokenizer(text, **self._special(text), verbose=False)["input_ids"]
+
+    def _special(self, text: str) -> dict[str, bool]:
+        return {"add_special_tokens": not isinstance(text, Rendered)}
+
+    def _encode(self, texts: Sequence[str]) -> Any:
+        limit = self.max_length
+        longest = max(len(self.token_ids(text)) for text in texts)
+        too_long = limit is not None and longest > limit
         if too_long:
             warnings.warn(
-                f"reward {self.name!r} reads {self.max_length} tokens at most, and a text has "
+                f"reward {self.name!r} reads {limit} tokens at most, and a text has "
                 f"{longest}: its beginning is cut off.",
                 stacklevel=2,
             )
-        return self.tokenizer(
-            texts,
-            padding=len(texts) > 1,
-            truncation=too_long,
-            max_length=self.max_length if too_long else None,
-            return_tensors="pt",
-        )
+        rows = [
+            self.tokenizer(
+                text, **self._special(text), truncation=too_long,
+                max_length=limit if too_long else None,
+            )
+            for text in texts
+        ]  # fmt: skip
+        for row in rows:
+            if not row["input_ids"]:  # an empty text, for a tokenizer that begins with nothing
+                for key in row:
+                    row[key] = [
+                        self._nothing if key == "input_ids" else int(key == "attention_mask")
+                    ]
+        return self.tokenizer.pad(
+            {key: [row[key] for row in rows] for key in rows[0]},
+            padding=len(texts) > 1, return_tensors="pt",
+        )  # fmt: skip
 
     def _activate(self, logits: torch.Tensor) -> torch.Tensor:
         """Logits `[N, labels]` to scores `[N, labels]`."""
@@ -148,6 +180,9 @@ def _own_limit(model: Any, tokenizer: Any) -> int | None:
     limits = [tokenizer.model_max_length]
     positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     if isinstance(positions, int) and positions > 0:
-        limits.append(positions)
+        # RoBERTa and its kin count positions from the one behind that of padding on.
+        tables = [m for name, m in model.named_modules() if name.endswith("position_embeddings")]
+        padding = next((getattr(table, "padding_idx", None) for table in tables), None)
+        limits.append(positions if padding is None else positions - padding - 1)
     limit = min(limits)
     return limit if limit < 1e9 else None  # transformers writes "no limit" as 10**30.

@@ -196,4 +196,4 @@ def test_conversations_need_a_chat_template():
         "{% for m in messages %}<{{ m.content }}>{% endfor %}"
         "{% if add_generation_prompt %}!{% endif %}"
     )
-    assert render(talk, tokenizer) == ("<Hi>!a", "<Hi>!b")
+    assert render(talk, tokenizer) == ("<Hi><a>", "<Hi><b>")  # with the end of the turn

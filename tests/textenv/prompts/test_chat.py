@@ -279,8 +279,11 @@ def test_preferences_pass_them_as_well(chat_tokenizer):
     chat_tokenizer.chat_template = WITH_OPTIONS
     answers = {"chosen": [STARTED[1]], "rejected": [{"role": "assistant", "content": "No"}]}
     (pair,) = load_preferences([{"prompt": HELLO, "tools": TOOLS, **answers}])
-    (head,) = rendered({"prompt": HELLO, "tools": TOOLS}, chat_tokenizer)
-    assert render(pair, chat_tokenizer) == (head + "Yo, ", head + "No")
+    both = STARTED[1], answers["rejected"][0]
+    for text, answer in zip(render(pair, chat_tokenizer), both, strict=True):
+        assert text == chat_tokenizer.apply_chat_template(
+            [*HELLO, answer], tools=TOOLS, tokenize=False
+        )
 
 
 def test_what_a_data_set_fills_in_is_left_out(chat_tokenizer):

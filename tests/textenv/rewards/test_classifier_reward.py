@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import warnings
 
+import numpy as np
 import pytest
 import torch
 import transformers
+from tokenizers import processors
 
+from textenv.episode import Episode
 from textenv.rewards import RewardError, score_episodes
 from textenv.rewards.classifier_reward import ClassifierReward
 
@@ -192,3 +195,72 @@ def test_an_error_of_the_model_surfaces(tokenizer, episodes, make_bert):
     model.register_forward_pre_hook(fail)
     with pytest.raises(RewardError, match=r"reward '.*Bert.*' raised RuntimeError: out of memory"):
         score_episodes(ClassifierReward(model, tokenizer), episodes)
+
+
+# As Llama's: the template writes the beginning, and each turn has an end.
+CHAT = (
+    "{{ '[CLS] ' }}{% for m in messages %}{{ m.role }} {{ m.content }} [UNK] {% endfor %}"
+    "{% if add_generation_prompt %}{{ 'assistant ' }}{% endif %}"
+)
+
+
+def conversation(response, *messages):
+    data = {"prompt": [dict(zip(("role", "content"), pair, strict=True)) for pair in messages]}
+    markup = "<|policy|>sea<|end|>"
+    return Episode(markup, response, np.arange(2), np.arange(3), "stop", data)
+
+
+@pytest.mark.parametrize("open_answer", [False, True])
+def test_a_conversation_is_read_by_the_template_of_the_classifier(
+    open_answer, tokenizer, make_bert
+):
+    """Not by the policy's, with one beginning, and with the end of the turn."""
+    model = make_bert(("reward",))
+    tokenizer.chat_template = CHAT
+    messages = [("user", "sea")] + ([("assistant", "good ")] if open_answer else [])
+    response = "it" if open_answer else "good it"
+    answer = {"role": "assistant", "content": "good it"}
+    ids = tokenizer.apply_chat_template(
+        [{"role": "user", "content": "sea"}, answer], return_dict=False
+    )
+    assert ids.count(CLS) == 1 and ids[-1] == 1
+    scores = score_episodes(ClassifierReward(model, tokenizer), [conversation(response, *messages)])
+    assert scores == pytest.approx([logits_of(model, *ids).item()], abs=1e-5)
+
+
+def test_a_classifier_without_a_template_reads_the_contents(tokenizer, make_bert):
+    model = make_bert(("reward",))
+    episodes = [conversation("good it", ("system", "write"), ("user", "sea"))]
+    scores = score_episodes(ClassifierReward(model, tokenizer), episodes)
+    expected = logits_of(model, CLS, WRITE, SEA, GOOD, IT).item()
+    assert scores == pytest.approx([expected], abs=1e-5)
+    alone = ClassifierReward(model, tokenizer, text="response")
+    assert score_episodes(alone, episodes) == pytest.approx(
+        [logits_of(model, CLS, GOOD, IT).item()], abs=1e-5
+    )
+
+
+@pytest.mark.parametrize("kind", ["Roberta", "XLMRoberta", "Camembert", "MPNet"])
+def test_positions_that_begin_behind_the_padding_are_not_exceeded(kind, tokenizer, make_episodes):
+    """514 positions are 512 tokens for RoBERTa, whose tokenizer may not name a limit."""
+    config = getattr(transformers, f"{kind}Config")(
+        vocab_size=10, hidden_size=8, num_hidden_layers=1, num_attention_heads=1,
+        intermediate_size=8, max_position_embeddings=14, pad_token_id=0, num_labels=1,
+    )  # fmt: skip
+    model = getattr(transformers, f"{kind}ForSequenceClassification")(config).eval()
+    tokenizer.model_max_length = int(1e30)
+    reward = ClassifierReward(model, tokenizer)
+    padding = next(
+        m.padding_idx for n, m in model.named_modules() if n.endswith("position_embeddings")
+    )
+    assert reward.max_length == 14 - padding - 1
+    with pytest.warns(UserWarning, match="its beginning is cut off"):
+        score_episodes(reward, make_episodes("good " * 50))
+
+
+@pytest.mark.parametrize("others", [[], ["good bad"]])
+def test_an_empty_text_has_a_score(others, tokenizer, make_bert, make_episodes):
+    """Also where the tokenizer begins with nothing."""
+    tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing("$A", None, [])
+    reward = ClassifierReward(make_bert(("reward",)), tokenizer, text="response")
+    assert len(score_episodes(reward, make_episodes("", *others))) == 1 + len(others)
