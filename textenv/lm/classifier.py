@@ -10,7 +10,7 @@ from transformers import AutoModelForSequenceClassification
 
 from textenv.arguments import first_line
 from textenv.lm.adapters import merged
-from textenv.lm.loading import UNREADABLE, load_model, load_tokenizer
+from textenv.lm.loading import UNREADABLE, check_names_no_code, load_model, load_tokenizer
 from textenv.lm.sources import find
 
 if TYPE_CHECKING:
@@ -27,15 +27,16 @@ def load_classifier(
     """
     try:
         name, _ = find(source)
+    except UNREADABLE as error:
+        raise _unreadable(source, error) from error
+    check_names_no_code(name)
+    try:
         # Only safetensors weights and no remote code: no downloaded code is executed.
         model, loading = AutoModelForSequenceClassification.from_pretrained(
             name, output_loading_info=True, use_safetensors=True, trust_remote_code=False
         )
     except UNREADABLE as error:
-        raise ValueError(
-            f"reward={source!r} cannot be loaded as a sequence-classification model "
-            f"({first_line(error)}): check the folder or the hub id."
-        ) from error
+        raise _unreadable(source, error) from error
     try:
         tokenizer = load_tokenizer(source)
     except UNREADABLE as error:
@@ -50,6 +51,13 @@ def load_classifier(
             "choose a model that was trained as a sequence classifier."
         )
     return model.to(device), tokenizer
+
+
+def _unreadable(source: str, error: BaseException) -> ValueError:
+    return ValueError(
+        f"reward={source!r} cannot be loaded as a sequence-classification model "
+        f"({first_line(error)}): check the folder or the hub id."
+    )
 
 
 def new_classifier(

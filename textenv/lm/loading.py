@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 UNREADABLE = (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError)
+ATTENTION = (None, "eager", "sdpa", "flex_attention")  # what a config may name
 LOADED_FROM = "loaded_from"  # the attribute that stores the source of a loaded object
 
 
@@ -172,6 +173,8 @@ def load_model(
         )
         setattr(unwrapped(model), LOADED_FROM, os.fspath(source))
         return model.to(device).eval()
+    if attn_implementation is None and "gguf_file" not in keywords:
+        check_names_no_code(name)
     # transformers may keep the weights of a GGUF file packed unless float32 is requested.
     packed = "gguf_file" in keywords
     read_as = torch.float32 if packed else dtype
@@ -194,6 +197,30 @@ def load_model(
         model = cast(_without_quantization_mark(model), dtype)
     setattr(model, LOADED_FROM, os.fspath(source))
     return model.to(device).eval()
+
+
+def check_names_no_code(name: str) -> None:
+    """Raise a ValueError if the config of a model in a folder or on the hub names a way to compute
+    attention that transformers would load from the hub, as code."""
+    from transformers import PretrainedConfig
+
+    def check(part: Any) -> None:
+        for key, value in part.items() if isinstance(part, dict) else ():
+            if key.lstrip("_").startswith("attn_implementation"):
+                for each in value.values() if isinstance(value, dict) else [value]:
+                    if each not in ATTENTION:
+                        raise ValueError(
+                            f"The config.json of {name!r} has {key}={each!r}, which may name code "
+                            "of the hub, and code that a file names is not loaded: remove the "
+                            "entry, or name it yourself, attn_implementation=."
+                        )
+            check(value)
+
+    try:
+        config = PretrainedConfig.get_config_dict(name)[0]
+    except UNREADABLE:
+        return  # loading it says why
+    check(config)
 
 
 def is_from(model: Any, source: Any) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import re
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 import torch
 
 from textenv.lm import load_model, load_tokenizer
+from textenv.lm.classifier import load_classifier
 from textenv.lm.sources import BUNDLED, locate
 
 
@@ -133,3 +135,30 @@ def test_a_folder_without_a_tokenizer_is_refused(architecture, tmp_path, make_mo
         match=rf"tokenizer='{re.escape(str(tmp_path))}': there is no tokenizer beside the model",
     ):
         load_tokenizer(tmp_path)
+
+
+NAMED = [
+    {"attn_implementation": "org/kernel"}, {"_attn_implementation": "org/kernel:function"},
+    {"attn_implementation": "flash_attention_2"}, {"attn_implementation": {"": "org/kernel"}},
+    {"text_config": {"attn_implementation": "org/kernel"}},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("named", NAMED)
+@pytest.mark.parametrize("load", [load_model, load_classifier])
+def test_a_config_cannot_ask_for_code_of_the_hub(load, named, tmp_path, make_model, tokenizer):
+    make_model().save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    file = tmp_path / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | named))
+    with pytest.raises(ValueError, match=r"attn_implementation=.* may name code of the hub"):
+        load(str(tmp_path))
+
+
+def test_a_config_may_name_ways_of_transformers_itself(tmp_path, make_model):
+    make_model().save_pretrained(tmp_path)
+    file = tmp_path / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"attn_implementation": "eager"}))
+    assert load_model(tmp_path).config._attn_implementation == "eager"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"attn_implementation": "a/b"}))
+    assert load_model(tmp_path, attn_implementation="sdpa").config._attn_implementation == "sdpa"
