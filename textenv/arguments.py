@@ -262,3 +262,13 @@ def unknown_argument(owner: str, name: str, known: Collection[str]) -> str:
     near = difflib.get_close_matches(name, known)
     hint = f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
     return f"{owner} got an unexpected keyword argument {name!r}.{hint}"
+
+
+def check_limit(max_episode_steps: int | None, max_new_tokens: int) -> None:
+    """Raise a ValueError for a limit of steps that cuts episodes off before they are scored."""
+    if max_episode_steps is not None and max_episode_steps < max_new_tokens:
+        raise ValueError(
+            f"max_episode_steps={max_episode_steps} is below max_new_tokens={max_new_tokens}: "
+            "episodes would be cut off before they are scored, so that every reward is 0; set "
+            "max_new_tokens instead, which limits an episode and scores it."
+        )

@@ -1,5 +1,6 @@
 """TextGenEnv: token generation as a Gymnasium environment, one episode at a time."""
 
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -7,13 +8,15 @@ import gymnasium as gym
 import numpy as np
 from gymnasium.vector import AutoresetMode
 
-from textenv.arguments import check_names, checked_options, takes
+from textenv.arguments import check_limit, check_names, checked_options, takes
 from textenv.kl.shaping import KLShaping
 from textenv.rendering.ansi import MODES
 from textenv.rows.infos import first_row
 from textenv.sharing import SpecOfLiveObjects
 from textenv.task import TextTask
 from textenv.vector_env import TextGenVectorEnv
+
+CUTS = 5  # episodes that end at the same step without a score, before that is said
 
 
 @takes(TextTask)
@@ -89,6 +92,8 @@ class TextGenEnv(SpecOfLiveObjects, gym.Env):
             **task,
         )
         self.task = self._row.task
+        # Tokens that the episode may still have, and that the last ones could have had.
+        self._steps_left, self._cuts = 0, [0] * CUTS
         self.tokenizer, self.prompts = self.task.tokenizer, self.task.prompts
         self.render_mode = self._row.render_mode
         self.observation_space = self._row.single_observation_space
@@ -119,6 +124,18 @@ class TextGenEnv(SpecOfLiveObjects, gym.Env):
     def reset(self, *, seed: int | None = None, options: Mapping[str, Any] | None = None):
         """Begin an episode; ``options={"prompt_index": i}`` picks the prompt."""
         super().reset(seed=seed)
+        registered = gym.registry.get(getattr(self.spec, "id", ""))
+        check_limit(getattr(registered, "max_episode_steps", None), self.task.max_new_tokens)
+        self._cuts = [*self._cuts[1 - CUTS :], self._steps_left]
+        if len({*self._cuts}) == 1 and 0 < self._steps_left < self.task.max_new_tokens:
+            warnings.warn(
+                f"{len(self._cuts)} episodes were reset {self._steps_left} tokens before the end of "
+                "their budget, and have no score: a limit of steps (max_episode_steps, TimeLimit) "
+                f"below max_new_tokens={self.task.max_new_tokens} does that; set max_new_tokens "
+                "instead.",
+                stacklevel=2,
+            )
+        self._steps_left = self.task.max_new_tokens
         index = checked_options(options, ("prompt_index",)).get("prompt_index")
         if index is None:
             index = self.np_random.integers(len(self.prompts))
@@ -131,6 +148,7 @@ class TextGenEnv(SpecOfLiveObjects, gym.Env):
         if action.shape != () or action.dtype.kind not in "iu":
             raise ValueError(f"action={action!r} must be one token id, an integer.")
         observation, reward, terminated, _, infos = self._row.step(action[None])
+        self._steps_left = 0 if terminated[0] else self._steps_left - 1
         info = self._info(infos)
         return _first(observation), float(reward[0]), bool(terminated[0]), False, info
 

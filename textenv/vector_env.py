@@ -17,6 +17,7 @@ from gymnasium.vector.utils import batch_space
 
 from textenv.arguments import (
     Range,
+    check_limit,
     check_names,
     check_ranges,
     checked_options,
@@ -67,6 +68,7 @@ class TextGenVectorEnv(SpecOfLiveObjects, VectorEnv):
         device: the device of the token table (torch mode), the reference and a reward model.
         copy: return copies of the token table. False returns views that the next step changes,
             which is faster, and correct for a client that does not keep observations.
+        max_episode_steps: of a registration; at least ``max_new_tokens``, which ends episodes.
 
     Raises:
         ValueError: an argument is not valid; the message names it, its value and the fix.
@@ -88,6 +90,7 @@ class TextGenVectorEnv(SpecOfLiveObjects, VectorEnv):
         array: str = "numpy",
         device: str | torch.device = "cpu",
         copy: bool = True,
+        max_episode_steps: int | None = None,
         **task: Any,
     ):
         check_names(TextGenVectorEnv, task)
@@ -98,6 +101,7 @@ class TextGenVectorEnv(SpecOfLiveObjects, VectorEnv):
         self.task = TextTask(device=device, **task)
         self.tokenizer, self.prompts = self.task.tokenizer, self.task.prompts
         self.max_length, self.max_new_tokens = self.task.max_length, self.task.max_new_tokens
+        check_limit(max_episode_steps, self.max_new_tokens)
         self.render_mode, self.text_info = checked_mode(render_mode), text_info
         spaces = self.single_observation_space, self.single_action_space = self.task.spaces
         self.observation_space, self.action_space = (batch_space(s, num_envs) for s in spaces)

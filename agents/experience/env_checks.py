@@ -8,7 +8,8 @@ import gymnasium as gym
 from gymnasium.envs.registration import EnvSpec
 from gymnasium.vector import VectorEnv
 
-from textenv.arguments import unknown_argument
+from textenv.arguments import check_limit, unknown_argument
+from textenv.task import TextTask
 
 # Wrappers of Gymnasium whose environments speak in the arrays of another library.
 OTHER_ARRAYS = ("ArrayConversion", "NumpyToTorch", "JaxToNumpy", "JaxToTorch")
@@ -38,6 +39,10 @@ def check_environment(env: Any) -> None:
                 f"env is wrapped in {type(layer).__name__}, so that it returns the arrays of "
                 "another library: pass it without this wrapper; agents convert NumPy's themselves."
             )
+        limit = vars(layer).get("_max_episode_steps")  # of a TimeLimit
+        budget = getattr(layer.unwrapped, "task", None)
+        if limit is not None and isinstance(budget, TextTask):
+            check_limit(limit, budget.max_new_tokens)
         layer = vars(layer).get("env")
 
 

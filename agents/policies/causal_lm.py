@@ -112,7 +112,7 @@ class CausalLMPolicy(nn.Module, Policy):
         self.sampling = Sampling(temperature, banned, vocabulary, forbids_early_stops=True)
         size = outputs.shape[1]  # of the hidden states: some bodies end in a projection
         # Random weights are not needed here, and would change the global random state.
-        self.value_head = nn.utils.skip_init(nn.Linear, size, 1, device=device)
+        self.value_head = nn.utils.skip_init(nn.Linear, size, 1, device=device, dtype=torch.float32)
         nn.init.zeros_(self.value_head.weight)  # a critic that starts at zero adds no noise
         nn.init.zeros_(self.value_head.bias)
         self.critic_body: nn.Module | None = None

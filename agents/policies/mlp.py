@@ -58,7 +58,8 @@ class MlpPolicy(nn.Module, Policy):
             self.critic = _mlp([size, *net_arch, 1], last_gain=1.0)
         if not self.discrete:
             self.log_std = nn.Parameter(
-                torch.full((outputs,), float(log_std_init)), requires_grad=learn_std
+                torch.full((outputs,), float(log_std_init), dtype=torch.float32),
+                requires_grad=learn_std,
             )
         self.generator = torch.Generator(device=self.device)
         self.to(device)
@@ -140,7 +141,7 @@ class MlpPolicy(nn.Module, Policy):
 def _mlp(sizes: Sequence[int], last_gain: float) -> nn.Sequential:
     layers: list[nn.Module] = []
     for i, (inputs, outputs) in enumerate(pairwise(sizes)):
-        linear = nn.Linear(inputs, outputs)
+        linear = nn.Linear(inputs, outputs, dtype=torch.float32)
         last = i == len(sizes) - 2
         nn.init.orthogonal_(linear.weight, last_gain if last else 2**0.5)
         nn.init.zeros_(linear.bias)

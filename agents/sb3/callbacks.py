@@ -1,10 +1,12 @@
 """Callbacks of stable-baselines3 for our agents."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 from stable_baselines3.common.callbacks import BaseCallback, CallbackList, ConvertCallback
 
+from agents.experience import environments
 from agents.experience.rollout import Step
 from agents.experience.steps import copied
 from agents.sb3.infos import step_infos
@@ -27,7 +29,19 @@ def as_callback(callback: Any, agent: Any) -> BaseCallback:
     elif not isinstance(callback, BaseCallback):
         callback = ConvertCallback(callback)
     callback.init_callback(agent)
+    for one in _with_children(callback):
+        if hasattr(one, "eval_env"):  # its rewards are shaped by the KL of this policy
+            environments.bind(one.eval_env, agent.policy)
     return callback
+
+
+def _with_children(callback: BaseCallback) -> Iterator[BaseCallback]:
+    """A callback and those inside it, in lists or not."""
+    yield callback
+    for value in vars(callback).values():
+        for child in value if isinstance(value, list | tuple) else [value]:
+            if isinstance(child, BaseCallback) and child is not getattr(callback, "parent", None):
+                yield from _with_children(child)
 
 
 def needs_steps(callback: BaseCallback) -> bool:

@@ -139,9 +139,10 @@ class KLShaping:
                     "KL shaping (kl_coef > 0) needs the policy's log-probabilities: call "
                     "env.unwrapped.bind(policy) once, with a policy that stores an action_record "
                     "(textenv.ActionRecord) at each act and that has acted. The agents of this "
-                    "project bind themselves; kl_coef=0 only reports. (A policy that was sent to "
-                    "another process, as AsyncVectorEnv and SubprocVecEnv do, is a copy that never "
-                    "acts: use the native vector environment, SyncVectorEnv or DummyVecEnv.)"
+                    "project bind themselves, and so do the policies of agents.sb3 in an "
+                    "environment of agents.sb3.text_vec_env; kl_coef=0 only reports. (A policy "
+                    "that was sent to another process, as AsyncVectorEnv and SubprocVecEnv do, is "
+                    "a copy that never acts: use the native vector environment or SyncVectorEnv.)"
                 )
             return None
         if record is self._taken:

@@ -21,9 +21,10 @@ from stable_baselines3.common.callbacks import (
     StopTrainingOnRewardThreshold,
 )
 from stable_baselines3.common.logger import configure
+from stable_baselines3.common.vec_env import DummyVecEnv
 
 from agents import PPO
-from agents.sb3 import SB3VecEnv
+from agents.sb3 import SB3VecEnv, text_vec_env
 
 
 class Witness(BaseCallback):
@@ -191,3 +192,21 @@ def test_a_list_and_functions_see_the_same(agent):
     ]
     agent.learn(80, CallbackList([functions[0], CallbackList([functions[1]])]))
     assert seen[0] == seen[1] == [16, 32, 48, 64, 80]
+
+
+@pytest.mark.parametrize("kind", ["native", "DummyVecEnv", "gymnasium", "in a list"])
+def test_an_evaluation_callback_in_a_task_with_kl(kind, text_kwargs, model_folder):
+    """Its rewards are shaped by the KL of the policy that learns."""
+    kwargs = text_kwargs(reference=model_folder, kl_coef=0.5, max_new_tokens=4)
+    make = {
+        "DummyVecEnv": lambda: DummyVecEnv([lambda: gym.make("TextGen-v0", **kwargs)] * 2),
+        "gymnasium": lambda: gym.make("TextGen-v0", **kwargs),
+    }.get(kind, lambda: text_vec_env(n_envs=2, **kwargs))
+    callback = EvalCallback(make(), eval_freq=1, n_eval_episodes=2, verbose=0, warn=False)
+    agent = PPO(
+        "CausalLMPolicy", "TextGen-v0", n_envs=4, seed=0, device="cpu", learning_rate=0.01,
+        env_kwargs=kwargs, policy_kwargs={"model": model_folder},
+    )  # fmt: skip
+    agent.learn(40, callback=CallbackList([callback]) if kind == "in a list" else callback)
+    assert np.isfinite(callback.last_mean_reward)
+    agent.learn(20, reset_num_timesteps=False)  # in its own environment
