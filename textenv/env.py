@@ -129,7 +129,7 @@ class TextGenEnv(SpecOfLiveObjects, gym.Env):
         self._cuts = [*self._cuts[1 - CUTS :], self._steps_left]
         if len({*self._cuts}) == 1 and 0 < self._steps_left < self.task.max_new_tokens:
             warnings.warn(
-                f"{len(self._cuts)} episodes were reset {self._steps_left} tokens before the end of "
+                f"{CUTS} episodes were reset {self._steps_left} tokens before the end of "
                 "their budget, and have no score: a limit of steps (max_episode_steps, TimeLimit) "
                 f"below max_new_tokens={self.task.max_new_tokens} does that; set max_new_tokens "
                 "instead.",

@@ -117,13 +117,28 @@ def optimizer_step(
     metrics = distributed.all_reduce_named(here)
     metrics["grad_norm"] = math.hypot(*found)
     if not math.isfinite(metrics["grad_norm"]):
-        raise FloatingPointError(
-            "The gradient is not finite: lower learning_rate, or look for infinite rewards."
-        )
+        raise FloatingPointError(_not_finite(batch))
     goes_on = stop is None or not stop(metrics)
     if goes_on:
         optimizer.step()
     return metrics, goes_on
+
+
+def _not_finite(batch: Batch) -> str:
+    """What to do about a gradient that is not finite, by the first number that is none either."""
+    for values, why in (
+        (batch.old_log_probs, "the policy gave its own actions log-probabilities that are not "
+         "finite: its weights are damaged, or too large for its dtype"),
+        (batch.reference, "the reference gives the probability 0, or no number at all, to actions "
+         "of the policy: look for banned tokens, damaged weights, or a dtype that is too small"),
+        (batch.old_values, "the critic's values are not finite"),
+        (batch.advantages, "the advantages are not finite: look for infinite rewards, or a "
+         "reference that gives the probability 0 to actions of the policy"),
+    ):  # fmt: skip
+        if values is not None and values.shape == batch.mask.shape:
+            if not values[batch.mask].isfinite().all():
+                return f"The gradient is not finite, for {why}."
+    return "The gradient is not finite: lower learning_rate, or look for infinite rewards."
 
 
 # --- sums over parts, for steps that are not those of an optimiser ------------------------------

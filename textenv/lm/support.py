@@ -5,6 +5,7 @@ to show, before it is used, that decoding from the cache gives the log-probabili
 plain forward pass: for two rows of different lengths, at the prompt and two steps later.
 """
 
+import math
 import weakref
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -54,6 +55,17 @@ def check_supported(model: Any, max_length: int) -> None:
             f"{str(error).splitlines()[0] if str(error) else 'no message'}): it is not supported."
         ) from error
     dtype = next(model.parameters()).dtype
+    if math.isnan(difference):
+        for part, weight in model.named_parameters():
+            if not weight.isfinite().all():
+                raise ValueError(
+                    f"The weights {part!r} of {name} are not all finite numbers: its files are "
+                    "damaged, or what trained it has diverged; load another checkpoint."
+                )
+        raise ValueError(
+            f"{name} computes log-probabilities that are not numbers in {dtype}: its hidden states "
+            "are too large for it, so load the model in float32 or bfloat16."
+        )
     if not difference <= TOLERANCE.get(dtype, 0.5) * min(1.0, spread / SPREAD):
         raise ValueError(
             f"{name} is not supported: token by token from the row cache its log-probabilities "
@@ -142,16 +154,17 @@ def _difference(model: Any, length: int) -> tuple[float, float]:
     # As updates compute them: padded rows, body and head one after the other.
     padded = ids.masked_fill(torch.arange(length, device=device) >= ends[:, None].to(device), 0)
     hidden = body(input_ids=padded, use_cache=False).last_hidden_state
-    worst = max(
+    found = [
         _distance(head(hidden[row, :end]).float(), plain(row, end))
         for row, end in enumerate(ends.tolist())
-    )
+    ]
     decoder = Decoder(model, num_rows=2, max_length=length)
     for step in range(min(STEPS, int(ends.min()) - 1), -1, -1):
         logits, _ = decoder.next(ids, (ends - step).to(device))
         for row, end in enumerate((ends - step).tolist()):
-            worst = max(worst, _distance(logits[row], plain(row, end)[-1]))
+            found.append(_distance(logits[row], plain(row, end)[-1]))
     log_probs = plain(0, length).log_softmax(-1)
+    worst = float(torch.tensor(found).max())  # not a number if one of them is none
     return worst, float(log_probs[log_probs.isfinite()].std())
 
 
