@@ -117,9 +117,9 @@ def _is_whole(text: Text) -> bool:
 
 def _prompt_of(row: Mapping[str, Any], where: str, whole: bool) -> tuple[Text | None, set[str]]:
     """The prompt of a row, if it has one, and the names of its columns."""
-    if row.get("prompt") is not None:
-        return _text(row["prompt"], "prompt", where), {"prompt"}
     named = [name for name in INSTEAD_OF_PROMPT if row.get(name)]
+    if row.get("prompt") is not None and (row["prompt"] != "" or not named):
+        return _text(row["prompt"], "prompt", where), {"prompt"}
     if whole or not named:
         return None, {"prompt"}
     if named == ["instruction", "input"]:
@@ -219,8 +219,8 @@ def _of_conversations(parts: Parts) -> Parts:
         length = _alike(list(map(_said, parts.chosen)), list(map(_said, parts.rejected)))
         if not length:
             raise ValueError(
-                f"{where} has no prompt, and its two conversations begin differently: add a column "
-                "'prompt'."
+                f"{where} has two conversations that begin differently: begin both with the "
+                "prompt, or give only the assistant's answers beside a column 'prompt'."
             )
         parts = _split(parts, length)
         prompt = _whole_prompt(prompt, parts.prompt, where)

@@ -23,7 +23,7 @@ from textenv import TASKS
 from textenv.arguments import Range, check_names, check_ranges, first_line
 from textenv.rewards import names_code
 from textenv.rewards.names import parse_name
-from textenv.sharing import unwrap_shared
+from textenv.sharing import columns_of, plain, unwrap_shared
 
 OF_TASK = "(task)"  # the value of an option that is left to the environment
 HELD_OUT = "(held out)"  # the task's own prompts to evaluate with
@@ -169,8 +169,12 @@ def with_absolute_paths(options: Any) -> Any:
     """
     for name in ("model", "prompts", "eval_prompts", "reward"):
         value = getattr(options, name)
+        if columns_of(value) is not None:  # a table of prompts
+            setattr(options, name, plain(value))
+        if not isinstance(value, str):
+            continue
         is_name = value in ("bundled", "smollm2") or (name == "reward" and parse_name(value))
-        if isinstance(value, str) and not is_name and Path(value).expanduser().exists():
+        if not is_name and Path(value).expanduser().exists():
             setattr(options, name, str(Path(value).expanduser().resolve()))
     return options
 

@@ -232,9 +232,13 @@ REFUSED = {
         {"chosen": [user("a")], "rejected": [user("a"), bot("e")]},
         r"in chosen, messages of the roles \[\]: give one message of the assistant",
     ),
+    "only answers": (
+        {"chosen": [bot("b")], "rejected": [bot("c")]},
+        "has two conversations that begin differently: begin both with the prompt, or",
+    ),
     "an answer of the user": (
         {"prompt": "a", "chosen": [user("b")], "rejected": [user("c")]},
-        "has no prompt, and its two conversations begin differently",
+        "has two conversations that begin differently: begin both with the prompt, or",
     ),
     "other names of the answers": (
         {"prompt": "a", "response_0": "b", "response_1": "c", "better_response_id": 0},

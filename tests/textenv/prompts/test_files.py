@@ -106,6 +106,7 @@ def test_an_environment_takes_a_frame(tokenizer):
     )  # fmt: skip
     assert env.reset(seed=0)[1]["prompt"] == "ab"
     assert env.step(50)[1] == 1
+    assert env.task.as_data()[0]["prompts"] == [{"prompt": "ab", "answer": "c"}]
 
 
 def test_a_cell_of_csv_may_be_long_and_stand_after_a_space(tmp_path):
@@ -117,9 +118,9 @@ def test_a_cell_of_csv_may_be_long_and_stand_after_a_space(tmp_path):
         '"prompt", "a, b", c\n"2, or ""3""?" , " d\ne", f\n x, "" , " ""g"""\n"5"" pipe","",5" x\n'
     )
     assert load_prompts(path) == [
-        Prompt('2, or "3"?', {"a, b": " d\ne", " c": " f"}),
-        Prompt(" x", {"a, b": "", " c": ' "g"'}),
-        Prompt('5" pipe', {"a, b": "", " c": '5" x'}),
+        Prompt('2, or "3"?', {"a, b": " d\ne", "c": " f"}),
+        Prompt(" x", {"a, b": "", "c": ' "g"'}),
+        Prompt('5" pipe', {"a, b": "", "c": '5" x'}),
     ]
 
 
