@@ -142,8 +142,14 @@ def _rows_of_file(path: Path, name: str) -> Rows:
 
 
 def _read_text(file: _File) -> Rows:
+    lines = file.lines()
+    if lines and re.match(r'\s*\{\s*"(prompt|messages)"\s*:', lines[0][1]):
+        raise ValueError(
+            f"{file.where(lines[0][0])} is a row of JSON, and each line of a file of this name is "
+            "a text: let its name end in '.jsonl'."
+        )
     # Spaces at the ends of a line are kept: they change how a prompt is tokenised.
-    return [(file.where(number), line) for number, line in file.lines()]
+    return [(file.where(number), line) for number, line in lines]
 
 
 # --- JSON ---------------------------------------------------------------------------------------
@@ -249,6 +255,11 @@ def _rows_of_csv(file: _File, reader: Any) -> Rows:
             if columns is None:
                 columns = [cell.strip() for cell in cells]
                 _check_columns(columns, where)
+                if len(columns) == 1 and re.search("[;\t]", columns[0]):
+                    raise ValueError(
+                        f"{where} names the one column {brief(columns[0])}: separate cells by "
+                        "commas, not by semicolons or tabs."
+                    )
                 continue
             if len(cells) != len(columns):
                 raise ValueError(

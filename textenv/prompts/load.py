@@ -78,7 +78,7 @@ def _encode_batch(
                 "makes a message, needs: take the tokenizer of a chat model, such as 'smollm2', "
                 "set tokenizer.chat_template, or pass chat=False."
             )
-        if chat:
+        if not prompt.messages:
             _check_not_rendered(prompt.text, tokenizer, number)
         as_messages = prompt.messages or [{"role": "user", "content": prompt.text}]
         conversations[number] = as_messages
@@ -106,7 +106,7 @@ def _encode_batch(
 def _check_not_rendered(text: str, tokenizer: Any, number: int) -> None:
     """A text that a template has made already would become a message of a user about it."""
     for token in tokenizer.all_special_tokens:
-        if text.startswith(token):
+        if len(token) > 1 and text.startswith(token):
             raise ValueError(
                 f"prompts[{number}] begins with {token!r}, as what a chat template has made: pass "
                 "chat=False, or give its messages."

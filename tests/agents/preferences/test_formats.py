@@ -131,6 +131,10 @@ FORMATS = {
         rows(lambda q, a, b: {"prompt": q, "chosen": f"{q} {a}", "rejected": f"{q} {b}"}),
         [(q, f" {a}", f" {b}") for q, a, b in AS_TEXTS],
     ),
+    "messages for a prompt, repeated by texts": (
+        rows(lambda q, a, b: {"prompt": [user(q)], "chosen": f"{q}\n{a}", "rejected": f"{q}\n{b}"}),
+        [((user(q),), a, b) for q, a, b in AS_TEXTS],
+    ),
     "whole dialogues beside their question": (
         rows(lambda q, a, b: {"prompt": q, "chosen": hh(q, a), "rejected": hh(q, b)}),
         [(hh(q, "")[:-1], f" {a}", f" {b}") for q, a, b in AS_TEXTS],
@@ -207,6 +211,10 @@ REFUSED = {
     "two columns": (
         {"question": "Why?", "instruction": "Answer.", **PAIR},
         "has the columns 'question' and 'instruction', and each could be the prompt: rename",
+    ),
+    "a text about which is asked": (
+        {"question": "Why?", "context": "It rained.", **PAIR},
+        "has the column 'context' beside 'question', and it may belong to the prompt: write the",
     ),
     "earlier turns": (
         {"instruction": "And?", "history": [["Hi", "Hello"]], **PAIR},

@@ -227,6 +227,24 @@ def test_two_columns_of_one_name_in_a_table_are_refused(tmp_path):
             load_prompts(source)
 
 
+def test_cells_that_something_else_separates_are_refused(refuses):
+    for separator in ";\t":
+        names = separator.join(("prompt", "chosen", "rejected"))
+        refuses(
+            ".csv", f"{names}\n{names}\n", "line 1, names the one column 'prompt.*: separate cel"
+        )
+
+
+@pytest.mark.parametrize("name", ["rows", "rows.txt", "rows.txt.gz"])
+def test_rows_of_json_are_no_texts(name, tmp_path):
+    content = b'{"prompt": "a"}\n'
+    (tmp_path / name).write_bytes(gzip.compress(content) if name.endswith("gz") else content)
+    with pytest.raises(
+        ValueError, match=r"line 1, is a row of JSON, .*: let its name end in '.jsonl"
+    ):
+        load_prompts(tmp_path / name)
+
+
 @pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be", "utf-32-le", "latin-1"])
 @pytest.mark.parametrize("ending", [".txt", ".jsonl", ".csv"])
 def test_another_encoding_is_refused(refuses, ending, encoding):
