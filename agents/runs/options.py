@@ -44,8 +44,8 @@ class TaskOptions:
     """A name ("sentiment", "haiku", "length(20)", "keyword(love)"), "module:function", or a
     sequence-classification model."""
     prompts: str = "bundled"
-    """"bundled", a text file with one prompt per line, or a .jsonl, .json, .csv or .parquet file with
-    a column "prompt" (texts) or "messages" (conversations); each may be compressed, .gz."""
+    """"bundled", a text file with one prompt per line, or a .jsonl, .json, .csv or .parquet file
+    with a column "prompt" (texts) or "messages" (conversations); each may be compressed, .gz."""
     chat: bool = False
     """Make each prompt that is a plain text a message of the user, in the model's chat template."""
     max_new_tokens: Annotated[int, Range(1)] = 24
