@@ -56,8 +56,27 @@ def is_data(value: Any) -> bool:
     return value is None or isinstance(value, str | int | float | bool)
 
 
+def columns_of(table: Any) -> list[Any] | None:
+    """The names of the columns of a table of pandas, polars or pyarrow; None for anything else."""
+    if hasattr(table, "to_pylist") and hasattr(table, "column_names"):  # pyarrow
+        return list(table.column_names)
+    if hasattr(table, "iterrows") or hasattr(table, "to_dicts"):  # pandas, polars
+        return list(table.columns)
+    return None
+
+
+def _rows_of(table: Any) -> list[Any]:
+    for as_rows in ("to_pylist", "to_dicts"):
+        if hasattr(table, as_rows):
+            return getattr(table, as_rows)()
+    cells = table.astype(object)
+    # A cell without a value is NaN or NaT in pandas, which would look like a number.
+    return cells.where(cells.notna(), None).to_dict("records")
+
+
 def plain(value: Any) -> Any:
-    """Data in another form, such as an array, a set or a path, as plain data; else as it is."""
+    """Data in another form, such as an array, a table, a set or a path, as plain data; else as it
+    is. A table is a list of its rows; one with two columns of one name stays as it is."""
     if isinstance(value, os.PathLike):
         path = os.fspath(value)
         return path if os.path.dirname(path) else os.path.join(os.curdir, path)  # it is no name
@@ -67,6 +86,9 @@ def plain(value: Any) -> Any:
         return plain(value.tolist()) if value.dtype == object else value.tolist()
     if isinstance(value, torch.device):
         return str(value)
+    columns = columns_of(value)
+    if columns is not None and len({*columns}) == len(columns):
+        return [plain(row) for row in _rows_of(value)]
     if isinstance(value, set | frozenset):
         return sorted(map(plain, value), key=repr)
     if isinstance(value, list | tuple | range):

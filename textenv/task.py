@@ -35,10 +35,11 @@ class TextTask(Arguments):
     tokenizer: Any = "bundled"
     """"bundled", "smollm2", a folder, a hub id, or a transformers tokenizer."""
     prompts: Any = "bundled"
-    """"bundled", a file (.txt, .jsonl, .csv or .parquet), a list, or a dataset, of texts or of
-    conversations (`textenv.prompts.load.load_prompts`). The other columns are passed to the reward
-    in ``episode.data``. The tokenizer's chat template renders a conversation, whose messages are in
-    ``episode.data["prompt"]``; a last message of the assistant is continued."""
+    """"bundled", a file (.txt, .jsonl, .json, .csv or .parquet, also as .gz), a list, a table of
+    pandas, or a dataset, of texts or of conversations (`textenv.prompts.load.load_prompts`). The
+    other columns are passed to the reward in ``episode.data``. The tokenizer's chat template, which
+    gets the columns ``tools`` and ``chat_template_kwargs``, renders a conversation, whose messages
+    are in ``episode.data["prompt"]``; a last message of the assistant is continued."""
     reward: Any = "sentiment"
     """a name, ``"module:function"``, a classifier, any function, or a weighted sum
     (`textenv.rewards.resolve_reward`)."""

@@ -17,7 +17,8 @@ class RewardModelOptions:
     """Train a reward model on preferences: a folder that train takes as its --reward."""
 
     preferences: tuple[Path, ...]
-    """Files of JSON lines with the columns prompt, chosen and rejected."""
+    """Files (.jsonl, .json, .csv, .parquet, also as .gz) with the columns prompt, chosen and
+    rejected, or in another public format (agents.preferences.formats)."""
     model: str = "bundled"
     """The language model whose body it begins with, as for train."""
     output: Path = Path("runs/reward-model")

@@ -26,6 +26,7 @@ Text = str | tuple[Mapping[str, Any], ...]  # or a conversation
 RESPONSES = ("chosen", "rejected")
 INSTEAD_OF_PROMPT = ("question", "instruction", "query", "input")
 ANSWERS = ("assistant", "model")  # the roles of a response
+CONTEXTS = ("context", "passage", "document", "article", "background")  # often a part of the prompt
 
 # Columns about a row, which are no prompt even where they are texts.
 _ABOUT = re.compile(
@@ -117,9 +118,9 @@ def _is_whole(text: Text) -> bool:
 
 def _prompt_of(row: Mapping[str, Any], where: str, whole: bool) -> tuple[Text | None, set[str]]:
     """The prompt of a row, if it has one, and the names of its columns."""
-    if row.get("prompt") is not None:
-        return _text(row["prompt"], "prompt", where), {"prompt"}
     named = [name for name in INSTEAD_OF_PROMPT if row.get(name)]
+    if row.get("prompt") is not None and (row["prompt"] != "" or not named):
+        return _text(row["prompt"], "prompt", where), {"prompt"}
     if whole or not named:
         return None, {"prompt"}
     if named == ["instruction", "input"]:
@@ -134,6 +135,12 @@ def _prompt_of(row: Mapping[str, Any], where: str, whole: bool) -> tuple[Text | 
             f"{where} has the columns {' and '.join(map(repr, named))}, and each could be the "
             "prompt: rename the one that is to 'prompt'."
         )
+    for context in CONTEXTS:
+        if row.get(context):
+            raise ValueError(
+                f"{where} has the column {context!r} beside {named[0]!r}, and it may belong to the "
+                "prompt: write the whole prompt into a column 'prompt'."
+            )
     if row.get("history"):
         raise ValueError(
             f"{where} has earlier turns in the column 'history': write all turns as messages into "
@@ -145,10 +152,13 @@ def _prompt_of(row: Mapping[str, Any], where: str, whole: bool) -> tuple[Text | 
 def _repeated(parts: Parts) -> int | None:
     """Where the prompt ends within both responses, which begin with it or with a text that has it;
     0 if they do not, None if they are not texts with a prompt."""
-    head = parts.prompt.strip() if isinstance(parts.prompt, str) else ""
-    if parts.texts is None or not head:
+    if parts.texts is None or parts.prompt is None:
         return None
     chosen, rejected = parts.texts
+    last = parts.prompt if isinstance(parts.prompt, str) else parts.prompt[-1]["content"]
+    head = last.strip()
+    if not head:
+        return None
     end = chosen[: _alike(chosen, rejected)].find(head) + len(head)
     following = chosen[end : end + 1], rejected[end : end + 1]
     within_a_word = head[-1].isalnum() and any(map(str.isalnum, following))
@@ -163,6 +173,9 @@ def _finished(parts: Parts, end: int | None) -> Parts:
         parts = _of_conversations(parts)
     elif parts.prompt is None:
         parts = _of_whole_texts(parts)
+    elif end and not isinstance(parts.prompt, str):
+        chosen, rejected = (text[end:].lstrip() for text in texts)
+        parts = replace(parts, chosen=chosen, rejected=rejected)
     elif end:
         exact = len(parts.prompt) if texts[0].startswith(parts.prompt) else 0
         parts = _split(parts, exact or max(end, _length_of_prompt(*texts)))
@@ -219,8 +232,8 @@ def _of_conversations(parts: Parts) -> Parts:
         length = _alike(list(map(_said, parts.chosen)), list(map(_said, parts.rejected)))
         if not length:
             raise ValueError(
-                f"{where} has no prompt, and its two conversations begin differently: add a column "
-                "'prompt'."
+                f"{where} has two conversations that begin differently: begin both with the "
+                "prompt, or give only the assistant's answers beside a column 'prompt'."
             )
         parts = _split(parts, length)
         prompt = _whole_prompt(prompt, parts.prompt, where)

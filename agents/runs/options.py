@@ -24,7 +24,7 @@ from textenv import TASKS
 from textenv.arguments import Range, check_names, check_ranges, first_line
 from textenv.rewards import names_code
 from textenv.rewards.names import parse_name
-from textenv.sharing import unwrap_shared
+from textenv.sharing import columns_of, plain, unwrap_shared
 
 OF_TASK = "(task)"  # the value of an option that is left to the environment
 HELD_OUT = "(held out)"  # the task's own prompts to evaluate with
@@ -45,8 +45,8 @@ class TaskOptions:
     """A name ("sentiment", "haiku", "length(20)", "keyword(love)"), "module:function", or a
     sequence-classification model."""
     prompts: str = "bundled"
-    """"bundled", a text file with one prompt per line, or a .jsonl, .csv or .parquet file with a
-    column "prompt" (texts) or "messages" (conversations)."""
+    """"bundled", a text file with one prompt per line, or a .jsonl, .json, .csv or .parquet file
+    with a column "prompt" (texts) or "messages" (conversations); each may be compressed, .gz."""
     chat: bool = False
     """Make each prompt that is a plain text a message of the user, in the model's chat template."""
     max_new_tokens: Annotated[int, Range(1)] = 24
@@ -172,8 +172,12 @@ def with_absolute_paths(options: Any) -> Any:
     """
     for name in ("model", "prompts", "eval_prompts", "reward"):
         value = getattr(options, name)
+        if columns_of(value) is not None:  # a table of prompts
+            setattr(options, name, plain(value))
+        if not isinstance(value, str):
+            continue
         is_name = value in ("bundled", "smollm2") or (name == "reward" and parse_name(value))
-        if isinstance(value, str) and not is_name and Path(value).expanduser().exists():
+        if not is_name and Path(value).expanduser().exists():
             setattr(options, name, str(Path(value).expanduser().resolve()))
     return options
 

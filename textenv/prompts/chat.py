@@ -133,13 +133,17 @@ def template_options(data: Mapping[str, Any], where: str) -> dict[str, Any]:
             value = parsed_cell(value, where, column)
         if value is None or isinstance(value, str):
             continue
-        value = plain(value)
+        try:
+            value = _without_none(plain(value))
+        except RecursionError as error:
+            raise ValueError(f"{where} has too many brackets in the {column}: remove them.") from (
+                error
+            )
         if not isinstance(value, kind):
             raise ValueError(
                 f"{where} has the {column} {brief(value)}: write {WRITTEN[column]}, or rename the "
                 "column if it is not for the chat template."
             )
-        value = _without_none(value)
         options |= value if column == "chat_template_kwargs" else {"tools": value}
     return options
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from textenv.arguments import brief, first_line
-from textenv.sharing import plain
+from textenv.sharing import columns_of, plain
 
 Rows = list[tuple[str, Any]]  # (where, row): the beginning of an error message, and a row
 EXAMPLES = {
@@ -40,12 +40,10 @@ def read_rows(source: Any, name: str) -> Rows:
 
 
 def _checked_iterable(source: Any, name: str) -> Iterable[Any]:
-    for as_rows in ("to_pylist", "to_dicts"):  # pyarrow, polars
-        if hasattr(source, as_rows):
-            _check_columns(getattr(source, "column_names", ()), name)
-            return getattr(source, as_rows)()
-    if hasattr(source, "iterrows"):
-        return _rows_of_frame(source, name)
+    columns = columns_of(source)
+    if columns is not None:
+        _check_columns(columns, name)
+        return plain(source)
     if isinstance(source, Mapping):  # its names of columns or splits would look like rows
         raise ValueError(
             f"{name} is a {type(source).__name__}, which is not a list of rows: pass one split of "
@@ -63,13 +61,6 @@ def _checked_iterable(source: Any, name: str) -> Iterable[Any]:
             f"{EXAMPLES[name]}."
         )
     return source
-
-
-def _rows_of_frame(frame: Any, name: str) -> list[Any]:
-    _check_columns(frame.columns, name)
-    cells = frame.astype(object)
-    # A cell without a value is NaN or NaT there, which would look like a number.
-    return [plain(row) for row in cells.where(cells.notna(), None).to_dict("records")]
 
 
 def _check_columns(columns: Iterable[Any], where: str) -> None:
@@ -151,8 +142,14 @@ def _rows_of_file(path: Path, name: str) -> Rows:
 
 
 def _read_text(file: _File) -> Rows:
+    lines = file.lines()
+    if lines and re.match(r'\s*\{\s*"(prompt|messages)"\s*:', lines[0][1]):
+        raise ValueError(
+            f"{file.where(lines[0][0])} is a row of JSON, and each line of a file of this name is "
+            "a text: let its name end in '.jsonl'."
+        )
     # Spaces at the ends of a line are kept: they change how a prompt is tokenised.
-    return [(file.where(number), line) for number, line in file.lines()]
+    return [(file.where(number), line) for number, line in lines]
 
 
 # --- JSON ---------------------------------------------------------------------------------------
@@ -256,8 +253,13 @@ def _rows_of_csv(file: _File, reader: Any) -> Rows:
             if not cells:
                 continue  # a blank line
             if columns is None:
-                columns = cells
+                columns = [cell.strip() for cell in cells]
                 _check_columns(columns, where)
+                if len(columns) == 1 and re.search("[;\t]", columns[0]):
+                    raise ValueError(
+                        f"{where} names the one column {brief(columns[0])}: separate cells by "
+                        "commas, not by semicolons or tabs."
+                    )
                 continue
             if len(cells) != len(columns):
                 raise ValueError(

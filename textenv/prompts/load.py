@@ -78,6 +78,8 @@ def _encode_batch(
                 "makes a message, needs: take the tokenizer of a chat model, such as 'smollm2', "
                 "set tokenizer.chat_template, or pass chat=False."
             )
+        if not prompt.messages:
+            _check_not_rendered(prompt.text, tokenizer, number)
         as_messages = prompt.messages or [{"role": "user", "content": prompt.text}]
         conversations[number] = as_messages
         rendered[number] = render_conversation(
@@ -99,6 +101,16 @@ def _encode_batch(
         array = np.array(ids[number], dtype=np.int64)
         encoded[number] = EncodedPrompt(texts[number], array, data)
     return encoded
+
+
+def _check_not_rendered(text: str, tokenizer: Any, number: int) -> None:
+    """A text that a template has made already would become a message of a user about it."""
+    for token in tokenizer.all_special_tokens:
+        if len(token) > 1 and text.startswith(token):
+            raise ValueError(
+                f"prompts[{number}] begins with {token!r}, as what a chat template has made: pass "
+                "chat=False, or give its messages."
+            )
 
 
 def _tokenise(texts: Mapping[int, str], tokenizer: Any) -> dict[int, list[int]]:
@@ -163,6 +175,7 @@ def load_prompts(source: str | os.PathLike[str] | Iterable[Any]) -> list[Prompt 
 def _prompt_from_row(row: Any, where: str) -> Prompt | EncodedPrompt:
     if isinstance(row, Prompt | EncodedPrompt):
         return row
+    row = text_or_messages(row, where, "prompt")
     if isinstance(row, str):
         return Prompt(checked_text(row, where))
     if isinstance(row, list | tuple | np.ndarray):

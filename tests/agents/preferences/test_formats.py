@@ -131,6 +131,10 @@ FORMATS = {
         rows(lambda q, a, b: {"prompt": q, "chosen": f"{q} {a}", "rejected": f"{q} {b}"}),
         [(q, f" {a}", f" {b}") for q, a, b in AS_TEXTS],
     ),
+    "messages for a prompt, repeated by texts": (
+        rows(lambda q, a, b: {"prompt": [user(q)], "chosen": f"{q}\n{a}", "rejected": f"{q}\n{b}"}),
+        [((user(q),), a, b) for q, a, b in AS_TEXTS],
+    ),
     "whole dialogues beside their question": (
         rows(lambda q, a, b: {"prompt": q, "chosen": hh(q, a), "rejected": hh(q, b)}),
         [(hh(q, "")[:-1], f" {a}", f" {b}") for q, a, b in AS_TEXTS],
@@ -208,6 +212,10 @@ REFUSED = {
         {"question": "Why?", "instruction": "Answer.", **PAIR},
         "has the columns 'question' and 'instruction', and each could be the prompt: rename",
     ),
+    "a text about which is asked": (
+        {"question": "Why?", "context": "It rained.", **PAIR},
+        "has the column 'context' beside 'question', and it may belong to the prompt: write the",
+    ),
     "earlier turns": (
         {"instruction": "And?", "history": [["Hi", "Hello"]], **PAIR},
         "has earlier turns in the column 'history': write all turns as messages",
@@ -232,9 +240,13 @@ REFUSED = {
         {"chosen": [user("a")], "rejected": [user("a"), bot("e")]},
         r"in chosen, messages of the roles \[\]: give one message of the assistant",
     ),
+    "only answers": (
+        {"chosen": [bot("b")], "rejected": [bot("c")]},
+        "has two conversations that begin differently: begin both with the prompt, or",
+    ),
     "an answer of the user": (
         {"prompt": "a", "chosen": [user("b")], "rejected": [user("c")]},
-        "has no prompt, and its two conversations begin differently",
+        "has two conversations that begin differently: begin both with the prompt, or",
     ),
     "other names of the answers": (
         {"prompt": "a", "response_0": "b", "response_1": "c", "better_response_id": 0},

@@ -2,6 +2,7 @@
 
 import json
 
+import pandas as pd
 import pytest
 
 import agents
@@ -38,12 +39,15 @@ def test_python_and_the_command_line_train_alike(agent, tmp_path, monkeypatch):
 
 
 def test_a_run_goes_on_in_its_folder(tmp_path):
-    first = agents.train("ppo", folder=tmp_path / "run", total_timesteps=40, **SMALL)
+    """With prompts from a table, whose rows are data as those of a list are."""
+    table = pd.DataFrame({"prompt": ["The film", "A"], "answer": ["good", None]})
+    first = agents.train("ppo", folder=tmp_path / "run", total_timesteps=40, prompts=table, **SMALL)
     with pytest.raises(FileExistsError, match="run"):
         agents.train("ppo", folder=tmp_path / "run", total_timesteps=40, **SMALL)
     more = agents.train(folder=tmp_path / "run", resume=True, total_timesteps=120)
     assert more.agent.num_timesteps >= 120 > first.agent.num_timesteps
     assert more.before.returns.tolist() == first.before.returns.tolist()  # not measured again
+    assert {*more.after.prompts} == {*table["prompt"]}
 
 
 @pytest.mark.parametrize(

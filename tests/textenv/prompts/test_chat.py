@@ -164,6 +164,16 @@ def test_chat_makes_a_text_the_message_of_a_user(chat_tokenizer):
     assert encode_prompts(prompts, chat_tokenizer)[0].text == "Hi"
 
 
+def test_chat_refuses_what_a_template_has_made(chat_tokenizer):
+    text = chat_tokenizer.apply_chat_template(HELLO, tokenize=False)
+    with pytest.raises(
+        ValueError,
+        match=r"^prompts\[1\] begins with '<stop>', as what a chat template has made: pass chat=F",
+    ):
+        encode_prompts(load_prompts(["Hi", text]), chat_tokenizer, chat=True)
+    assert encode_prompts(load_prompts([text]), chat_tokenizer)[0].text == text
+
+
 def test_the_messages_are_in_the_data(chat_tokenizer):
     prompts = load_prompts([{"messages": HELLO, "answer": 4}, {"prompt": "Hi", "answer": 5}])
     assert [prompt.data for prompt in encode_prompts(prompts, chat_tokenizer)] == [

@@ -106,6 +106,7 @@ def test_an_environment_takes_a_frame(tokenizer):
     )  # fmt: skip
     assert env.reset(seed=0)[1]["prompt"] == "ab"
     assert env.step(50)[1] == 1
+    assert env.task.as_data()[0]["prompts"] == [{"prompt": "ab", "answer": "c"}]
 
 
 def test_a_cell_of_csv_may_be_long_and_stand_after_a_space(tmp_path):
@@ -117,9 +118,9 @@ def test_a_cell_of_csv_may_be_long_and_stand_after_a_space(tmp_path):
         '"prompt", "a, b", c\n"2, or ""3""?" , " d\ne", f\n x, "" , " ""g"""\n"5"" pipe","",5" x\n'
     )
     assert load_prompts(path) == [
-        Prompt('2, or "3"?', {"a, b": " d\ne", " c": " f"}),
-        Prompt(" x", {"a, b": "", " c": ' "g"'}),
-        Prompt('5" pipe', {"a, b": "", " c": '5" x'}),
+        Prompt('2, or "3"?', {"a, b": " d\ne", "c": " f"}),
+        Prompt(" x", {"a, b": "", "c": ' "g"'}),
+        Prompt('5" pipe', {"a, b": "", "c": '5" x'}),
     ]
 
 
@@ -224,6 +225,24 @@ def test_two_columns_of_one_name_in_a_table_are_refused(tmp_path):
     for source in (table, tmp_path / "a.parquet"):
         with pytest.raises(ValueError, match=r"^prompts.* names the column 'prompt' twice"):
             load_prompts(source)
+
+
+def test_cells_that_something_else_separates_are_refused(refuses):
+    for separator in ";\t":
+        names = separator.join(("prompt", "chosen", "rejected"))
+        refuses(
+            ".csv", f"{names}\n{names}\n", "line 1, names the one column 'prompt.*: separate cel"
+        )
+
+
+@pytest.mark.parametrize("name", ["rows", "rows.txt", "rows.txt.gz"])
+def test_rows_of_json_are_no_texts(name, tmp_path):
+    content = b'{"prompt": "a"}\n'
+    (tmp_path / name).write_bytes(gzip.compress(content) if name.endswith("gz") else content)
+    with pytest.raises(
+        ValueError, match=r"line 1, is a row of JSON, .*: let its name end in '.jsonl"
+    ):
+        load_prompts(tmp_path / name)
 
 
 @pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be", "utf-32-le", "latin-1"])
