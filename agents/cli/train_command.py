@@ -8,11 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-import tyro
-
 from agents import algorithms, distributed
 from agents.cli.errors import ENDINGS, check_options, checking_options, exit_code, in_words
-from agents.cli.parsing import parse_train
+from agents.cli.parsing import parse_train, read_options
 from agents.cli.printing import print_evaluations
 from agents.runs import Interrupted, RunFolder, Signals
 from agents.runs.options import RunOptions, settings_to_go_on
@@ -26,7 +24,7 @@ from agents.runs.train import (
     open_folder,
     stored_attainable,
 )
-from agents.training.progress import console
+from agents.training.console import console
 from textenv.arguments import Range
 from textenv.rewards import names_code
 
@@ -81,7 +79,7 @@ def parse_resume(arguments: list[str]) -> tuple[RunOptions, dict[str, Any]] | No
     """The options and hyper-parameters of the run to go on with; None without ``--resume``."""
     if not any(argument.split("=")[0] == "--resume" for argument in arguments):
         return None
-    given = tyro.cli(Resume, args=arguments, prog="python -m agents train")
+    given = read_options(Resume, arguments, "train")
     now = {
         "resume": given.resume, "save_every": given.save_every, "device": given.device,
         "show_samples": given.show_samples,
@@ -107,19 +105,18 @@ def show(run: TrainedRun, options: RunOptions) -> None:
     """Print what a finished run has changed."""
     print_evaluations({"before": run.before, "after": run.after}, run.attainable)
     tokens, seconds = run.agent.num_timesteps, run.agent.learning_seconds
-    console.print(
+    console.say(
         f"\n{tokens} tokens in {seconds:.0f} s ({tokens / max(seconds, 1e-9):.0f} tokens/s, "
         f"learning included)\nagent  {run.folder.agent}\nplot   {run.folder.plot}\n"
-        f"again  {evaluate_command(options, run.folder)}",
-        soft_wrap=True,
+        f"again  {evaluate_command(options, run.folder)}"
     )
 
 
 def end_early(options: RunOptions, folder: RunFolder, error: BaseException) -> int:
     """Say what an interrupted run has reached, and how to go on; returns the exit code."""
-    console.print(in_words(error), soft_wrap=True, markup=False)
+    console.say(in_words(error))
     if folder.is_run():
-        console.print(f"go on  {resume_command(options, folder)}", soft_wrap=True)
+        console.say(f"go on  {resume_command(options, folder)}")
     with suppress(OSError, KeyError, Interrupted):  # as far as it goes, and as the user waits
         before = folder.evaluations()["before"]
         with open(folder.progress, newline="", encoding="utf-8") as file:

@@ -11,9 +11,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from agents import files
 from agents.evaluation.statistics import interval
+from textenv.arguments import as_path
 from textenv.optimum import best_of_n_curve
 from textenv.optimum import frontier as optimal_frontier
+from textenv.shown import printable
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -243,17 +246,24 @@ def draw_plane(axes, attainable: Attainable, largest_kl: float) -> None:
 def save_figure(figure: Figure, target: str | Path) -> Path:
     """Write a plot in the plain style as a PNG, whose folder is made; returns its path."""
     styled(figure)
-    target = Path(target)
+    target = as_path(target)
     target.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(target, dpi=130)
+    with files.replacing_file(target) as new:
+        figure.savefig(new, format=target.suffix[1:] or "png", dpi=130)
     return target
 
 
 def styled(figure: Figure) -> None:
-    """Set the plain style: a grid, no frame at the top and right, legends for labels."""
+    """Set the plain style: a grid, no frame at the top and right, legends for labels; and show all
+    texts as they are, in which a ``$`` is no formula."""
+    from matplotlib.text import Text
+
     for axes in figure.axes:
         axes.set_axisbelow(True)
         axes.grid(alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)
         if axes.get_legend() is None and axes.get_legend_handles_labels()[0]:
             axes.legend(frameon=False)
+    for text in figure.findobj(Text):
+        text.set_parse_math(False)
+        text.set_text(printable(text.get_text()))

@@ -18,6 +18,7 @@ import numpy as np
 
 from agents.evaluation.sampling import sample
 from agents.experience import environments
+from textenv.arguments import as_path
 
 Text = str | tuple[Mapping[str, str], ...]  # or a conversation
 RESPONSES = ("chosen", "rejected")
@@ -141,7 +142,7 @@ def load_preferences(source: str | os.PathLike[str] | Iterable[Any]) -> list[Pre
         rows = [(f"preferences[{index}]", row) for index, row in enumerate(source)]
         name = "preferences"
     else:
-        rows, name = _rows_of_file(Path(source)), f"preferences={str(source)!r}"
+        rows, name = _rows_of_file(as_path(source)), f"preferences={str(source)!r}"
     if not rows:
         raise ValueError(f"{name} is empty: give at least one preference.")
     return [_from_row(row, where) for where, row in rows]

@@ -33,6 +33,7 @@ from agents.runs.folder import RunFolder
 from agents.runs.recorder import RunRecorder
 from agents.runs.signals import Signals
 from agents.runs.train import measure_attainable, stored_attainable
+from agents.training.console import console, drawing
 from textenv.arguments import Range, check_ranges
 from textenv.sharing import is_data, plain
 
@@ -165,8 +166,10 @@ class Comparing:
                 logs.setdefault(job.candidate, []).append(log)
         if logs:
             of_evaluation, of_learning = self.attainable[task]
-            comparison(logs, ends, of_evaluation, target, title, of_learning)
-        return bool(logs)
+            with drawing("plot"):
+                comparison(logs, ends, of_evaluation, target, title, of_learning)
+                return True
+        return False
 
 
 def write_result(
@@ -198,7 +201,7 @@ def compare(
     folder: str | Path | None = None,
     overwrite: bool = False,
     device: str = "auto",
-    report: Callable[[str], Any] = print,
+    report: Callable[[str], Any] = console.say,
 ) -> Comparison:
     """Train and evaluate each candidate on each seed of each task.
 

@@ -31,6 +31,7 @@ from filelock import FileLock, Timeout
 
 from agents import distributed, files
 from agents.saving.agent_folder import DESCRIPTION, IN_A_RUN, find
+from textenv.arguments import as_path
 
 LOCK = ".lock"
 PACKAGES = ("textenv", "torch", "transformers", "gymnasium", "stable-baselines3", "numpy")
@@ -40,7 +41,7 @@ class RunFolder:
     """The paths of a run's files, in a folder that need not exist, and the right to write them."""
 
     def __init__(self, path: str | Path):
-        self.path = Path(path)
+        self.path = as_path(path)
         self.settings_file = self.path / "settings.json"
         self.progress = self.path / "progress.csv"
         self.completions = self.path / "completions.jsonl"

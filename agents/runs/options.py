@@ -20,7 +20,7 @@ from agents.training import presets
 from agents.training.device import find_device
 from agents.training.hyperparameters import hyperparameter_names
 from textenv import TASKS
-from textenv.arguments import Range, check_names, check_ranges, first_line
+from textenv.arguments import Range, as_path, check_names, check_ranges, first_line
 from textenv.rewards import names_code
 from textenv.rewards.names import parse_name
 from textenv.sharing import unwrap_shared
@@ -170,8 +170,8 @@ def with_absolute_paths(options: Any) -> Any:
     for name in ("model", "prompts", "eval_prompts", "reward"):
         value = getattr(options, name)
         is_name = value in ("bundled", "smollm2") or (name == "reward" and parse_name(value))
-        if isinstance(value, str) and not is_name and Path(value).expanduser().exists():
-            setattr(options, name, str(Path(value).expanduser().resolve()))
+        if isinstance(value, str) and not is_name and as_path(value).exists():
+            setattr(options, name, str(as_path(value).resolve()))
     return options
 
 

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.markup import escape
 
 from agents import distributed, files
 from agents.experience import environments
@@ -17,8 +16,8 @@ from agents.runs.log import cut_completions, run_logger
 from agents.runs.signals import Signals
 from agents.saving import agent_folder
 from agents.sb3.callbacks import RolloutCallback
+from agents.training.console import Part, console
 from agents.training.metrics import groups_without_spread
-from agents.training.progress import console
 
 SAVE_EVERY = "2 min"
 UNITS = {"s": 1.0, "sec": 1.0, "second": 1.0, "min": 60.0, "minute": 60.0, "h": 3600.0,
@@ -219,30 +218,30 @@ class RunRecorder(RolloutCallback):
         )
         self.logger.record("samples", text, exclude=("stdout", "log", "json", "csv"))
         for one in chosen[: self.show_samples]:
-            console.print(sample_line(one["score"], one["prompt"], one["response"]), soft_wrap=True)
+            console.say(*sample_line(one["score"], one["prompt"], one["response"]))
 
     def _warn_without_spread(self, scores: list[float], group_size: int) -> None:
         equal = groups_without_spread(scores, group_size) == 1
         self.without_spread = self.without_spread + 1 if equal else 0
         if self.without_spread == WITHOUT_SPREAD:
             what = "" if group_size == 1 else " of each group"
-            console.print(
-                f"[yellow]In {WITHOUT_SPREAD} rollouts all scores{what} were equal, so there is "
-                "nothing to learn from: look at the reward with show_samples=5.[/]",
-                soft_wrap=True,
+            warning = (
+                f"In {WITHOUT_SPREAD} rollouts all scores{what} were equal, so there is nothing to "
+                "learn from: look at the reward with show_samples=5."
             )
+            console.say((warning, "yellow"))
 
 
 SHOWN_OF_PROMPT = 100  # its last characters
 
 
-def sample_line(score: float, prompt: str, response: str) -> str:
+def sample_line(score: float, prompt: str, response: str) -> list[Part]:
     """An episode for the console: a line, or several of a response that has several."""
     if len(prompt) > SHOWN_OF_PROMPT:
         prompt = f"…{prompt[-SHOWN_OF_PROMPT:]}"
-    begin, lines = escape(prompt.replace("\n", "⏎")), escape(response).strip("\n").split("\n")
+    begin, lines = prompt.replace("\n", "⏎"), response.strip("\n").split("\n")
     indent = "\n         " if len(lines) > 1 else ""
-    return f"  [dim]{score:+.2f}[/]  [dim]{begin}[/]{indent}{indent.join(lines)}"
+    return [(f"  {score:+.2f}  {begin}", "dim"), indent + indent.join(lines)]
 
 
 def parse_interval(text: str) -> tuple[float, int | None]:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from textenv.arguments import as_path
 from textenv.prompts.chat import checked_messages, render_conversations
 from textenv.prompts.files import read_rows
 
@@ -120,7 +121,7 @@ def load_prompts(source: str | os.PathLike[str] | Iterable[Any]) -> list[Prompt 
             `"messages"`, a conversation. The other columns become `Prompt.data`.
     """
     if isinstance(source, (str, os.PathLike)):
-        rows = read_rows(BUNDLED_PROMPTS if source == "bundled" else Path(source))
+        rows = read_rows(BUNDLED_PROMPTS if source == "bundled" else as_path(source))
         name = f"prompts={str(source)!r}"
     else:
         rows = [(f"prompts[{i}]", row) for i, row in enumerate(_checked_iterable(source))]

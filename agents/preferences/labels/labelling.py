@@ -25,6 +25,7 @@ from agents.files import write_json, write_text
 from agents.preferences.duels import Judgement
 from agents.preferences.labels.answers import CHOICES, UNDO, Answers, checked_name
 from agents.preferences.pairs import Pair, Preference, as_lines
+from textenv.arguments import as_path
 
 NO_SCORES = (float("nan"), float("nan"))  # a person decides
 
@@ -206,7 +207,7 @@ class Labelling:
 
 def files(path: str | os.PathLike[str]) -> tuple[Path, Path, Path]:
     """Of a labelling: the file of preferences, that of the pairs, and that of the answers."""
-    path = Path(path)
+    path = as_path(path)
     stem = path.name.removesuffix(".jsonl")
     return path, path.with_name(f"{stem}.pairs.json"), path.with_name(f"{stem}.answers.jsonl")
 
