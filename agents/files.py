@@ -138,8 +138,12 @@ def reading(path: Path) -> Iterator[None]:
     """Turn whatever the content of a file leads to into a `DamagedFile` that names it."""
     try:
         yield
-    except (OSError, DamagedFile):
-        raise  # it says enough
+    except DamagedFile:
+        raise
+    except OSError as error:
+        if error.filename is not None or str(path) in str(error):
+            raise  # it says enough
+        raise OSError(f"Cannot read {str(path)!r}: {first_line(error)}.") from error
     except Exception as error:
         raise DamagedFile(
             f"{str(path)!r} is damaged, or was not written by this library ({first_line(error)}): "

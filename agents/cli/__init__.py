@@ -16,7 +16,7 @@ import importlib
 import io
 import sys
 
-from agents import distributed
+from agents import distributed, files
 from textenv.rewards import RewardError
 from textenv.shown import message
 
@@ -47,7 +47,9 @@ def main(arguments: list[str] | None = None) -> None:
     with distributed.silent_unless_main():
         try:
             module.main(arguments[1:])
-        except (RewardError, OSError, KeyboardInterrupt, distributed.ProcessLost) as error:
+        except (
+            RewardError, OSError, files.DamagedFile, KeyboardInterrupt, distributed.ProcessLost
+        ) as error:  # fmt: skip
             from agents.cli.errors import exit_code, in_words
 
             print(in_words(error), file=sys.stderr)

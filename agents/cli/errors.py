@@ -16,7 +16,10 @@ from textenv.rewards import RewardError
 from textenv.shown import message
 
 # What ends a run, and leaves what it has reached on the disk.
-ENDINGS = (Interrupted, RewardError, OSError, FloatingPointError, distributed.ProcessLost)
+ENDINGS = (
+    Interrupted, RewardError, OSError, files.DamagedFile, FloatingPointError,
+    distributed.ProcessLost,
+)  # fmt: skip
 
 # What a wrong option leads to, before anything is learned or measured.
 REFUSALS = (ValueError, TypeError, OSError, ModuleNotFoundError)

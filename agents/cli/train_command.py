@@ -1,6 +1,5 @@
 """``train``: evaluate, learn, evaluate again, and show what changed."""
 
-import csv
 import shlex
 import sys
 from contextlib import suppress
@@ -8,10 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-from agents import algorithms, distributed
+from agents import algorithms, distributed, files
 from agents.cli.errors import ENDINGS, check_options, checking_options, exit_code, in_words
 from agents.cli.parsing import parse_train, read_options
 from agents.cli.printing import print_evaluations
+from agents.evaluation.plots import read_rows
 from agents.runs import Interrupted, RunFolder, Signals
 from agents.runs.options import RunOptions, settings_to_go_on
 from agents.runs.recorder import SAVE_EVERY
@@ -115,13 +115,13 @@ def show(run: TrainedRun, options: RunOptions) -> None:
 def end_early(options: RunOptions, folder: RunFolder, error: BaseException) -> int:
     """Say what an interrupted run has reached, and how to go on; returns the exit code."""
     console.say(in_words(error))
-    if folder.is_run():
+    damaged = isinstance(error, files.DamagedFile)
+    if folder.is_run() and folder.has_begun and not damaged:
         console.say(f"go on  {resume_command(options, folder)}")
-    with suppress(OSError, KeyError, Interrupted):  # as far as it goes, and as the user waits
+    # As far as it goes, and as the user waits.
+    with suppress(OSError, KeyError, ValueError, Interrupted):
         before = folder.evaluations()["before"]
-        with open(folder.progress, newline="", encoding="utf-8") as file:
-            last = list(csv.DictReader(file))[-1:]
-        for row in last:
+        for row in read_rows(folder.progress)[-1:]:
             console.print(f"{'':6}{'before':>9}{'last rollout':>14}")
             columns = {"return": "ep_rew_mean", "score": "score_mean", "kl": "kl"}
             for name, column in columns.items():

@@ -32,10 +32,30 @@ Progress = Mapping[str, np.ndarray]  # the log of a run, as `read_progress` give
 
 def read_progress(path: str | Path) -> dict[str, np.ndarray]:
     """The columns of a ``progress.csv``; missing entries are nan."""
-    with open(path, newline="") as file:
-        rows = list(csv.DictReader(file))
+    rows = read_rows(path)
     names = rows[0] if rows else []
     return {name: np.array([float(row[name] or "nan") for row in rows]) for name in names}
+
+
+def read_rows(path: str | Path) -> list[dict[str, str]]:
+    """The rows of a ``progress.csv``, numbers or empty texts. Half a line at its end, of a process
+    that was killed or still writes, is left out; `agents.files.DamagedFile` for anything else."""
+    path = as_path(path)
+    with files.reading(path):
+        text = path.read_bytes().decode("utf-8")
+        lines = text.rpartition("\n")[0]
+        table = csv.DictReader(io.StringIO(lines, newline=""), strict=True)
+        rows = list(table)
+        if text and TOKENS not in (table.fieldnames or ()):
+            raise ValueError(f"it has no column {TOKENS}")
+        for number, row in enumerate(rows, start=2):
+            for name, cell in row.items():
+                if name is None or cell is None:
+                    raise ValueError(f"line {number} has not as many cells as the first one")
+                float(cell or "nan")
+            if not np.isfinite(float(row[TOKENS])):
+                raise ValueError(f"line {number} has no number of timesteps")
+        return rows
 
 
 def on_grid(progress: Progress, column: str, grid: np.ndarray) -> np.ndarray:

@@ -57,6 +57,7 @@ class Job:
 
     def check_folder(self, overwrite: bool) -> None:
         """Raise an error if the folder holds what is no run, or a run of other settings."""
+        files.check_no_links(self.path)
         folder = RunFolder(self.path)
         if folder.is_run() and not overwrite:
             found, wanted = folder.settings(), json.loads(json.dumps(self.settings, default=str))
@@ -69,6 +70,8 @@ class Job:
                             f"{values.get(name)!r}: choose another folder, or overwrite it."
                         )
         elif not folder.is_run() and self.path.is_dir():
+            if folder.settings_file.exists():
+                folder.settings()  # which names what is wrong with them
             if any(not path.name.startswith(".") for path in self.path.iterdir()):
                 raise FileExistsError(
                     f"The folder {str(self.path)!r} is not empty and holds no run that can be "

@@ -2,6 +2,7 @@
 
 import json
 import re
+import sys
 import time
 from contextlib import ExitStack
 from pathlib import Path
@@ -80,34 +81,31 @@ class RunRecorder(RolloutCallback):
     # --- the moments of a run ---------------------------------------------------------------
 
     def _init_callback(self) -> None:
-        self.completions: Any = None
         self.is_text = bool(environments.text_environments(self.model.env))
         self.writes = distributed.is_main()
-        self.locks = self.writes and not isinstance(self.folder, RunFolder)
         self.signals = self.given_signals or Signals()  # which do nothing before they are entered
+        self.opened = ExitStack()
         if not self.writes:
             return
-        self.entered = ExitStack()
-        if self.given_signals is None and distributed.process_count() > 1:
-            # A launcher ends this process when another one has died: not before it has saved.
-            self.entered.enter_context(self.signals)
-        if isinstance(self.folder, RunFolder):
-            self.run = self.folder
-        elif self.resume:
-            self.run = RunFolder(self.folder)
-            self.run.lock()
-        else:
-            self.run = RunFolder.create(self.folder, self.overwrite)
-        try:
-            self._open()
-        except BaseException:
-            self._close()
-            raise
+        with ExitStack() as opened:  # after an error it closes what is open by then
+            self._open(opened)
+            self.opened = opened.pop_all()
 
-    def _open(self) -> None:
+    def _open(self, opened: ExitStack) -> None:
         """Begin the run, or go on with the one in the folder."""
         agent, begins = self.model, 0
-        self.former_logger = agent.given_logger
+        if self.given_signals is None and distributed.process_count() > 1:
+            # A launcher ends this process when another one has died: not before it has saved.
+            opened.enter_context(self.signals)
+        if isinstance(self.folder, RunFolder):
+            self.run = self.folder
+        else:
+            self.run = RunFolder(self.folder)
+            if self.resume:
+                self.run.lock()
+            else:
+                self.run = RunFolder.create(self.folder, self.overwrite)
+            opened.callback(self.run.unlock)
         if self.resume:
             self._check_goes_on()
             begins = agent.num_timesteps
@@ -119,8 +117,11 @@ class RunRecorder(RolloutCallback):
             description = agent_folder.describe_agent(agent)
             self.run.write_settings(description | {"device": str(agent.device)} | self.settings)
         cut_completions(self.run.completions, begins)
-        self.completions = open(self.run.completions, "a", encoding="utf-8")
-        agent.set_logger(run_logger(self.run, begins))
+        self.completions = opened.enter_context(open(self.run.completions, "a", encoding="utf-8"))
+        logger = run_logger(self.run, begins)
+        opened.callback(agent.set_logger, agent.given_logger)
+        opened.callback(logger.close)
+        agent.set_logger(logger)
         self._mark_saved()
 
     def _check_goes_on(self) -> None:
@@ -158,31 +159,24 @@ class RunRecorder(RolloutCallback):
             self._warn_without_spread(episodes["score"], self.model.group_size)
 
     def _on_training_end(self) -> None:
-        """Save, unless an error has left an update half done."""
+        """Save, unless an error has left an update half done, or came before there was one."""
+        fails = sys.exception() is not None
+        nothing_new = fails and self.model.num_rollouts == self.saved_rollouts
         try:
-            if self.writes and self.model.between_rollouts:
+            if self.writes and self.model.between_rollouts and not nothing_new:
                 self.save()
         finally:
-            self._close()
+            self.signals.at_once = True
+            self.opened.close()
         self.resume = True  # the same recorder, in another `learn`, goes on
         self.signals.check()
-
-    def _close(self) -> None:
-        if self.completions is not None:
-            self.completions.close()
-            self.logger.close()
-            self.model.set_logger(self.former_logger)
-        if self.locks:
-            self.run.unlock()
-        if self.writes:
-            self.entered.close()
-        self.signals.at_once = True
 
     # --- checkpoints ------------------------------------------------------------------------
 
     def save(self) -> None:
         """Write the newest checkpoint, and the best one if its last rollout was the best."""
         with self.signals.waiting():
+            self.run.check_links()  # again: somebody may have made one
             last = {"last_return": self.last_return}
             agent_folder.save(self.model, self.run.newest, optimizer=True, **last)
             if self.last_return is not None and self.last_return > self.best_return:

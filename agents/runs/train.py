@@ -158,8 +158,24 @@ def open_agent(
     if advice is not None:
         console.say(advice)
     if resumed:
-        console.say(f"going on after {agent.num_timesteps} of {options.total_timesteps} tokens")
+        check_total(options, agent, folder)
     return agent, resumed
+
+
+def check_total(options: RunOptions, agent: Agent, folder: RunFolder) -> None:
+    """Say how far a run is that goes on, and if that is farther than it is asked to go."""
+    done, total = agent.num_timesteps, options.total_timesteps
+    console.say(f"going on after {done} of {total} tokens")
+    saved = folder.settings().get("options", {}).get("total_timesteps", total)
+    if total < min(done, saved):
+        options.total_timesteps = done
+        console.say(
+            (
+                f"The run has learned from {done} tokens already, more than the {total} that are "
+                "asked for: nothing more is learned.",
+                "yellow",
+            )
+        )
 
 
 def make_agent(options: RunOptions, hyperparameters: Mapping[str, Any]) -> Agent:
@@ -259,7 +275,7 @@ def find_evaluation(
     """The evaluation "before" or "after": of the run's first part, or measured now."""
     summaries = folder.evaluations()
     timesteps = agent.num_timesteps if when == "after" else 0
-    if when in summaries and summaries[when]["timesteps"] == timesteps:
+    if when in summaries and summaries[when].get("timesteps") == timesteps:
         return TextEvaluation.load(folder.episodes(when), summaries[when])
     console.say((f"evaluating {options.eval_episodes} episodes, {when}", "dim"))
     evaluation = evaluate_text(

@@ -14,6 +14,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
+
 from agents import distributed, files, policies
 from agents.experience import environments
 from agents.saving import resume
@@ -117,7 +119,18 @@ def describe(folder: Path) -> dict[str, Any]:
     file = folder / DESCRIPTION
     if not file.is_file():
         raise FileNotFoundError(f"There is no agent in {str(folder)!r}: agent.json is missing.")
-    return files.read_json(file, CONTENT, OPTIONAL)
+    description = files.read_json(file, CONTENT, OPTIONAL)
+    with files.reading(file):
+        check_task(description["task"])
+    return description
+
+
+def check_task(task: Any) -> None:
+    """Raise a TypeError for what `environments.describe` would not write."""
+    if task is not None:
+        files.check_kind("the id of the task", task["id"], str)
+        files.check_kind("the arguments of the task", task["kwargs"], dict)
+        files.check_kind("the live arguments of the task", task.get("live", []), list)
 
 
 def load(cls: type, folder: Path, env: Any, policy: type | None, changes: dict[str, Any]) -> Any:
@@ -168,7 +181,11 @@ def _load(cls: type, folder: Path, env: Any, policy: type | None, changes: dict[
         **(changes.get("policy_kwargs") or {}),
     }
     env = _environment(folder, env, description["task"], arguments)
-    agent = cls(policy_class, env, **arguments)
+    try:
+        agent = cls(policy_class, env, **arguments)
+    except (AttributeError, KeyError, SafetensorError):  # of who reads the files of the model
+        with files.reading(folder):
+            raise
     with files.reading(folder):
         agent.policy.load(folder)
     for name in COUNTS:
