@@ -122,8 +122,10 @@ def test_settings_of_other_kinds_are_damaged(change, copied, capsys):
 @pytest.mark.parametrize("name", ["settings.json", "evaluation.json", "episodes_after.jsonl"])
 def test_a_comparison_names_what_is_damaged(name, tmp_path):
     def found():
-        return compare({"random": RandomTokens()}, seeds=[0], n_episodes=2, folder=tmp_path,
-                       reference_episodes=0, env_kwargs={"prompts": ["a"]}, device="cpu")  # fmt: skip
+        return compare(
+            {"random": RandomTokens()}, seeds=[0], n_episodes=2, folder=tmp_path, device="cpu",
+            reference_episodes=0, env_kwargs={"prompts": ["a"]},
+        )  # fmt: skip
 
     found()
     file = tmp_path / "random-TextGen-v0-0" / name
