@@ -30,7 +30,7 @@ from agents.training.device import find_device
 from agents.training.hyperparameters import AUTO, Schedule, fill_in
 from agents.training.metrics import log_entry, mean_metrics, speed
 from agents.training.progress import ProgressBar
-from textenv.arguments import Arguments, Range, check_ranges, unknown_argument
+from textenv.arguments import Arguments, Range, as_path, check_ranges, unknown_argument
 
 ONE_STEP = (
     " It takes one optimiser step on each rollout, because a second one needs importance weights: "
@@ -398,7 +398,7 @@ class Agent(SB3Interface, Arguments):
             FileExistsError: the folder is not empty, and holds no agent.
         """
         if distributed.is_main():
-            agent_folder.save(self, Path(path), optimizer)
+            agent_folder.save(self, as_path(path), optimizer)
 
     @classmethod
     def load(
@@ -423,4 +423,4 @@ class Agent(SB3Interface, Arguments):
             FileNotFoundError: there is no agent in the folder.
             ValueError: the agent is of another class, or an argument must be given again.
         """
-        return agent_folder.load(cls, Path(path), env, policy, changes)
+        return agent_folder.load(cls, as_path(path), env, policy, changes)

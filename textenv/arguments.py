@@ -15,6 +15,7 @@ import difflib
 import inspect
 import itertools
 import math
+import os
 import reprlib
 import textwrap
 import types
@@ -22,6 +23,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from functools import cache
 from numbers import Integral, Real
+from pathlib import Path
 from typing import Annotated, Any, Union, dataclass_transform, get_args, get_origin, get_type_hints
 
 import torch
@@ -79,6 +81,11 @@ class Range:
             text += f" {'of at least' if self.above is None else 'above'} {low:g}"
         text += ", or a function" if self.schedule else ""
         return text + (", or None" if self.optional else "")
+
+
+def as_path(path: str | os.PathLike[str]) -> Path:
+    """A path that a user gives, in which a leading ``~`` is the user's own folder."""
+    return Path(os.path.expanduser(path))
 
 
 def check_ranges(owner: Any, values: Mapping[str, Any]) -> None:

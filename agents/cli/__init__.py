@@ -13,10 +13,12 @@
 """
 
 import importlib
+import io
 import sys
 
-from agents import distributed
+from agents import distributed, files
 from textenv.rewards import RewardError
+from textenv.shown import message
 
 COMMANDS = (
     "train", "evaluate", "compare", "preferences", "label", "reward-model", "duel", "watch",
@@ -27,13 +29,16 @@ COMMANDS = (
 def main(arguments: list[str] | None = None) -> None:
     """Parse the command line and run the command. Errors of a user are shown in one sentence."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
+    for output in (sys.stdout, sys.stderr):  # the help, too, has signs that not all encodings have
+        if isinstance(output, io.TextIOWrapper):
+            output.reconfigure(errors="backslashreplace")
     command = arguments[0] if arguments else ""
     if command in ("", "-h", "--help"):
         print((__doc__ or "").strip())
         return
     if command not in COMMANDS:
         *names, last = COMMANDS
-        sys.exit(f"{command} is unknown: use {', '.join(names)} or {last}.")
+        sys.exit(message(f"{command} is unknown: use {', '.join(names)} or {last}."))
     if distributed.process_count() > 1 and command != "train":
         count = distributed.process_count()
         sys.exit(f"{command} runs in one process, not in {count}: only train has several.")
@@ -42,7 +47,9 @@ def main(arguments: list[str] | None = None) -> None:
     with distributed.silent_unless_main():
         try:
             module.main(arguments[1:])
-        except (RewardError, OSError, KeyboardInterrupt, distributed.ProcessLost) as error:
+        except (
+            RewardError, OSError, files.DamagedFile, KeyboardInterrupt, distributed.ProcessLost
+        ) as error:  # fmt: skip
             from agents.cli.errors import exit_code, in_words
 
             print(in_words(error), file=sys.stderr)

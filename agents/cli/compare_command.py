@@ -11,13 +11,11 @@ from tempfile import TemporaryDirectory
 from typing import Annotated, Any
 
 import stable_baselines3.common.logger as sb3_logger
-import tyro
-from rich.markup import escape
 
 from agents.agent import Agent
 from agents.cli.errors import ENDINGS, check_options, checking_options, exit_code, in_words
 from agents.cli.names import AGENTS, Candidate, parse_candidate
-from agents.cli.parsing import values_of
+from agents.cli.parsing import read_options, values_of
 from agents.cli.printing import print_comparison
 from agents.evaluation import evaluate_text
 from agents.evaluation.candidates import UNTRAINED
@@ -36,9 +34,9 @@ from agents.runs.options import (
 )
 from agents.runs.train import carry_out, find_attainable, open_agent, task_arguments, untouched
 from agents.training import presets
+from agents.training.console import console
 from agents.training.device import find_device
 from agents.training.optimization import lr_schedule
-from agents.training.progress import console
 from textenv.arguments import Range, check_ranges
 from textenv.lm.loading import hide_progress_bars
 
@@ -98,7 +96,7 @@ def main(arguments: list[str]) -> None:
     place = nullcontext(options.output) if options.save else TemporaryDirectory()
     with Signals() as signals, place as folder:
         output = Path(folder)
-        comparing = Comparing(signals, lambda title: console.print(f"\n[bold]{escape(title)}[/]"))
+        comparing = Comparing(signals, lambda title: console.say("\n", (title, "bold")))
         try:
             with checking_options():
                 plan = [
@@ -119,30 +117,28 @@ def _show(comparing: Comparing, options: Compare, output: Path) -> None:
     for task in found.tasks:
         several = len(found.tasks) > 1
         if several:
-            console.print(f"\n[bold]{task}[/]")
+            console.say("\n", (task, "bold"))
         print_comparison(found, task)
         target = output / (f"comparison-{task}.png" if several else "comparison.png")
         title = f"{options.model}, reward {options.reward}, {options.seeds} seeds"
         if options.save and comparing.draw(task, target, title):
-            console.print(f"\nplot   {target}", soft_wrap=True)
+            console.say(f"\nplot   {target}")
     if options.save:
         found.save(output)
-        console.print(
+        console.say(
             f"tables {output / 'summary.csv'}, runs.csv, differences.csv, comparison.json and the "
-            "episodes",
-            soft_wrap=True,
+            "episodes"
         )
 
 
 def _end_early(comparing: Comparing, options: Compare, error: BaseException) -> int:
     """Say what ended the comparison, and how to go on; returns the exit code."""
-    console.print(in_words(error), soft_wrap=True, markup=False)
+    console.say(in_words(error))
     if not isinstance(error, FileExistsError) and options.save:
         without = " without --overwrite" if options.overwrite else ""
-        console.print(
+        console.say(
             f"It was run {len(comparing.finished) + 1} of {len(comparing.planned)}. The same "
-            f"command{without} goes on: finished runs are not repeated.",
-            soft_wrap=True,
+            f"command{without} goes on: finished runs are not repeated."
         )
     return exit_code(error)
 
@@ -150,9 +146,7 @@ def _end_early(comparing: Comparing, options: Compare, error: BaseException) -> 
 def _parse(arguments: list[str], env: str) -> Compare:
     """The options of one of the tasks."""
     defaults: Any = {**defaults_of(env), "env": [env]}
-    options = tyro.cli(
-        Compare, args=arguments, default=Compare(**defaults), prog="python -m agents compare"
-    )
+    options = read_options(Compare, arguments, "compare", default=Compare(**defaults))
     return with_absolute_paths(dataclasses.replace(options, env=[env]))
 
 
@@ -240,7 +234,7 @@ def _measure(
     if not isinstance(actor, UNTRAINED):
         actor, timesteps, seconds = _learned(actor, options, dict(hyperparameters), folder)
         number = 0
-    console.print(f"[dim]evaluating {options.eval_episodes} episodes of {options.agent}[/]")
+    console.say((f"evaluating {options.eval_episodes} episodes of {options.agent}", "dim"))
     found = evaluate_text(
         actor, base.env, options.eval_episodes, EVALUATION_SEED,
         prompts=options.evaluation_prompts(), draw=number,

@@ -6,15 +6,15 @@ from pathlib import Path
 from typing import Any
 
 import tyro
-from rich.markup import escape
 from rich.text import Text
 
 from agents.cli.errors import in_words
+from agents.cli.parsing import read_options
 from agents.reports.diagnosis import Diagnosis, diagnose
 from agents.reports.run_numbers import RunNumbers
 from agents.runs import RunFolder
 from agents.runs.log import STEP
-from agents.training.progress import console
+from agents.training.console import complain, console, text_of
 
 HEALTHY, FINDINGS, UNREADABLE = 0, 1, 2  # exit codes, as linters have them
 
@@ -33,7 +33,7 @@ class Doctor:
 
 def main(arguments: list[str]) -> None:
     """Diagnose runs, and end with the exit code of a linter."""
-    options = tyro.cli(Doctor, args=arguments, prog="python -m agents doctor")
+    options = read_options(Doctor, arguments, "doctor")
     if not options.runs:
         print("Name at least one folder of a run.", file=sys.stderr)
         sys.exit(UNREADABLE)
@@ -43,7 +43,7 @@ def main(arguments: list[str]) -> None:
             record, settings = RunNumbers.read(path), RunFolder(path).settings()
         except (OSError, ValueError, KeyError) as error:  # missing, or damaged
             sentence = in_words(error) if isinstance(error, OSError) else f"damaged: {error}"
-            print(f"{path}: {sentence}", file=sys.stderr)
+            complain(f"{path}: {sentence}")
             codes.append(UNREADABLE)
             continue
         diagnosis = diagnose(record)
@@ -66,12 +66,12 @@ def describe(record: RunNumbers, settings: dict[str, Any]) -> str:
 
 def print_diagnosis(path: Path, description: str, diagnosis: Diagnosis) -> None:
     """The findings of a run, one sentence each, and what was looked at."""
-    console.print(f"[bold]{escape(str(path))}[/]  [dim]{escape(description)}[/]", soft_wrap=True)
+    console.say((path, "bold"), "  ", (description, "dim"))
     for finding in diagnosis.findings:
-        sentence = Text.assemble((finding.name, "bold"), f": {finding.sentence}")
+        sentence = text_of((finding.name, "bold"), f": {finding.sentence}")
         print_hanging("✗ ", sentence, "red")
     if not diagnosis.findings:
-        console.print("[green]✓[/] No problem was found.")
+        console.say(("✓", "green"), " No problem was found.")
     for label, names in (("sound", diagnosis.passed), ("not looked at", diagnosis.skipped)):
         if names:
             print_hanging("  ", Text(f"{label}: {', '.join(names)}", "dim"))

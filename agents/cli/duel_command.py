@@ -25,7 +25,7 @@ from agents.evaluation.statistics import Interval
 from agents.preferences.duels import Duel as Result
 from agents.preferences.duels import duel, judged_duel, judged_tournament, tournament
 from agents.preferences.labels import Labelling
-from agents.training.progress import console
+from agents.training.console import console
 from textenv.arguments import Range
 
 PERSON = "person"
@@ -77,7 +77,7 @@ def main(arguments: list[str]) -> None:
         name: sample(agent, options.pairs or PROMPTS, options.seed, draw=number).scores
         for number, (name, agent) in enumerate(zip(shown, agents, strict=True))
     }
-    console.print(f"judge {reward_name(agents[0])}", markup=False, soft_wrap=True)
+    console.say(f"judge {reward_name(agents[0])}")
     print_duels(
         {
             (one, other): duel(scores[one], scores[other], options.margin)
@@ -135,7 +135,6 @@ def print_duels(
                 name, f"{strength.mean:+.2f} ({strength.low:+.2f} to {strength.high:+.2f})"
             )
         console.print("", ranking)
-    console.print(
-        "[dim]win rate: of the decided pairs, Wilson interval; p: two-sided exact sign test[/]",
-        soft_wrap=True,
+    console.say(
+        ("win rate: of the decided pairs, Wilson interval; p: two-sided exact sign test", "dim")
     )

@@ -13,9 +13,13 @@ from agents.runs.recorder import parse_interval
 from agents.training.device import find_device
 from textenv.arguments import ranges_of
 from textenv.rewards import RewardError
+from textenv.shown import message
 
 # What ends a run, and leaves what it has reached on the disk.
-ENDINGS = (Interrupted, RewardError, OSError, FloatingPointError, distributed.ProcessLost)
+ENDINGS = (
+    Interrupted, RewardError, OSError, files.DamagedFile, FloatingPointError,
+    distributed.ProcessLost,
+)  # fmt: skip
 
 # What a wrong option leads to, before anything is learned or measured.
 REFUSALS = (ValueError, TypeError, OSError, ModuleNotFoundError)
@@ -42,7 +46,11 @@ def check_options(options: Any) -> None:
 
 
 def in_words(error: BaseException) -> str:
-    """One sentence; for a reward of the user's own also the line that failed."""
+    """One sentence that may be shown; for a reward of the user's own also the line that failed."""
+    return message(_in_words(error))
+
+
+def _in_words(error: BaseException) -> str:
     if isinstance(error, KeyboardInterrupt):
         return f"ended by {error if isinstance(error, Interrupted) else 'SIGINT'}"
     if isinstance(error, OSError):

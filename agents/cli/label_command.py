@@ -16,7 +16,7 @@ from agents.cli.people import (
 )
 from agents.cli.sources import OfCandidates, open_candidates
 from agents.preferences.labels import Labelling
-from agents.training.progress import console
+from agents.training.console import console
 from textenv.arguments import Range
 
 OF_PAIRS = ("agents", "prompts", "chat", "pairs", "max_new_tokens", "seed")
@@ -63,10 +63,7 @@ def main(arguments: list[str]) -> None:
     def report() -> None:
         print_progress(labelling)
         if any(each["left"] + each["right"] for each in labelling.counts().values()):
-            console.print(
-                f"next   python -m agents reward-model --preferences {options.output}",
-                markup=False, soft_wrap=True,
-            )  # fmt: skip
+            console.say(f"next   python -m agents reward-model --preferences {options.output}")
 
     with checking_options():
         ask_people(labelling, options.port, options.labeller, report)

@@ -4,6 +4,7 @@ import dataclasses
 import types
 from dataclasses import field
 from itertools import takewhile
+from pathlib import Path
 from typing import Annotated, Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import tyro
@@ -17,7 +18,7 @@ from agents.runs.options import (
     offered_hyperparameters,
     with_absolute_paths,
 )
-from textenv.arguments import hints_of, sentences_of
+from textenv.arguments import as_path, hints_of, sentences_of
 from textenv.lm.loading import hide_progress_bars
 
 T = TypeVar("T")
@@ -25,10 +26,23 @@ T = TypeVar("T")
 
 def parsed(cls: type[T], arguments: list[str], command: str) -> T:
     """The options of a command; one that is out of its range ends the program."""
-    options = tyro.cli(cls, args=arguments, prog=f"python -m agents {command}")
+    options = read_options(cls, arguments, command)
     hide_progress_bars()
     with checking_options():
         check_options(options)
+    return options
+
+
+def read_options(cls: type[T], arguments: list[str], command: str, **keywords: Any) -> T:
+    """The options of a command as they are written, in whose paths ``~`` is the user's folder."""
+    options: Any = tyro.cli(cls, args=arguments, prog=f"python -m agents {command}", **keywords)
+    for each in dataclasses.fields(options):
+        value = getattr(options, each.name)
+        if isinstance(value, Path):
+            setattr(options, each.name, as_path(value))
+        elif isinstance(value, tuple):
+            paths = tuple(as_path(part) if isinstance(part, Path) else part for part in value)
+            setattr(options, each.name, paths)
     return options
 
 
@@ -60,7 +74,7 @@ def parse_train(arguments: list[str]) -> tuple[RunOptions, dict[str, Any]]:
         bases=(RunOptions,),
     )
     cls.__doc__ = "Fine-tune a language model on a reward, and show what changed."
-    options: Any = tyro.cli(cls, args=arguments, prog="python -m agents train")
+    options: Any = read_options(cls, arguments, "train")
     return with_absolute_paths(options), dataclasses.asdict(options.hyperparameters)
 
 

@@ -13,7 +13,7 @@ from agents.preferences.labels.labelling import check_new, files
 from agents.preferences.pairs import Pair, sample_pairs
 from agents.runs import Interrupted
 from agents.runs.signals import Signals
-from agents.training.progress import console
+from agents.training.console import console
 
 CHECK_EVERY = 0.5  # seconds between two looks at whether somebody has finished
 # A person judges here, so that no reward is needed; this one costs nothing and imports no code.
@@ -74,12 +74,11 @@ def ask_people(
         try:
             with signals.waiting():
                 address = stack.enter_context(serving(labelling, port, labeller))
-                console.print(
+                console.say(
                     f"open   {address}\n"
                     f"file   {labelling.path}: {total} pairs; all answers are stored, so that the "
-                    "same command goes on\n"
-                    "[dim]Ctrl-C ends it[/]",
-                    soft_wrap=True,
+                    "same command goes on\n",
+                    ("Ctrl-C ends it", "dim"),
                 )
             while True:
                 with signals.waiting():  # not in the middle of reading the answers
@@ -99,12 +98,11 @@ def print_progress(labelling: Labelling) -> None:
     """A line for each person."""
     for name, counts in labelling.counts().items():
         answered = sum(counts.values())
-        console.print(
+        console.say(
             f"{name}: {answered} of {len(labelling.pairs)} pairs answered, "
             f"{counts['left'] + counts['right']} preferences, {counts['tie']} ties, "
-            f"{counts['skip']} skipped",
-            markup=False, soft_wrap=True,
-        )  # fmt: skip
+            f"{counts['skip']} skipped"
+        )
 
 
 def _finished(labelling: Labelling) -> set[str]:

@@ -9,7 +9,7 @@ from agents.cli.errors import checking_options
 from agents.cli.parsing import parsed
 from agents.cli.sources import OfCandidates, open_candidates, reward_name
 from agents.preferences.pairs import as_lines, ceiling, label, sample_pairs
-from agents.training.progress import console
+from agents.training.console import console
 from textenv.arguments import Range
 
 
@@ -50,10 +50,9 @@ def main(arguments: list[str]) -> None:
     labelled = label(pairs, options.temperature, options.seed)
     options.output.parent.mkdir(parents=True, exist_ok=True)
     files.write_text(options.output, as_lines(labelled))
-    console.print(
+    console.say(
         f"{len(labelled)} preferences by {reward_name(first)}, temperature "
         f"{options.temperature:g}: a perfect judge agrees with {ceiling(labelled):.1%}\n"
         f"file   {options.output}\n"
-        f"next   python -m agents reward-model --preferences {options.output}",
-        soft_wrap=True,
+        f"next   python -m agents reward-model --preferences {options.output}"
     )

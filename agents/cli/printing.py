@@ -4,8 +4,8 @@ from collections.abc import Callable, Container, Mapping
 from typing import Any
 
 import numpy as np
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from agents.evaluation import TextEvaluation
 from agents.evaluation.comparison import Comparison
@@ -13,7 +13,7 @@ from agents.evaluation.optimum import Attainable
 from agents.evaluation.results import with_error
 from agents.evaluation.statistics import Difference
 from agents.runs.recorder import sample_line
-from agents.training.progress import console
+from agents.training.console import console, text_of
 from textenv.optimum import BestOf, Optimum, best_of_n_curve
 
 SAMPLES = 5
@@ -24,7 +24,7 @@ def print_evaluations(columns: Mapping[str, TextEvaluation], attainable: Attaina
     """Print a table with a column for each evaluation, and samples of each."""
     console.print(evaluation_table(columns, attainable))
     if attainable is not None and attainable.optimum.warning:
-        console.print(f"[yellow]{attainable.optimum.warning}[/]", soft_wrap=True)
+        console.say((attainable.optimum.warning, "yellow"))
     for name, evaluation in columns.items():
         print_samples(name, evaluation)
 
@@ -40,7 +40,7 @@ def evaluation_table(
         table.add_column(name, justify="right", no_wrap=True)
 
     def row(
-        label: str,
+        label: str | Text,
         cell: Callable[[TextEvaluation], str],
         of_point: Callable[[BestOf | Optimum], str] = lambda point: "",
     ) -> None:
@@ -51,7 +51,7 @@ def evaluation_table(
     if attainable is not None:
         value, share = attainable.value, attainable.optimum.share
         row(
-            f"[bold]return = score − {attainable.kl_coef:g}·KL[/]",
+            text_of((f"return = score − {attainable.kl_coef:g}·KL", "bold")),
             lambda e: with_error(e.returns),
             lambda point: f"{value(point):+.3f}",
         )
@@ -90,10 +90,10 @@ def percentage(share: float) -> str:
 
 def print_samples(name: str, evaluation: TextEvaluation) -> None:
     """The first few episodes, each with its score."""
-    console.print(f"\n[bold]{escape(name)}[/]")
+    console.say("\n", (name, "bold"))
     episodes = list(zip(evaluation.scores, evaluation.prompts, evaluation.responses, strict=True))
     for score, prompt, response in episodes[:SAMPLES]:
-        console.print(sample_line(score, prompt, response), soft_wrap=True)
+        console.say(*sample_line(score, prompt, response))
 
 
 def print_comparison(found: Comparison, task: str) -> None:
@@ -115,14 +115,13 @@ def print_comparison(found: Comparison, task: str) -> None:
         table.add_row(name, first, percentage(share), *others)
     console.print(table)
     kl_coef = "" if reach is None else f"{reach.kl_coef:g}"
-    console.print(
+    console.say(
         f"\nreturn = score − {kl_coef or 'β'}·KL, mean and 95 % interval over seeds; share: of the "
         "way from the untouched model to the optimum; KL: nats per episode; tokens: sampled for a "
-        "response; dist-2: distinct-2.",
-        soft_wrap=True,
+        "response; dist-2: distinct-2."
     )
     if reach is not None and reach.optimum.warning:
-        console.print(f"[yellow]{reach.optimum.warning}[/]", soft_wrap=True)
+        console.say((reach.optimum.warning, "yellow"))
     names = list(summary[summary["task"] == task]["candidate"])
     print_differences(found.differences[task], names)
 
@@ -131,18 +130,18 @@ def print_differences(differences: list[Difference], names: list[str]) -> None:
     """Which candidates differ in return: by how much, or, of many, which ones."""
     apart = [one for one in differences if one.p_value < 0.05]
     how = "(Games-Howell, 95 % for all pairs together)"
-    console.print(f"\nwhat differs {how}:" if apart else f"\nno two of them differ {how}")
+    console.say(f"\nwhat differs {how}:" if apart else f"\nno two of them differ {how}")
     if len(apart) > MANY:
         for name in names:
             above = [one.worse for one in apart if one.better == name]
             if above:
-                console.print(f"  {name} over {', '.join(above)}", soft_wrap=True, markup=False)
+                console.say(f"  {name} over {', '.join(above)}")
         return
     table = Table(box=None, pad_edge=False, show_header=False)
     for one in apart:
         table.add_row(
-            escape(f"  {one.better} over {one.worse}"),
-            escape(f"{one.interval.mean:+.3f} [{one.interval.low:+.3f}, {one.interval.high:+.3f}]"),
+            f"  {one.better} over {one.worse}",
+            f"{one.interval.mean:+.3f} [{one.interval.low:+.3f}, {one.interval.high:+.3f}]",
             f"p = {one.p_value:.2g}",
         )  # fmt: skip
     if apart:
@@ -155,12 +154,12 @@ def candidate_row(row: Any) -> tuple[str, ...]:
     plain = ["" if np.isnan(row[key]) else format(row[key], how) for key, how in formats.items()]
     numbers = "{return:z.3f} [{return_low:z.3f}, {return_high:z.3f}]".format(**row)
     first = numbers if np.isfinite(row["return"]) else ""
-    return escape(row["candidate"]), escape(first), *plain
+    return row["candidate"], first, *plain
 
 
 def reach_rows(
     attainable: Attainable, shown: Container[str]
-) -> list[tuple[float, tuple[str, ...], float]]:
+) -> list[tuple[float, tuple[Any, ...], float]]:
     """Return, cells and share of the untouched model, of best-of-n, and of the optimum."""
     points = {
         "untouched": best_of_n_curve(attainable.scores, [1])[0],
@@ -171,6 +170,6 @@ def reach_rows(
         if name not in shown:
             value = attainable.value(point)
             cells = name, f"{value:z.3f}", f"{point.score:z.3f}", f"{point.kl:z.3f}"
-            dim = tuple(f"[dim]{cell}[/]" for cell in cells)
+            dim = tuple(text_of((cell, "dim")) for cell in cells)
             rows.append((value, dim, attainable.optimum.share(value)))
     return rows

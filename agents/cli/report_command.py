@@ -1,7 +1,6 @@
 """``report``: one HTML file about one or several runs."""
 
 import os
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -15,7 +14,7 @@ from agents.cli.sources import OfSavedAgent, prompts_of_evaluations
 from agents.evaluation.comparison import EVALUATION_SEED
 from agents.evaluation.traces import trace_episodes
 from agents.reports import ReportedRun, as_page, read_runs
-from agents.training.progress import console
+from agents.training.console import complain, console
 from textenv.arguments import Range
 from textenv.rewards import RewardError
 
@@ -54,7 +53,7 @@ def main(arguments: list[str]) -> None:
     output = options.output or default_output(options.runs)
     output.parent.mkdir(parents=True, exist_ok=True)
     files.write_text(output, as_page(runs))
-    console.print(f"report  {output}", soft_wrap=True, markup=False)
+    console.say(f"report  {output}")
 
 
 def default_output(runs: tuple[Path, ...]) -> Path:
@@ -64,10 +63,10 @@ def default_output(runs: tuple[Path, ...]) -> Path:
 
 def sample_episodes(run: ReportedRun, path: Path, options: Report) -> None:
     """Sample the episodes of the heat maps; a run whose agent cannot be loaded says why."""
-    console.print(f"[dim]sampling {options.heat_maps} episodes of[/] {path}", soft_wrap=True)
+    console.say((f"sampling {options.heat_maps} episodes of", "dim"), f" {path}")
     try:
         agent, prompts = options.load(path), prompts_of_evaluations(path)
         run.episodes = trace_episodes(agent, options.heat_maps, EVALUATION_SEED, prompts)
     except (*REFUSALS, RewardError) as error:
         run.note = in_words(error)
-        print(f"{path}: {run.note}", file=sys.stderr)
+        complain(f"{path}: {run.note}")

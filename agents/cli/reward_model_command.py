@@ -9,7 +9,7 @@ from agents.cli.parsing import parsed
 from agents.preferences.calibration import draw_calibration
 from agents.preferences.pairs import load_preferences
 from agents.preferences.reward_model import Training
-from agents.training.progress import console
+from agents.training.console import console, drawing
 
 
 @dataclass
@@ -60,30 +60,27 @@ def main(arguments: list[str]) -> None:
             settings["eval_preferences"] = load_preferences(options.eval_preferences)
         training = Training(preferences, options.model, **settings)
     if training.left_out:
-        console.print(
+        console.say(
             f"{training.left_out} of {len(preferences)} preferences are left out, because they "
-            f"have more than {options.max_length} tokens",
-            soft_wrap=True,
+            f"have more than {options.max_length} tokens"
         )
-    console.print(f"[dim]learning from {len(training.learned)} preferences[/]")
+    console.say((f"learning from {len(training.learned)} preferences", "dim"))
     try:
         model = training.run(progress_bar=True)
         model.save(options.output)
     except ENDINGS as error:
-        console.print(in_words(error), soft_wrap=True, markup=False)
+        console.say(in_words(error))
         raise SystemExit(exit_code(error)) from None
     plot = options.output / "calibration.png"
-    draw_calibration(model.calibration, plot)
+    with drawing("plot"):
+        draw_calibration(model.calibration, plot)
     accuracy, known = model.accuracy, model.ceiling
     of_ceiling = f"; a perfect judge {known:.1%}" if known is not None else ""
-    console.print(
+    console.say(
         f"accuracy on {len(model.differences)} held-out pairs  {accuracy.mean:.1%} "
-        f"[{accuracy.low:.1%}, {accuracy.high:.1%}]{of_ceiling}",
-        markup=False,
-        soft_wrap=True,
+        f"[{accuracy.low:.1%}, {accuracy.high:.1%}]{of_ceiling}"
     )
-    console.print(
+    console.say(
         f"model  {options.output}\nplot   {plot}\n"
-        f"next   python -m agents train --reward {options.output}",
-        soft_wrap=True,
+        f"next   python -m agents train --reward {options.output}"
     )

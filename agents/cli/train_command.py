@@ -1,6 +1,5 @@
 """``train``: evaluate, learn, evaluate again, and show what changed."""
 
-import csv
 import shlex
 import sys
 from contextlib import suppress
@@ -8,12 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-import tyro
-
-from agents import algorithms, distributed
+from agents import algorithms, distributed, files
 from agents.cli.errors import ENDINGS, check_options, checking_options, exit_code, in_words
-from agents.cli.parsing import parse_train
+from agents.cli.parsing import parse_train, read_options
 from agents.cli.printing import print_evaluations
+from agents.evaluation.plots import read_rows
 from agents.runs import Interrupted, RunFolder, Signals
 from agents.runs.options import RunOptions, settings_to_go_on
 from agents.runs.recorder import SAVE_EVERY
@@ -26,7 +24,7 @@ from agents.runs.train import (
     open_folder,
     stored_attainable,
 )
-from agents.training.progress import console
+from agents.training.console import console
 from textenv.arguments import Range
 from textenv.rewards import names_code
 
@@ -81,7 +79,7 @@ def parse_resume(arguments: list[str]) -> tuple[RunOptions, dict[str, Any]] | No
     """The options and hyper-parameters of the run to go on with; None without ``--resume``."""
     if not any(argument.split("=")[0] == "--resume" for argument in arguments):
         return None
-    given = tyro.cli(Resume, args=arguments, prog="python -m agents train")
+    given = read_options(Resume, arguments, "train")
     now = {
         "resume": given.resume, "save_every": given.save_every, "device": given.device,
         "show_samples": given.show_samples,
@@ -107,24 +105,23 @@ def show(run: TrainedRun, options: RunOptions) -> None:
     """Print what a finished run has changed."""
     print_evaluations({"before": run.before, "after": run.after}, run.attainable)
     tokens, seconds = run.agent.num_timesteps, run.agent.learning_seconds
-    console.print(
+    console.say(
         f"\n{tokens} tokens in {seconds:.0f} s ({tokens / max(seconds, 1e-9):.0f} tokens/s, "
         f"learning included)\nagent  {run.folder.agent}\nplot   {run.folder.plot}\n"
-        f"again  {evaluate_command(options, run.folder)}",
-        soft_wrap=True,
+        f"again  {evaluate_command(options, run.folder)}"
     )
 
 
 def end_early(options: RunOptions, folder: RunFolder, error: BaseException) -> int:
     """Say what an interrupted run has reached, and how to go on; returns the exit code."""
-    console.print(in_words(error), soft_wrap=True, markup=False)
-    if folder.is_run():
-        console.print(f"go on  {resume_command(options, folder)}", soft_wrap=True)
-    with suppress(OSError, KeyError, Interrupted):  # as far as it goes, and as the user waits
+    console.say(in_words(error))
+    damaged = isinstance(error, files.DamagedFile)
+    if folder.is_run() and folder.has_begun and not damaged:
+        console.say(f"go on  {resume_command(options, folder)}")
+    # As far as it goes, and as the user waits.
+    with suppress(OSError, KeyError, ValueError, Interrupted):
         before = folder.evaluations()["before"]
-        with open(folder.progress, newline="", encoding="utf-8") as file:
-            last = list(csv.DictReader(file))[-1:]
-        for row in last:
+        for row in read_rows(folder.progress)[-1:]:
             console.print(f"{'':6}{'before':>9}{'last rollout':>14}")
             columns = {"return": "ep_rew_mean", "score": "score_mean", "kl": "kl"}
             for name, column in columns.items():

@@ -16,9 +16,9 @@ from agents.cli.parsing import parsed
 from agents.cli.sources import OfSavedAgent, prompts_of_evaluations
 from agents.evaluation.traces import TracedEpisode, shades, trace_episodes
 from agents.saving import agent_folder
-from agents.training.progress import console
+from agents.training.console import console, text_of
 from textenv.arguments import Range
-from textenv.rendering.ansi import printable
+from textenv.shown import printable
 
 TOKEN_WIDTH = 22
 CELL_WIDTH = 11
@@ -60,10 +60,12 @@ def main(arguments: list[str]) -> None:
             agent, options.episodes, options.seed, prompts, options.deterministic
         )
     title = f"{type(agent).__name__}, {agent.num_timesteps:,} tokens learned"
-    console.print(f"[bold]{title}[/]  [dim]{agent_folder.find(options.path)}[/]", soft_wrap=True)
+    console.print(
+        text_of((title, "bold"), "  ", (agent_folder.find(options.path), "dim")), soft_wrap=True
+    )
     if console.color_system is not None:
         above, below = map(style, shades([1, -1]))
-        console.print(Text.assemble((" above 0 ", above), "  ", (" below 0 ", below)))
+        console.print(text_of((" above 0 ", above), "  ", (" below 0 ", below)), soft_wrap=True)
     pause = 1 / options.speed if options.speed > 0 and console.is_terminal else 0.0
     for number, episode in enumerate(episodes, start=1):
         play(episode, f"episode {number} of {len(episodes)}", pause)
@@ -72,8 +74,8 @@ def main(arguments: list[str]) -> None:
 def play(episode: TracedEpisode, title: str, pause: float) -> None:
     """Print an episode token by token, then its text under each kind of number, and its score."""
     console.print()
-    console.rule(f"[bold]{title}[/]", align="left", style="dim")
-    console.print(Text(printable(episode.prompt), style="italic"), soft_wrap=True)
+    console.rule(text_of((title, "bold")), align="left", style="dim")
+    console.print(text_of((episode.prompt, "italic")), soft_wrap=True)
     columns = episode.columns
     head = Text(set_cell_size("  token", TOKEN_WIDTH) + f"{'prob.':>8}", style="dim")
     for name in columns:
@@ -85,7 +87,7 @@ def play(episode: TracedEpisode, title: str, pause: float) -> None:
             time.sleep(pause)
     console.print()
     print_texts(episode, columns)
-    console.print(Text("   ".join(episode.summary), style="bold"), soft_wrap=True)
+    console.print(text_of(("   ".join(episode.summary), "bold")), soft_wrap=True)
 
 
 def token_lines(episode: TracedEpisode, columns: dict[str, np.ndarray]) -> Iterator[Text]:
@@ -105,7 +107,7 @@ def token_lines(episode: TracedEpisode, columns: dict[str, np.ndarray]) -> Itera
 def print_texts(episode: TracedEpisode, columns: dict[str, np.ndarray]) -> None:
     """The response coloured by each kind of number; once and plain if there are no colours."""
     if console.color_system is None:
-        console.print(Text(printable(episode.response).strip()), soft_wrap=True)
+        console.print(text_of(episode.response.strip()), soft_wrap=True)
         return
     for name, values in columns.items():
         text = Text(f"{name:<{len(INDENT)}}", style="")

@@ -18,6 +18,7 @@ from agents import files
 from agents.evaluation import Returns, TextEvaluation, statistics
 from agents.evaluation.optimum import Attainable
 from agents.evaluation.statistics import Interval
+from textenv.arguments import as_path
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -222,7 +223,7 @@ class Comparison:
         """Write ``summary.csv``, ``runs.csv``, ``differences.csv``, the same as one
         ``comparison.json``, and the episodes: ``episodes.parquet``, or CSV without pyarrow. The
         folder is made if it is missing, and returned."""
-        folder = Path(folder)
+        folder = as_path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         tables = {
             "summary": self.summary(), "runs": self.runs, "differences": self.difference_table()
@@ -232,7 +233,8 @@ class Comparison:
         parts = [f'"{name}": {table.to_json(orient="records")}' for name, table in tables.items()]
         files.write_text(folder / "comparison.json", "{" + ",\n".join(parts) + "}\n")
         if importlib.util.find_spec("pyarrow") is not None:
-            self.episodes.to_parquet(folder / "episodes.parquet", index=False)
+            with files.replacing_file(folder / "episodes.parquet") as new:
+                self.episodes.to_parquet(new, index=False)
         else:
             files.write_text(folder / "episodes.csv", self.episodes.to_csv(index=False))
         return folder

@@ -15,7 +15,7 @@ from agents import files
 from agents.evaluation.sampling import evaluation_env, sample_on
 from agents.experience import environments
 from agents.policies.acting import ReferencePolicy
-from textenv.optimum import BestOf, Optimum, best_of_n_curve, optimum
+from textenv.optimum import BestOf, Optimum, best_of_n_curve, checked, optimum
 
 MIN_PER_PROMPT = 32  # of many prompts, only some are sampled, but these often enough
 BEST_OF = (4, 16)  # shown in tables
@@ -55,8 +55,12 @@ class Attainable:
     @classmethod
     def load(cls, path: Path) -> Attainable:
         """Read what `save` wrote."""
-        data = json.loads(path.read_text())
-        return cls([np.array(scores) for scores in data["scores"]], data["kl_coef"])
+        data = files.read_json(path, {"scores": list, "kl_coef": int | float})
+        with files.reading(path):
+            found = [checked(scores) for scores in data["scores"]]
+            if not found or len({len(scores) for scores in found}) > 1 or not data["kl_coef"] > 0:
+                raise ValueError("it needs kl_coef above 0, and as many scores of each prompt")
+            return cls(found, data["kl_coef"])
 
 
 # What is attainable on the prompts of the evaluations, and on those of the learning.

@@ -11,9 +11,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from agents import files
 from agents.evaluation.statistics import interval
+from textenv.arguments import as_path
 from textenv.optimum import best_of_n_curve
 from textenv.optimum import frontier as optimal_frontier
+from textenv.shown import printable
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -29,10 +32,30 @@ Progress = Mapping[str, np.ndarray]  # the log of a run, as `read_progress` give
 
 def read_progress(path: str | Path) -> dict[str, np.ndarray]:
     """The columns of a ``progress.csv``; missing entries are nan."""
-    with open(path, newline="") as file:
-        rows = list(csv.DictReader(file))
+    rows = read_rows(path)
     names = rows[0] if rows else []
     return {name: np.array([float(row[name] or "nan") for row in rows]) for name in names}
+
+
+def read_rows(path: str | Path) -> list[dict[str, str]]:
+    """The rows of a ``progress.csv``, numbers or empty texts. Half a line at its end, of a process
+    that was killed or still writes, is left out; `agents.files.DamagedFile` for anything else."""
+    path = as_path(path)
+    with files.reading(path):
+        text = path.read_bytes().decode("utf-8")
+        lines = text.rpartition("\n")[0]
+        table = csv.DictReader(io.StringIO(lines, newline=""), strict=True)
+        rows = list(table)
+        if text and TOKENS not in (table.fieldnames or ()):
+            raise ValueError(f"it has no column {TOKENS}")
+        for number, row in enumerate(rows, start=2):
+            for name, cell in row.items():
+                if name is None or cell is None:
+                    raise ValueError(f"line {number} has not as many cells as the first one")
+                float(cell or "nan")
+            if not np.isfinite(float(row[TOKENS])):
+                raise ValueError(f"line {number} has no number of timesteps")
+        return rows
 
 
 def on_grid(progress: Progress, column: str, grid: np.ndarray) -> np.ndarray:
@@ -243,17 +266,24 @@ def draw_plane(axes, attainable: Attainable, largest_kl: float) -> None:
 def save_figure(figure: Figure, target: str | Path) -> Path:
     """Write a plot in the plain style as a PNG, whose folder is made; returns its path."""
     styled(figure)
-    target = Path(target)
+    target = as_path(target)
     target.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(target, dpi=130)
+    with files.replacing_file(target) as new:
+        figure.savefig(new, format=target.suffix[1:] or "png", dpi=130)
     return target
 
 
 def styled(figure: Figure) -> None:
-    """Set the plain style: a grid, no frame at the top and right, legends for labels."""
+    """Set the plain style: a grid, no frame at the top and right, legends for labels; and show all
+    texts as they are, in which a ``$`` is no formula."""
+    from matplotlib.text import Text
+
     for axes in figure.axes:
         axes.set_axisbelow(True)
         axes.grid(alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)
         if axes.get_legend() is None and axes.get_legend_handles_labels()[0]:
             axes.legend(frameon=False)
+    for text in figure.findobj(Text):
+        text.set_parse_math(False)
+        text.set_text(printable(text.get_text()))

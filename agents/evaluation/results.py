@@ -95,17 +95,33 @@ class TextEvaluation:
     @classmethod
     def load(cls, path: Path, summary: Mapping[str, Any]) -> TextEvaluation:
         """The evaluation of the episodes that `save` wrote, and of its `summary`."""
-        rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-        columns: dict[str, Any] = {}
-        for name, field in EPISODE_COLUMNS.items():
-            values = [row[name] for row in rows if name in row]
-            columns[field] = values if name in ("prompt", "response") else np.array(values)
-        return cls(
-            **columns,
-            tokens_per_second=summary["tokens_per_second"],
-            kl_coef=summary["kl_coef"],
-            sampled_tokens=summary.get("sampled_tokens", int(columns["lengths"].sum())),
-        )
+        rows, columns = read_episodes(path), dict[str, Any]()
+        with files.reading(path):
+            for name, field in EPISODE_COLUMNS.items():
+                values = [row[name] for row in rows if name in row]
+                is_text, needed = name in ("prompt", "response"), name not in SOME_HAVE
+                for value in values:
+                    files.check_kind(name, value, str if is_text else int | float)
+                if len(values) != len(rows) and (needed or (name == "kl" and values)):
+                    raise KeyError(name)
+                columns[field] = values if is_text else np.array(values)
+        with files.reading(path.with_name("evaluation.json")):
+            return cls(
+                **columns,
+                tokens_per_second=summary["tokens_per_second"],
+                kl_coef=summary["kl_coef"],
+                sampled_tokens=summary.get("sampled_tokens", int(columns["lengths"].sum())),
+            )
+
+
+def read_episodes(path: Path) -> list[dict[str, Any]]:
+    """The rows of a file of episodes, of which there is at least one."""
+    with files.reading(path):
+        lines = path.read_bytes().decode("utf-8").split("\n")
+        rows = [json.loads(line) for line in lines if line]
+        if not rows or not all(isinstance(row, dict) for row in rows):
+            raise ValueError("it has no episodes")
+        return rows
 
 
 # Columns of a file of episodes, and the attributes that they are from.
@@ -113,6 +129,9 @@ EPISODE_COLUMNS = {
     "prompt": "prompts", "response": "responses", "score": "scores", "paid": "paid", "kl": "kls",
     "recomputed_kl": "recomputed_kls", "length": "lengths",
 }  # fmt: skip
+
+
+SOME_HAVE = ("kl", "recomputed_kl")
 
 
 def mean_and_error(values: np.ndarray) -> dict[str, float | None]:

@@ -11,7 +11,7 @@ import numpy as np
 from gymnasium.vector import AutoresetMode, VectorEnv
 
 from agents import files
-from agents.evaluation.results import mean_and_error, with_error
+from agents.evaluation.results import mean_and_error, read_episodes, with_error
 
 
 @dataclass(frozen=True, repr=False)
@@ -39,8 +39,11 @@ class Returns:
     @classmethod
     def load(cls, path: Path, summary: Any = None) -> Returns:
         """The evaluation of the episodes that `save` wrote."""
-        lines = path.read_text(encoding="utf-8").splitlines()
-        return cls(np.array([json.loads(line)["return"] for line in lines]))
+        with files.reading(path):
+            returns = [row["return"] for row in read_episodes(path)]
+            for value in returns:
+                files.check_kind("return", value, int | float)
+            return cls(np.array(returns))
 
 
 def evaluate_returns(

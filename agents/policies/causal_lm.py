@@ -298,7 +298,7 @@ class CausalLMPolicy(nn.Module, Policy):
         if not distributed.is_main():
             return
         tokenizer = own_tokenizer(self.model)
-        with files.new_folder(Path(folder)) as new:
+        with files.new_folder(folder) as new:
             merged(self.model).save_pretrained(new)
             if tokenizer is not None:
                 tokenizer.save_pretrained(new)

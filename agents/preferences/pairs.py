@@ -10,7 +10,6 @@ import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,6 +17,7 @@ import numpy as np
 from agents.evaluation.sampling import sample
 from agents.experience import environments
 from agents.preferences.formats import Text, read_preferences
+from textenv.arguments import as_path
 from textenv.prompts.chat import answered, render_conversation
 from textenv.prompts.files import read_rows
 
@@ -137,7 +137,7 @@ def load_preferences(source: str | os.PathLike[str] | Iterable[Any]) -> list[Pre
     may be compressed by gzip, ``.jsonl.gz``. The message of a ValueError names the line of a row
     that is no preference.
     """
-    if isinstance(source, str | os.PathLike) and not Path(source).is_file():
+    if isinstance(source, str | os.PathLike) and not as_path(source).is_file():
         raise FileNotFoundError(f"preferences={str(source)!r} is not a file: check the path.")
     rows = read_rows(source, "preferences")
     read = iter(read_preferences([row for row in rows if not isinstance(row[1], Preference)]))

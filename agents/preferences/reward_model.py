@@ -20,9 +20,9 @@ from agents.evaluation.statistics import Interval
 from agents.preferences.calibration import Calibration, agreement, calibration
 from agents.preferences.pairs import Preference, ceiling, render, split
 from agents.training import presets
+from agents.training.console import console
 from agents.training.device import find_device
 from agents.training.optimization import check_finite, set_learning_rate
-from agents.training.progress import console
 from textenv.arguments import Range, check_ranges
 from textenv.lm.classifier import new_classifier
 from textenv.rewards.classifier_reward import ClassifierReward
@@ -65,7 +65,7 @@ class RewardModel:
     def save(self, folder: str | Path) -> None:
         """Write model and tokenizer to a new or empty folder, which then is a reward,
         ``reward="FOLDER"``."""
-        with files.new_folder(Path(folder)) as new:
+        with files.new_folder(folder) as new:
             self.reward.model.save_pretrained(new)
             self.reward.tokenizer.save_pretrained(new)
 

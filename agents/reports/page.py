@@ -100,7 +100,7 @@ def label(place: int, run: ReportedRun) -> str:
     name = run.name
     if len(name) > LONGEST_LABEL:
         name = f"{place + 1} …{name[-LONGEST_LABEL:]}"
-    return name.replace("$", r"\$")  # two dollar signs would make a formula of it
+    return name
 
 
 def figure(title: str, svg: str) -> str:

@@ -11,7 +11,7 @@ import numpy as np
 from agents.evaluation import mean_and_error
 from agents.evaluation.plots import TOKENS
 from agents.reports.gathering import ReportedRun
-from textenv.rendering.ansi import printable
+from textenv.shown import printable
 
 SECTIONS = ("hyperparameters", "policy_kwargs")
 ALONE = ("algorithm", "policy", "n_envs", "device", "threads", "machine", "commit")

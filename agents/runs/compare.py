@@ -33,6 +33,7 @@ from agents.runs.folder import RunFolder
 from agents.runs.recorder import RunRecorder
 from agents.runs.signals import Signals
 from agents.runs.train import measure_attainable, stored_attainable
+from agents.training.console import console, drawing
 from textenv.arguments import Range, check_ranges
 from textenv.sharing import is_data, plain
 
@@ -56,6 +57,7 @@ class Job:
 
     def check_folder(self, overwrite: bool) -> None:
         """Raise an error if the folder holds what is no run, or a run of other settings."""
+        files.check_no_links(self.path)
         folder = RunFolder(self.path)
         if folder.is_run() and not overwrite:
             found, wanted = folder.settings(), json.loads(json.dumps(self.settings, default=str))
@@ -68,6 +70,8 @@ class Job:
                             f"{values.get(name)!r}: choose another folder, or overwrite it."
                         )
         elif not folder.is_run() and self.path.is_dir():
+            if folder.settings_file.exists():
+                folder.settings()  # which names what is wrong with them
             if any(not path.name.startswith(".") for path in self.path.iterdir()):
                 raise FileExistsError(
                     f"The folder {str(self.path)!r} is not empty and holds no run that can be "
@@ -165,8 +169,10 @@ class Comparing:
                 logs.setdefault(job.candidate, []).append(log)
         if logs:
             of_evaluation, of_learning = self.attainable[task]
-            comparison(logs, ends, of_evaluation, target, title, of_learning)
-        return bool(logs)
+            with drawing("plot"):
+                comparison(logs, ends, of_evaluation, target, title, of_learning)
+                return True
+        return False
 
 
 def write_result(
@@ -198,7 +204,7 @@ def compare(
     folder: str | Path | None = None,
     overwrite: bool = False,
     device: str = "auto",
-    report: Callable[[str], Any] = print,
+    report: Callable[[str], Any] = console.say,
 ) -> Comparison:
     """Train and evaluate each candidate on each seed of each task.
 

@@ -8,6 +8,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from textenv.arguments import as_path
+
 NAMES = ("model", "prompts", "eval_prompts", "reward")  # of the options that may name files
 WHOLE = 1 << 24  # bytes of a file that are read; of a larger one so many pieces
 PIECES, PIECE = 64, 1 << 16
@@ -32,7 +34,7 @@ def fingerprint(source: Any) -> str | None:
         return hashlib.sha256(json.dumps(every).encode()).hexdigest()[:16] if any(every) else None
     if not isinstance(source, str | os.PathLike):
         return None
-    path = Path(source).expanduser()
+    path = as_path(source)
     if not path.exists() and isinstance(source, str) and source.count(":") == 1:
         try:
             spec = importlib.util.find_spec(source.partition(":")[0])

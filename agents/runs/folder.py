@@ -18,10 +18,10 @@ report.html             the page of `python -m agents report`
 
 import errno
 import importlib.metadata
-import json
 import platform
 import shutil
 import subprocess
+import sys
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Self
@@ -30,9 +30,17 @@ import torch
 from filelock import FileLock, Timeout
 
 from agents import distributed, files
-from agents.saving.agent_folder import DESCRIPTION, IN_A_RUN, find
+from agents.saving.agent_folder import DESCRIPTION, IN_A_RUN, check_task, find
+from textenv.arguments import as_path
 
 LOCK = ".lock"
+# What settings.json may hold, with the types of its values, and those of some hyper-parameters.
+SETTINGS = {
+    "versions": dict, "options": dict, "chosen": dict, "comparison": dict, "algorithm": str,
+    "policy": str, "policy_kwargs": dict, "hyperparameters": dict, "task": dict | None,
+    "n_envs": int,
+}  # fmt: skip
+OF_HYPERPARAMETERS = dict.fromkeys(("n_steps", "batch_size", "n_epochs"), int | None)
 PACKAGES = ("textenv", "torch", "transformers", "gymnasium", "stable-baselines3", "numpy")
 
 
@@ -40,7 +48,7 @@ class RunFolder:
     """The paths of a run's files, in a folder that need not exist, and the right to write them."""
 
     def __init__(self, path: str | Path):
-        self.path = Path(path)
+        self.path = as_path(path)
         self.settings_file = self.path / "settings.json"
         self.progress = self.path / "progress.csv"
         self.completions = self.path / "completions.jsonl"
@@ -52,6 +60,7 @@ class RunFolder:
         self.plot = self.path / "learning_curve.png"
         self.page = self.path / "report.html"
         self._lock: FileLock | None = None
+        self._is_new = False  # whether `create` has made it
         self._made: list[Path] = []  # folders that `create` has made, the innermost first
 
     def episodes(self, when: str) -> Path:
@@ -83,6 +92,7 @@ class RunFolder:
                 f"The folder {str(path)!r} is not empty and holds no run: choose another one."
             )
         run.clear()
+        run._is_new = True
         return run
 
     @classmethod
@@ -98,7 +108,10 @@ class RunFolder:
 
     def lock(self) -> None:
         """Let no other process write here, until this one ends or calls `unlock`; BlockingIOError
-        if another one is writing."""
+        if another one is writing, FileExistsError if a part of the run is a link."""
+        if not self.path.is_dir():
+            raise FileNotFoundError(f"There is no run in {str(self.path)!r}: check the path.")
+        self.check_links()
         lock = FileLock(self.path / LOCK, timeout=0)
         try:
             lock.acquire()
@@ -108,10 +121,17 @@ class RunFolder:
             ) from None
         self._lock = lock
 
+    def check_links(self) -> None:
+        """Raise a FileExistsError if a part of the run is a link: nothing is written elsewhere."""
+        files.check_no_links(self.path / LOCK, self.best, *self._parts())
+
     def unlock(self) -> None:
-        """Let other processes write here. What was made for a run that never began is removed."""
+        """Let other processes write here. What was made for a run that never began, or that an
+        error has ended before it had measured anything, is removed."""
         if self._lock is None:
             return
+        if self._is_new and sys.exception() is not None and not self.has_begun:
+            self.clear()
         if [path.name for path in self.path.iterdir()] == [LOCK]:
             (self.path / LOCK).unlink()
             with suppress(OSError):  # until one holds something else
@@ -125,30 +145,51 @@ class RunFolder:
         if not self.is_run():
             return
         # What says that the run is finished goes first, what says that there is one goes last.
-        for path in (
-            self.evaluation, self.newest.parent, self.agent, self.progress, self.completions,
-            self.reference_scores, self.learning_reference_scores, self.episodes("before"),
-            self.episodes("after"), self.plot, self.page,
-            *self.path.glob("events.out.tfevents.*"), self.settings_file,
-        ):  # fmt: skip
+        for path in self._parts():
             if path.is_dir() and not path.is_symlink():
                 shutil.rmtree(path)
             else:
                 path.unlink(missing_ok=True)
 
+    def _parts(self) -> list[Path]:
+        """All files and folders of the run, in the order in which they are removed."""
+        return [
+            self.evaluation, self.newest.parent, self.newest, self.agent, self.progress,
+            self.completions, self.reference_scores, self.learning_reference_scores,
+            self.episodes("before"), self.episodes("after"), self.plot, self.page,
+            *self.path.glob("events.out.tfevents.*"), self.settings_file,
+        ]  # fmt: skip
+
     # --- what it says -----------------------------------------------------------------------
 
     def is_run(self) -> bool:
         """Whether a run has begun here: its settings are written first and removed last."""
-        return "versions" in (read_json(self.settings_file) or {})
+        try:
+            return "versions" in self.settings()
+        except (OSError, files.DamagedFile):
+            return False
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether something has been measured or learned that a run could go on with."""
+        found = (
+            self.newest, self.agent, self.evaluation, self.reference_scores,
+            self.learning_reference_scores,
+        )  # fmt: skip
+        return any(path.exists() for path in found)
 
     def settings(self) -> dict[str, Any]:
-        """The content of ``settings.json``; FileNotFoundError if there is no run in the folder."""
-        settings = read_json(self.settings_file)
-        if settings is None:
+        """The content of ``settings.json``; FileNotFoundError if there is no run in the folder,
+        `DamagedFile` if it cannot be read."""
+        if not self.settings_file.exists():
             raise FileNotFoundError(
                 f"There is no run in {str(self.path)!r}: settings.json is missing."
             )
+        settings = files.read_json(self.settings_file, {}, SETTINGS)
+        with files.reading(self.settings_file):
+            for name, kind in OF_HYPERPARAMETERS.items():
+                files.check_kind(name, settings.get("hyperparameters", {}).get(name), kind)
+            check_task(settings.get("task"))
         return settings
 
     def write_settings(self, settings: dict[str, Any]) -> None:
@@ -162,8 +203,21 @@ class RunFolder:
             files.write_json(self.settings_file, before | settings)
 
     def evaluations(self) -> dict[str, Any]:
-        """The content of ``evaluation.json``; empty if there is none."""
-        return read_json(self.evaluation) or {}
+        """The content of ``evaluation.json``; empty if there is none, `DamagedFile` if it cannot be
+        read."""
+        if not self.evaluation.exists():
+            return {}
+        found = files.read_json(self.evaluation, {}, {"before": dict, "after": dict})
+        with files.reading(self.evaluation):
+            for summary in found.values():
+                for name, value in summary.items():
+                    if isinstance(value, dict):
+                        files.check_kind(f"the mean of {name}", value["mean"], int | float)
+                        error = value["standard_error"]
+                        files.check_kind(f"the error of {name}", error, int | float | None)
+                    else:
+                        files.check_kind(name, value, int | float | None)
+        return found
 
     def unfinish(self) -> None:
         """Forget the evaluation "after", because the run goes on."""
@@ -174,20 +228,15 @@ class RunFolder:
     @property
     def finished(self) -> bool:
         """Whether the run has reached its end and was evaluated."""
-        return "after" in self.evaluations()
+        try:
+            return "after" in self.evaluations()
+        except files.DamagedFile:
+            return False
 
     @property
     def has_checkpoint(self) -> bool:
         """Whether a checkpoint can be resumed."""
         return (find(self.newest) / DESCRIPTION).is_file()
-
-
-def read_json(path: Path) -> Any:
-    """The content of a JSON file; None if it is missing or damaged."""
-    try:
-        return json.loads(path.read_text())
-    except (FileNotFoundError, NotADirectoryError, json.JSONDecodeError):
-        return None
 
 
 def surroundings() -> dict[str, Any]:

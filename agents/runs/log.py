@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -15,33 +16,32 @@ from stable_baselines3.common.logger import (
 from torch.utils.tensorboard import SummaryWriter
 
 from agents import files
+from agents.evaluation.plots import TOKENS as STEP
+from agents.evaluation.plots import read_rows
 from agents.runs.folder import RunFolder
-
-STEP = "time/total_timesteps"
 
 
 def run_logger(folder: RunFolder, timesteps: int) -> Logger:
     """A logger of stable-baselines3 that writes into a run's folder. What was logged beyond
     ``timesteps``, at which learning begins or goes on, before a break, is removed."""
-    outputs: list[KVWriter] = [
-        ProgressTable(folder.progress, timesteps), TensorBoard(folder.path, timesteps)
-    ]  # fmt: skip
+    with ExitStack() as opened:
+        table = ProgressTable(folder.progress, timesteps)
+        opened.callback(table.close)
+        outputs: list[KVWriter] = [table, TensorBoard(folder.path, timesteps)]
+        opened.pop_all()
     return Logger(str(folder.path), outputs)
 
 
 def cut_completions(path: Path, timesteps: int) -> None:
-    """Remove the episodes beyond ``timesteps`` from a file of completions."""
-
-    def kept(line: str) -> bool:
-        try:
-            return line.endswith("\n") and json.loads(line)["step"] <= timesteps
-        except (ValueError, KeyError):
-            return False  # the last line of a process that was killed
-
-    if path.is_file():
-        with open(path, encoding="utf-8", newline="") as file:
-            lines = file.readlines()
-        files.write_text(path, "".join(filter(kept, lines)))
+    """Remove the episodes beyond ``timesteps`` from a file of completions, and half a line at its
+    end, of a process that was killed; anything else that cannot be read is a `DamagedFile`."""
+    text = ""
+    if path.exists():
+        with files.reading(path):
+            text = path.read_bytes().decode("utf-8")
+            lines = [line + "\n" for line in text.split("\n")[:-1]]
+            text = "".join(line for line in lines if json.loads(line)["step"] <= timesteps)
+    files.write_text(path, text)
 
 
 class ProgressTable(KVWriter):
@@ -55,19 +55,11 @@ class ProgressTable(KVWriter):
         self.path = path
         self.rows: list[dict[str, Any]] = []
         self.columns: list[str] = []
-        if path.is_file() and timesteps > 0:
-            with open(path, newline="", encoding="utf-8") as file:
-                reader = csv.DictReader(file)
-                self.rows = [row for row in reader if self._is_before(row, timesteps)]
-                self.columns = list(reader.fieldnames or [])
+        if path.exists() and timesteps > 0:
+            rows = read_rows(path)
+            self.rows = [row for row in rows if float(row[STEP]) <= timesteps]
+            self.columns = list(rows[0]) if rows else []
         self._rewrite()
-
-    @staticmethod
-    def _is_before(row: dict[str, Any], timesteps: int) -> bool:
-        try:
-            return None not in row.values() and int(row[STEP]) <= timesteps
-        except (KeyError, ValueError):
-            return False  # the last row of a process that was killed
 
     def _rewrite(self) -> None:
         """Replace the whole file, and go on at its end."""

@@ -21,7 +21,7 @@ from agents.training import presets
 from agents.training.device import find_device
 from agents.training.hyperparameters import hyperparameter_names
 from textenv import TASKS
-from textenv.arguments import Range, check_names, check_ranges, first_line
+from textenv.arguments import Range, as_path, check_names, check_ranges, first_line
 from textenv.rewards import names_code
 from textenv.rewards.names import parse_name
 from textenv.sharing import columns_of, plain, unwrap_shared
@@ -177,8 +177,8 @@ def with_absolute_paths(options: Any) -> Any:
         if not isinstance(value, str):
             continue
         is_name = value in ("bundled", "smollm2") or (name == "reward" and parse_name(value))
-        if not is_name and Path(value).expanduser().exists():
-            setattr(options, name, str(Path(value).expanduser().resolve()))
+        if not is_name and as_path(value).exists():
+            setattr(options, name, str(as_path(value).resolve()))
     return options
 
 

@@ -2,13 +2,13 @@
 
 import json
 import re
+import sys
 import time
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.markup import escape
 
 from agents import distributed, files
 from agents.experience import environments
@@ -17,8 +17,8 @@ from agents.runs.log import cut_completions, run_logger
 from agents.runs.signals import Signals
 from agents.saving import agent_folder
 from agents.sb3.callbacks import RolloutCallback
+from agents.training.console import Part, console
 from agents.training.metrics import groups_without_spread
-from agents.training.progress import console
 
 SAVE_EVERY = "2 min"
 UNITS = {"s": 1.0, "sec": 1.0, "second": 1.0, "min": 60.0, "minute": 60.0, "h": 3600.0,
@@ -81,34 +81,31 @@ class RunRecorder(RolloutCallback):
     # --- the moments of a run ---------------------------------------------------------------
 
     def _init_callback(self) -> None:
-        self.completions: Any = None
         self.is_text = bool(environments.text_environments(self.model.env))
         self.writes = distributed.is_main()
-        self.locks = self.writes and not isinstance(self.folder, RunFolder)
         self.signals = self.given_signals or Signals()  # which do nothing before they are entered
+        self.opened = ExitStack()
         if not self.writes:
             return
-        self.entered = ExitStack()
-        if self.given_signals is None and distributed.process_count() > 1:
-            # A launcher ends this process when another one has died: not before it has saved.
-            self.entered.enter_context(self.signals)
-        if isinstance(self.folder, RunFolder):
-            self.run = self.folder
-        elif self.resume:
-            self.run = RunFolder(self.folder)
-            self.run.lock()
-        else:
-            self.run = RunFolder.create(self.folder, self.overwrite)
-        try:
-            self._open()
-        except BaseException:
-            self._close()
-            raise
+        with ExitStack() as opened:  # after an error it closes what is open by then
+            self._open(opened)
+            self.opened = opened.pop_all()
 
-    def _open(self) -> None:
+    def _open(self, opened: ExitStack) -> None:
         """Begin the run, or go on with the one in the folder."""
         agent, begins = self.model, 0
-        self.former_logger = agent.given_logger
+        if self.given_signals is None and distributed.process_count() > 1:
+            # A launcher ends this process when another one has died: not before it has saved.
+            opened.enter_context(self.signals)
+        if isinstance(self.folder, RunFolder):
+            self.run = self.folder
+        else:
+            self.run = RunFolder(self.folder)
+            if self.resume:
+                self.run.lock()
+            else:
+                self.run = RunFolder.create(self.folder, self.overwrite)
+            opened.callback(self.run.unlock)
         if self.resume:
             self._check_goes_on()
             begins = agent.num_timesteps
@@ -120,8 +117,11 @@ class RunRecorder(RolloutCallback):
             description = agent_folder.describe_agent(agent)
             self.run.write_settings(description | {"device": str(agent.device)} | self.settings)
         cut_completions(self.run.completions, begins)
-        self.completions = open(self.run.completions, "a", encoding="utf-8")
-        agent.set_logger(run_logger(self.run, begins))
+        self.completions = opened.enter_context(open(self.run.completions, "a", encoding="utf-8"))
+        logger = run_logger(self.run, begins)
+        opened.callback(agent.set_logger, agent.given_logger)
+        opened.callback(logger.close)
+        agent.set_logger(logger)
         self._mark_saved()
 
     def _check_goes_on(self) -> None:
@@ -159,31 +159,24 @@ class RunRecorder(RolloutCallback):
             self._warn_without_spread(episodes["score"], self.model.group_size)
 
     def _on_training_end(self) -> None:
-        """Save, unless an error has left an update half done."""
+        """Save, unless an error has left an update half done, or came before there was one."""
+        fails = sys.exception() is not None
+        nothing_new = fails and self.model.num_rollouts == self.saved_rollouts
         try:
-            if self.writes and self.model.between_rollouts:
+            if self.writes and self.model.between_rollouts and not nothing_new:
                 self.save()
         finally:
-            self._close()
+            self.signals.at_once = True
+            self.opened.close()
         self.resume = True  # the same recorder, in another `learn`, goes on
         self.signals.check()
-
-    def _close(self) -> None:
-        if self.completions is not None:
-            self.completions.close()
-            self.logger.close()
-            self.model.set_logger(self.former_logger)
-        if self.locks:
-            self.run.unlock()
-        if self.writes:
-            self.entered.close()
-        self.signals.at_once = True
 
     # --- checkpoints ------------------------------------------------------------------------
 
     def save(self) -> None:
         """Write the newest checkpoint, and the best one if its last rollout was the best."""
         with self.signals.waiting():
+            self.run.check_links()  # again: somebody may have made one
             last = {"last_return": self.last_return}
             agent_folder.save(self.model, self.run.newest, optimizer=True, **last)
             if self.last_return is not None and self.last_return > self.best_return:
@@ -219,30 +212,30 @@ class RunRecorder(RolloutCallback):
         )
         self.logger.record("samples", text, exclude=("stdout", "log", "json", "csv"))
         for one in chosen[: self.show_samples]:
-            console.print(sample_line(one["score"], one["prompt"], one["response"]), soft_wrap=True)
+            console.say(*sample_line(one["score"], one["prompt"], one["response"]))
 
     def _warn_without_spread(self, scores: list[float], group_size: int) -> None:
         equal = groups_without_spread(scores, group_size) == 1
         self.without_spread = self.without_spread + 1 if equal else 0
         if self.without_spread == WITHOUT_SPREAD:
             what = "" if group_size == 1 else " of each group"
-            console.print(
-                f"[yellow]In {WITHOUT_SPREAD} rollouts all scores{what} were equal, so there is "
-                "nothing to learn from: look at the reward with show_samples=5.[/]",
-                soft_wrap=True,
+            warning = (
+                f"In {WITHOUT_SPREAD} rollouts all scores{what} were equal, so there is nothing to "
+                "learn from: look at the reward with show_samples=5."
             )
+            console.say((warning, "yellow"))
 
 
 SHOWN_OF_PROMPT = 100  # its last characters
 
 
-def sample_line(score: float, prompt: str, response: str) -> str:
+def sample_line(score: float, prompt: str, response: str) -> list[Part]:
     """An episode for the console: a line, or several of a response that has several."""
     if len(prompt) > SHOWN_OF_PROMPT:
         prompt = f"…{prompt[-SHOWN_OF_PROMPT:]}"
-    begin, lines = escape(prompt.replace("\n", "⏎")), escape(response).strip("\n").split("\n")
+    begin, lines = prompt.replace("\n", "⏎"), response.strip("\n").split("\n")
     indent = "\n         " if len(lines) > 1 else ""
-    return f"  [dim]{score:+.2f}[/]  [dim]{begin}[/]{indent}{indent.join(lines)}"
+    return [(f"  {score:+.2f}  {begin}", "dim"), indent + indent.join(lines)]
 
 
 def parse_interval(text: str) -> tuple[float, int | None]:

@@ -29,9 +29,11 @@ from agents.runs.options import (
 )
 from agents.runs.recorder import RunRecorder
 from agents.runs.signals import Signals
+from agents.training.console import console, drawing
 from agents.training.device import find_device
 from agents.training.memory_plan import free_memory, memory_plan
-from agents.training.progress import ProgressBar, console
+from agents.training.progress import ProgressBar
+from textenv.arguments import as_path
 from textenv.lm.loading import hide_progress_bars
 from textenv.prompts.load import load_prompts
 from textenv.rewards import names_code
@@ -99,11 +101,11 @@ def train(
         again = {"reward": settings.pop("reward", None)}
         again["agent"] = agent if ":" in agent else None
         options, hyperparameters = settings_to_go_on(folder, again, settings)
-        options.resume = Path(folder)
+        options.resume = as_path(folder)
     else:
         given = {"agent": agent, **settings}
         options, hyperparameters = complete(given)
-        options.output, options.overwrite = None if folder is None else Path(folder), overwrite
+        options.output, options.overwrite = None if folder is None else as_path(folder), overwrite
     opened = open_folder(options)
     with Signals() as signals:
         try:
@@ -132,7 +134,7 @@ def open_agent(
 ) -> tuple[Agent, bool]:
     """The agent of a run, and whether it is that of its newest checkpoint instead of a new one."""
     hide_progress_bars()
-    console.print(f"[dim]loading {options.model}[/]")
+    console.say((f"loading {options.model}", "dim"))
     resumed = folder.has_checkpoint
     if resumed:
         given = {"reward": options.reward} if names_code(options.reward) else {}
@@ -144,20 +146,36 @@ def open_agent(
     if options.eval_prompts is not None:
         load_prompts(options.evaluation_prompts())  # errors come early
     parameters = sum(p.numel() for p in agent.policy.parameters())
-    console.print(
-        f"[bold]{type(agent).__name__}[/] on {options.model} ({parameters / 1e6:.1f} M parameters, "
-        f"{agent.device}, {str(agent.policy.dtype).removeprefix('torch.')}), "
-        f"reward {options.reward}, seed {options.seed}; {folder.path}",
-        soft_wrap=True,
+    console.say(
+        (type(agent).__name__, "bold"),
+        f" on {options.model} ({parameters / 1e6:.1f} M parameters, {agent.device}, "
+        f"{str(agent.policy.dtype).removeprefix('torch.')}), reward {options.reward}, seed "
+        f"{options.seed}; {folder.path}",
     )
     plan = memory_plan(agent)
-    console.print(f"[dim]memory {plan}[/]", soft_wrap=True, highlight=False)
+    console.say((f"memory {plan}", "dim"))
     advice = plan.advice(free_memory(agent.policy.device))
     if advice is not None:
-        console.print(advice, soft_wrap=True, highlight=False)
+        console.say(advice)
     if resumed:
-        console.print(f"going on after {agent.num_timesteps} of {options.total_timesteps} tokens")
+        check_total(options, agent, folder)
     return agent, resumed
+
+
+def check_total(options: RunOptions, agent: Agent, folder: RunFolder) -> None:
+    """Say how far a run is that goes on, and if that is farther than it is asked to go."""
+    done, total = agent.num_timesteps, options.total_timesteps
+    console.say(f"going on after {done} of {total} tokens")
+    saved = folder.settings().get("options", {}).get("total_timesteps", total)
+    if total < min(done, saved):
+        options.total_timesteps = done
+        console.say(
+            (
+                f"The run has learned from {done} tokens already, more than the {total} that are "
+                "asked for: nothing more is learned.",
+                "yellow",
+            )
+        )
 
 
 def make_agent(options: RunOptions, hyperparameters: Mapping[str, Any]) -> Agent:
@@ -257,9 +275,9 @@ def find_evaluation(
     """The evaluation "before" or "after": of the run's first part, or measured now."""
     summaries = folder.evaluations()
     timesteps = agent.num_timesteps if when == "after" else 0
-    if when in summaries and summaries[when]["timesteps"] == timesteps:
+    if when in summaries and summaries[when].get("timesteps") == timesteps:
         return TextEvaluation.load(folder.episodes(when), summaries[when])
-    console.print(f"[dim]evaluating {options.eval_episodes} episodes, {when}[/]")
+    console.say((f"evaluating {options.eval_episodes} episodes, {when}", "dim"))
     evaluation = evaluate_text(
         agent, n_episodes=options.eval_episodes, seed=EVALUATION_SEED,
         prompts=options.evaluation_prompts(),
@@ -306,10 +324,7 @@ def measure_attainable(
     evaluation, or None for those of the learning; None if KL costs nothing."""
     if kl_coef <= 0 or n_episodes <= 0:
         return None
-    console.print(
-        f"[dim]sampling {n_episodes} episodes of the untouched model, for the optimum[/]",
-        soft_wrap=True,
-    )
+    console.say((f"sampling {n_episodes} episodes of the untouched model, for the optimum", "dim"))
     scores = reference_scores(actor, None, n_episodes, EVALUATION_SEED + 1, prompts)
     return Attainable(scores, kl_coef)
 
@@ -318,4 +333,5 @@ def draw(options: RunOptions, folder: RunFolder, attainable: Attainable | None) 
     """Draw the learning curve, and what can be reached on the prompts of the learning."""
     cls = algorithms.find(options.agent)
     title = f"{cls.__name__} on {options.model}, reward {options.reward}"
-    learning_curve(read_progress(folder.progress), folder.plot, title, attainable)
+    with drawing("plot"):
+        learning_curve(read_progress(folder.progress), folder.plot, title, attainable)

@@ -10,11 +10,7 @@ agent saves.
 """
 
 import inspect
-import json
-import os
-import re
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +20,7 @@ from agents import distributed, files, policies
 from agents.experience import environments
 from agents.saving import resume
 from agents.training.hyperparameters import hyperparameter_names, state_names
-from textenv.arguments import first_line
+from textenv.arguments import as_path
 from textenv.sharing import is_data, plain
 
 DESCRIPTION = "agent.json"
@@ -32,6 +28,10 @@ CONTENT = {  # of agent.json, with the types of its values
     "algorithm": str, "policy": str, "policy_kwargs": dict, "hyperparameters": dict,
     "functions": list, "n_envs": int, "persistent_state": dict, "kl_coef": int | float | None,
     "task": dict | None, "num_timesteps": int,
+}  # fmt: skip
+OPTIONAL = {  # what an earlier release may not have written
+    "num_rollouts": int, "learning_seconds": int | float, "last_return": int | float | None,
+    "live": list, "files": list,
 }  # fmt: skip
 COUNTS = ("num_timesteps", "num_rollouts", "learning_seconds")
 ATTENTION = (None, "eager", "sdpa")  # the names that a file may give
@@ -43,30 +43,16 @@ def save(agent: Any, folder: Path, optimizer: bool, **notes: Any) -> None:
     """Write ``agent`` (see `agents.Agent.save`), and ``notes`` into its description."""
     with files.replacing(folder) as new:
         others = _other_files(folder)  # where a killed process has left it, it is back by now
-        with _errors_of_the_system(folder):
-            texts = environments.text_environments(agent.env)
-            agent.policy.save(new, texts[0].tokenizer if texts else None)
-            if optimizer:
-                resume.write(agent, new)
+        texts = environments.text_environments(agent.env)
+        agent.policy.save(new, texts[0].tokenizer if texts else None)
+        if optimizer:
+            resume.write(agent, new)
         description = describe_agent(agent) | notes
         description["files"] = sorted(path.name for path in new.iterdir())
         files.write_json(new / DESCRIPTION, description)
         for path in others:
             if not (new / path.name).exists():
                 files.link(path, new / path.name)
-
-
-@contextmanager
-def _errors_of_the_system(folder: Path) -> Iterator[None]:
-    """Raise what safetensors says in its own way of a full disk and the like as an OSError."""
-    try:
-        yield
-    except SafetensorError as error:
-        number = re.search(r"os error (\d+)", str(error))
-        if number is None:
-            raise
-        code = int(number[1])
-        raise OSError(code, os.strerror(code), str(folder)) from error
 
 
 def describe_agent(agent: Any) -> dict[str, Any]:
@@ -122,10 +108,10 @@ def _other_files(folder: Path) -> list[Path]:
 def find(folder: str | Path) -> Path:
     """The folder of an agent: the folder itself, or the newest agent in the folder of a run."""
     for place in ("", *IN_A_RUN):
-        candidate = files.current(Path(folder) / place)
+        candidate = files.current(as_path(folder) / place)
         if (candidate / DESCRIPTION).is_file():
             return candidate
-    return Path(folder)
+    return as_path(folder)
 
 
 def describe(folder: Path) -> dict[str, Any]:
@@ -133,26 +119,18 @@ def describe(folder: Path) -> dict[str, Any]:
     file = folder / DESCRIPTION
     if not file.is_file():
         raise FileNotFoundError(f"There is no agent in {str(folder)!r}: agent.json is missing.")
-    with _reading(file):
-        description = json.loads(file.read_text(encoding="utf-8"))
-        for name, kind in CONTENT.items():
-            if not isinstance(description[name], kind):
-                raise TypeError(f"{name} is {description[name]!r}")
-        return description
+    description = files.read_json(file, CONTENT, OPTIONAL)
+    with files.reading(file):
+        check_task(description["task"])
+    return description
 
 
-@contextmanager
-def _reading(path: Path) -> Iterator[None]:
-    """Turn what damaged content leads to into one sentence."""
-    try:
-        yield
-    except OSError:
-        raise  # it says enough
-    except Exception as error:
-        raise ValueError(
-            f"{str(path)!r} is damaged, or was not written by this library ({first_line(error)}): "
-            "save the agent again, or load another checkpoint."
-        ) from error
+def check_task(task: Any) -> None:
+    """Raise a TypeError for what `environments.describe` would not write."""
+    if task is not None:
+        files.check_kind("the id of the task", task["id"], str)
+        files.check_kind("the arguments of the task", task["kwargs"], dict)
+        files.check_kind("the live arguments of the task", task.get("live", []), list)
 
 
 def load(cls: type, folder: Path, env: Any, policy: type | None, changes: dict[str, Any]) -> Any:
@@ -203,19 +181,23 @@ def _load(cls: type, folder: Path, env: Any, policy: type | None, changes: dict[
         **(changes.get("policy_kwargs") or {}),
     }
     env = _environment(folder, env, description["task"], arguments)
-    agent = cls(policy_class, env, **arguments)
-    with _reading(folder):
+    try:
+        agent = cls(policy_class, env, **arguments)
+    except (AttributeError, KeyError, SafetensorError):  # of who reads the files of the model
+        with files.reading(folder):
+            raise
+    with files.reading(folder):
         agent.policy.load(folder)
     for name in COUNTS:
         setattr(agent, name, description.get(name, 0))
-    with _reading(folder / DESCRIPTION):
+    with files.reading(folder / DESCRIPTION):
         saved = description["persistent_state"]
         if saved.keys() - {*state_names(cls), *hyperparameter_names(cls)}:
             raise KeyError(f"persistent_state has {', '.join(saved)}")
         for name in state_names(cls):
             setattr(agent, name, saved[name])
     environments.set_schedules(agent.env, description["kl_coef"])
-    with _reading(folder):
+    with files.reading(folder):
         same_task = given is None and not {"env_kwargs", "n_envs"} & changes.keys()
         resume.restore(agent, folder, same_task)
     return agent

@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 
 from agents import distributed, files
 from agents.experience.env_state import UnknownState
+from textenv.shown import message
 
 State = Any  # a tree of plain data, arrays and tensors
 
@@ -81,7 +82,7 @@ def restore(agent: Any, folder: Path, same_task: bool) -> None:
         agent.collector.load_state_dict(state)
     except Exception as error:  # whatever an environment raises for the state of another one
         level = logging.WARNING if same_task else logging.INFO
-        log.log(level, "The environment begins new episodes: %s", error)
+        log.log(level, "The environment begins new episodes: %s", message(error))
         agent.collector = type(agent.collector)(agent.env, new_seed(agent))
 
 

@@ -1,15 +1,17 @@
 """Metrics for the log, with the names of stable-baselines3."""
 
-import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from stable_baselines3.common.logger import HumanOutputFormat, KVWriter, Logger
+from stable_baselines3.common.logger import HumanOutputFormat, Logger
 from stable_baselines3.common.utils import configure_logger
 
 from agents import distributed
 from agents.experience.rollout import Rollout
+from agents.training.console import console
+from textenv.arguments import as_path
+from textenv.shown import printable
 
 NAMES = {"return": "ep_rew_mean", "length": "ep_len_mean", "score": "score_mean", "kl": "kl"}
 
@@ -25,9 +27,50 @@ def make_logger(agent: Any, name: str | None, new_run: bool) -> Logger:
         return Logger(None, [])
     if agent.tensorboard_log is not None:
         name = name or type(agent).__name__
-        return configure_logger(agent.verbose, agent.tensorboard_log, name, new_run)
-    outputs: list[KVWriter] = [HumanOutputFormat(sys.stdout)] if agent.verbose else []
-    return Logger(None, outputs)
+        logger = configure_logger(0, str(as_path(agent.tensorboard_log)), name, new_run)
+        outputs = logger.output_formats
+    else:
+        logger = Logger(None, outputs := [])
+    if agent.verbose:
+        outputs.insert(0, Table())
+        if logger.dir is not None:
+            logger.log(f"Logging to {logger.dir}")
+    return logger
+
+
+class Table(HumanOutputFormat):
+    """The table of stable-baselines3 on the console, for whatever names.
+
+    That one raises an error for names that are alike once they are cut; these get a number.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(console.file)
+
+    def write(
+        self, key_values: dict[str, Any], key_excluded: dict[str, Any], step: int = 0
+    ) -> None:
+        shown: dict[str, str] = {}
+        for key in sorted(key_values):
+            section, slash, name = key.rpartition("/") if "/" not in key else key.partition("/")
+            shown[key] = self._short(section + slash, name, set(shown.values()))
+        super().write(
+            {
+                shown[key]: printable(value) if isinstance(value, str) else value
+                for key, value in key_values.items()
+            },
+            {shown[key]: excluded for key, excluded in key_excluded.items()},
+            step,
+        )
+
+    def _short(self, section: str, name: str, taken: Container[str]) -> str:
+        """A name that fits into the table, beside others of its section."""
+        whole, longest = printable(name).replace("\n", "⏎"), self.max_length - 3  # for the indent
+        short, number = whole, 1
+        while len(short) > longest or section + short in taken:
+            end = "…" if number == 1 else f"… {number}"
+            short, number = whole[: longest - len(end)] + end, number + 1
+        return section + short
 
 
 def log_entry(

@@ -6,9 +6,9 @@ take precedence. Each number has a source or was chosen by a measurement.
 
 import inspect
 import os
-from pathlib import Path
 from typing import Any
 
+from textenv.arguments import as_path
 from textenv.lm.adapters import has_adapters
 
 SMALL_MODEL = 20e6  # parameters; the bundled model has 1.9 million, SmolLM2 has 135
@@ -191,8 +191,8 @@ def is_small(model: Any) -> bool:
         return True
     if hasattr(model, "parameters"):
         return sum(parameter.numel() for parameter in model.parameters()) < SMALL_MODEL
-    if isinstance(model, str | os.PathLike) and Path(model).is_dir():
-        sizes = [file.stat().st_size for file in Path(model).glob("model*.safetensors")]
+    if isinstance(model, str | os.PathLike) and as_path(model).is_dir():
+        sizes = [file.stat().st_size for file in as_path(model).glob("model*.safetensors")]
         # Agents save small models in float32, twice the size of float16.
         return bool(sizes) and sum(sizes) < 2 * BYTES_PER_PARAMETER * SMALL_MODEL
     return False

@@ -2,25 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import sys
 import time
 from collections.abc import Mapping
 
-from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
-
-class RunConsole(Console):
-    """A console whose closing (``| head -1``) makes it silent, and does not end the run."""
-
-    def on_broken_pipe(self) -> None:
-        self.quiet = True
-        # What Python still has to write at its end goes nowhere, too.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
-console = RunConsole(highlight=False)
+from agents.training.console import console
 
 
 class ProgressBar:
@@ -82,7 +69,7 @@ class ProgressBar:
         elapsed, left = map(clock, self.times(timesteps))
         if self.bar.disable and self.visible:
             line = f"{timesteps} of {self.total} steps  {elapsed}, {left} left  {'  '.join(parts)}"
-            console.print(line, soft_wrap=True)
+            console.say(line)
             console.file.flush()  # a file that somebody follows
         self.bar.update(
             self.task,

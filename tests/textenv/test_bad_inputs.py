@@ -13,7 +13,7 @@ import textenv
 from textenv import TextGenEnv
 from textenv.episode import Episode
 from textenv.lm.stop_rule import StopRule
-from textenv.rendering.ansi import printable
+from textenv.shown import printable
 
 NAN, INF = float("nan"), float("inf")
 ARGUMENTS = [

@@ -3,11 +3,11 @@
 import copy
 import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
 
+from textenv.arguments import as_path
 from textenv.lm.loading import LOADED_FROM, cast, no_warning_of_peft
 from textenv.lm.parts import unwrapped
 
@@ -82,4 +82,4 @@ def has_adapters(model: Any, lora: Any) -> bool:
     if lora is not None or hasattr(model, "peft_config"):
         return True
     is_path = isinstance(model, str | os.PathLike)
-    return is_path and (Path(model) / "adapter_config.json").is_file()
+    return is_path and (as_path(model) / "adapter_config.json").is_file()

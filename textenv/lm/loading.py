@@ -16,7 +16,7 @@ import torch
 from safetensors import SafetensorError
 from torch import nn
 
-from textenv.arguments import first_line
+from textenv.arguments import as_path, first_line
 from textenv.lm.parts import sharing, unwrapped
 from textenv.lm.sources import BUNDLED, find
 
@@ -91,7 +91,7 @@ def ends_of_model(model: Any) -> list[int]:
 
 def _saved_ends(source: str | os.PathLike[str]) -> Any:
     """What the generation config in the files of a model says of the ends of a sequence."""
-    folder = BUNDLED if source == "bundled" else Path(source).expanduser()
+    folder = BUNDLED if source == "bundled" else as_path(source)
     file: Path | None = folder / "generation_config.json"
     if not folder.is_dir() and str(source).count("/") == 1:
         from huggingface_hub import try_to_load_from_cache

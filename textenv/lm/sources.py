@@ -15,7 +15,7 @@ import importlib.util
 import os
 from pathlib import Path
 
-from textenv.arguments import first_line
+from textenv.arguments import as_path, first_line
 
 BUNDLED = Path(__file__).parent / "bundled"
 PATIENCE = 10  # seconds for the first answer of the hub
@@ -28,7 +28,7 @@ def locate(source: str | os.PathLike[str]) -> tuple[str, dict[str, str]]:
         return str(BUNDLED), {}
     if source == "smollm2":
         source = str(_smollm2_file())
-    path = Path(source).expanduser()
+    path = as_path(source)
     if source.endswith(".gguf"):
         if not path.is_file():
             raise FileNotFoundError(f"No GGUF file at {source!r}: check the path.")

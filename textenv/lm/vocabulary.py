@@ -5,9 +5,9 @@ text. This raises no error by itself, but the text and the KL have no meaning.
 """
 
 import weakref
-from pathlib import Path
 from typing import Any
 
+from textenv.arguments import as_path
 from textenv.lm.loading import LOADED_FROM, load_tokenizer
 from textenv.lm.parts import unwrapped
 
@@ -35,7 +35,7 @@ def own_tokenizer(model: Any) -> Any | None:
 def _local_tokenizer(source: str) -> Any | None:
     """Only what is on this machine: a check must not download anything."""
     short_name = source in ("bundled", "smollm2") or source.endswith(".gguf")
-    if not (short_name or Path(source).expanduser().is_dir()):
+    if not (short_name or as_path(source).is_dir()):
         return None
     try:
         return load_tokenizer(source)

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from textenv.arguments import brief, first_line
+from textenv.arguments import as_path, brief, first_line
 from textenv.sharing import columns_of, plain
 
 Rows = list[tuple[str, Any]]  # (where, row): the beginning of an error message, and a row
@@ -30,7 +30,7 @@ EXAMPLES = {
 def read_rows(source: Any, name: str) -> Rows:
     """The rows of a path, a table of pandas, polars or pyarrow, or an iterable; at least one."""
     if isinstance(source, str | os.PathLike):
-        rows, named = _rows_of_file(Path(source), name), f"{name}={str(source)!r}"
+        rows, named = _rows_of_file(as_path(source), name), f"{name}={str(source)!r}"
     else:
         rows = [(f"{name}[{i}]", row) for i, row in enumerate(_checked_iterable(source, name))]
         named = name

@@ -1,6 +1,5 @@
 """Text for the terminal or as a picture, each token coloured by a number."""
 
-import unicodedata
 from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
@@ -10,6 +9,7 @@ import numpy as np
 from textenv.arrays import Array, to_numpy
 from textenv.prompts.load import EncodedPrompt
 from textenv.rendering.pictures import GREY, Colour, Page, Piece
+from textenv.shown import printable
 from textenv.task import TextTask
 
 MODES = ("ansi", "rgb_array")
@@ -82,19 +82,6 @@ class Renderer:
             else:
                 rendered.append(text + coloured(pieces, numbers))
         return tuple(rendered)
-
-
-def printable(text: str) -> str:
-    """The text with its control characters escaped, except line breaks and tabs.
-
-    They could change the terminal's title, colours, or what stands above.
-    """
-    return "".join(
-        character
-        if character in "\n\t" or unicodedata.category(character) != "Cc"
-        else f"\\x{ord(character):02x}"
-        for character in text
-    )
 
 
 def coloured(pieces: Sequence[str], numbers: Sequence[float] | np.ndarray) -> str:

@@ -11,6 +11,7 @@ import numpy as np
 
 from textenv.episode import Episode
 from textenv.rewards.check import Reward, RewardError, excerpt, name_of, score_in_parts
+from textenv.shown import message
 
 log = logging.getLogger(__name__)
 
@@ -32,7 +33,7 @@ def score_within_limits(
         except RewardError as error:
             if attempt == retries:
                 raise
-            log.warning("Attempt %d of %d: %s", attempt + 1, retries + 1, error)
+            log.warning("Attempt %d of %d: %s", attempt + 1, retries + 1, message(error))
     raise AssertionError("not reached: the last attempt returns or raises")
 
 

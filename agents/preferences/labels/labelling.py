@@ -21,10 +21,11 @@ from typing import Any, Self
 
 import numpy as np
 
-from agents.files import write_json, write_text
+from agents.files import check_no_links, write_json, write_text
 from agents.preferences.duels import Judgement
 from agents.preferences.labels.answers import CHOICES, UNDO, Answers, checked_name
 from agents.preferences.pairs import Pair, Preference, as_lines
+from textenv.arguments import as_path
 
 NO_SCORES = (float("nan"), float("nan"))  # a person decides
 
@@ -57,6 +58,7 @@ class Labelling:
     Raises:
         FileNotFoundError: no labelling has begun there (see `create`).
         ValueError: one of its files is damaged; the message names the line.
+        FileExistsError: one of its files is a link.
     """
 
     def __init__(self, path: str | os.PathLike[str]):
@@ -72,8 +74,9 @@ class Labelling:
             raise ValueError(
                 f"{str(self.pairs_file)!r} is damaged ({error}): choose another --output."
             ) from error
-        self.fingerprint = hashlib.sha256(content).hexdigest()[:16]
         lock = self.path.with_name(f".{self.path.name.removesuffix('.jsonl')}.lock")
+        check_no_links(self.answers_file, lock)  # the other files are replaced as a whole
+        self.fingerprint = hashlib.sha256(content).hexdigest()[:16]
         self._answers = Answers(self.answers_file, lock, len(self.pairs))
         with self._answers.up_to_date():
             self._write_preferences()
@@ -206,7 +209,7 @@ class Labelling:
 
 def files(path: str | os.PathLike[str]) -> tuple[Path, Path, Path]:
     """Of a labelling: the file of preferences, that of the pairs, and that of the answers."""
-    path = Path(path)
+    path = as_path(path)
     stem = path.name.removesuffix(".jsonl")
     return path, path.with_name(f"{stem}.pairs.json"), path.with_name(f"{stem}.answers.jsonl")
 

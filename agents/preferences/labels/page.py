@@ -1,8 +1,8 @@
 """The page on which people compare two texts, a thin layer over `labelling`.
 
-It needs Gradio (the optional extra ``label``), listens on this machine only, and loads nothing
-from elsewhere. What the buttons send is the turn of the view on the screen; the labelling decides
-whether it counts.
+It needs Gradio (the optional extra ``label``), listens on this machine only, answers no other page
+(`guard`), and loads nothing from elsewhere. What the buttons send is the turn of the view on the
+screen; the labelling decides whether it counts.
 """
 
 import json
@@ -17,11 +17,13 @@ from urllib.parse import quote
 
 from agents import files
 from agents.preferences.labels.answers import UNDO
+from agents.preferences.labels.guard import Guard
 from agents.preferences.labels.labelling import Labelling
 from agents.preferences.labels.markup import as_html
 
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # read when Gradio is imported
 import gradio as gr
+from starlette.middleware import Middleware
 
 HOST = "127.0.0.1"
 FOLDER = Path(__file__).parent
@@ -111,7 +113,7 @@ def serving(labelling: Labelling, port: int, labeller: str | None = None) -> Ite
     page = build(labelling)
     page.launch(
         server_name=HOST, server_port=port, prevent_thread_lock=True, share=False, quiet=True,
-        ssr_mode=False, footer_links=[],
+        ssr_mode=False, footer_links=[], app_kwargs={"middleware": [Middleware(Guard)]},
         theme=gr.themes.Default(primary_hue="indigo", font=FONTS, font_mono=FONTS),
         css_paths=FOLDER / "page.css",
         head=f"<script>{(FOLDER / 'page.js').read_text(encoding='utf-8')}</script>",
