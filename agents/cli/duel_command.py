@@ -19,6 +19,7 @@ from agents.cli.people import (
     print_progress,
     saved_labelling,
 )
+from agents.cli.printing import print_uncut
 from agents.cli.sources import OfCandidates, open_candidates, reward_name
 from agents.evaluation.sampling import sample
 from agents.evaluation.statistics import Interval
@@ -117,24 +118,26 @@ def print_duels(
 ) -> None:
     """A table of all pairs, and one of the strengths, if there are any."""
     table = Table(box=None, pad_edge=False)
-    for title in ("", "wins", "ties", "losses", "win rate, 95 %", "p"):
-        table.add_column(title, justify="left" if title == "" else "right", no_wrap=bool(title))
+    table.add_column("", overflow="fold", min_width=12)
+    for title in ("wins", "ties", "losses", "win rate, 95 %", "p"):
+        table.add_column(title, justify="right", no_wrap=True)
     for (one, other), result in results.items():
         rate = result.win_rate
         table.add_row(
             f"{one} against {other}", str(result.wins), str(result.ties), str(result.losses),
             f"{rate.mean:.1%} ({rate.low:.1%} to {rate.high:.1%})", f"{result.p_value:.2g}",
         )  # fmt: skip
-    console.print(table)
+    print_uncut(table)
     if strengths:
         ranking = Table(box=None, pad_edge=False)
-        for title in ("", "Bradley-Terry strength, 95 %"):
-            ranking.add_column(title, justify="left" if title == "" else "right", no_wrap=True)
+        ranking.add_column("", overflow="fold", min_width=12)
+        ranking.add_column("Bradley-Terry strength, 95 %", justify="right", no_wrap=True)
         for name, strength in sorted(strengths.items(), key=lambda item: -item[1].mean):
             ranking.add_row(
                 name, f"{strength.mean:+.2f} ({strength.low:+.2f} to {strength.high:+.2f})"
             )
-        console.print("", ranking)
+        console.say("")
+        print_uncut(ranking)
     console.say(
         ("win rate: of the decided pairs, Wilson interval; p: two-sided exact sign test", "dim")
     )

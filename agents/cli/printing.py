@@ -4,6 +4,7 @@ from collections.abc import Callable, Container, Mapping
 from typing import Any
 
 import numpy as np
+from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
@@ -17,16 +18,35 @@ from agents.training.console import console, text_of
 from textenv.optimum import BestOf, Optimum, best_of_n_curve
 
 SAMPLES = 5
+WIDEST = 1000  # columns of a terminal
 MANY = 12  # differences, beyond which each is only in the file
 
 
 def print_evaluations(columns: Mapping[str, TextEvaluation], attainable: Attainable | None) -> None:
     """Print a table with a column for each evaluation, and samples of each."""
-    console.print(evaluation_table(columns, attainable))
+    print_uncut(evaluation_table(columns, attainable))
     if attainable is not None and attainable.optimum.warning:
         console.say((attainable.optimum.warning, "yellow"))
     for name, evaluation in columns.items():
         print_samples(name, evaluation)
+
+
+def print_uncut(table: Table) -> None:
+    """Print a table of which no heading and no number is cut: where it is too wide, its columns
+    come closer, and lines that are still too long are left to the terminal. A first column with a
+    smallest width is folded to it."""
+
+    def width() -> int:
+        first = table.columns[0]
+        first.width = first.min_width
+        found = Measurement.get(console, console.options.update(width=WIDEST), table).maximum
+        first.width = None
+        return found
+
+    if width() > console.width:
+        table.collapse_padding = True
+        table.width = max(width(), console.width)
+    console.print(table, crop=False)
 
 
 def evaluation_table(
@@ -113,7 +133,7 @@ def print_comparison(found: Comparison, task: str) -> None:
         table.add_column(heading, justify="right", no_wrap=True)
     for _, (name, first, *others), share in rows:
         table.add_row(name, first, percentage(share), *others)
-    console.print(table)
+    print_uncut(table)
     kl_coef = "" if reach is None else f"{reach.kl_coef:g}"
     console.say(
         f"\nreturn = score − {kl_coef or 'β'}·KL, mean and 95 % interval over seeds; share: of the "
@@ -138,6 +158,9 @@ def print_differences(differences: list[Difference], names: list[str]) -> None:
                 console.say(f"  {name} over {', '.join(above)}")
         return
     table = Table(box=None, pad_edge=False, show_header=False)
+    table.add_column(overflow="fold", min_width=12)
+    table.add_column(no_wrap=True)
+    table.add_column(no_wrap=True)
     for one in apart:
         table.add_row(
             f"  {one.better} over {one.worse}",
@@ -145,7 +168,7 @@ def print_differences(differences: list[Difference], names: list[str]) -> None:
             f"p = {one.p_value:.2g}",
         )  # fmt: skip
     if apart:
-        console.print(table)
+        print_uncut(table)
 
 
 def candidate_row(row: Any) -> tuple[str, ...]:

@@ -1,5 +1,8 @@
 """The folder of a run: what is in it, and who may write there.
 
+What a run logs, completions.jsonl, progress.csv and events.*, has at most 50 MB together: when a
+file has reached its share, every second rollout is taken out of it, and so on.
+
 settings.json           every option, the task, seed, versions, commit, threads, processes
 progress.csv, events.*  metrics of each rollout, as a table and for TensorBoard
 completions.jsonl       some episodes of each rollout: step, prompt, response, score and its parts,

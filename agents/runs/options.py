@@ -16,6 +16,7 @@ from agents import algorithms
 from agents.experience import environments
 from agents.runs.fingerprints import check_unchanged, fingerprints
 from agents.runs.folder import RunFolder
+from agents.runs.log import LOG_MEGABYTES
 from agents.runs.recorder import SAVE_EVERY, parse_interval
 from agents.training import presets
 from agents.training.device import find_device
@@ -104,6 +105,8 @@ class RunOptions(TaskOptions):
     more --total-timesteps."""
     show_samples: Annotated[int, Range(0)] = 0
     """Episodes to print after each rollout."""
+    log_megabytes: Annotated[float, Range(above=0)] = LOG_MEGABYTES
+    """At most this much of completions, table and events of the run, which are thinned evenly."""
     eval_episodes: Annotated[int, Range(1)] = 512
     """Episodes of the evaluations before and after."""
     reference_episodes: Annotated[int, Range(0)] = 1024

@@ -1,24 +1,24 @@
 """What is written and shown while an agent learns, as a callback of stable-baselines3."""
 
-import json
 import re
 import sys
 import time
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 
 from agents import distributed, files
 from agents.experience import environments
 from agents.runs.folder import RunFolder
-from agents.runs.log import cut_completions, run_logger
+from agents.runs.log import LOG_MEGABYTES, MB, Completions, run_logger
 from agents.runs.signals import Signals
 from agents.saving import agent_folder
 from agents.sb3.callbacks import RolloutCallback
 from agents.training.console import Part, console
 from agents.training.metrics import groups_without_spread
+from textenv.arguments import Range, check_ranges
 
 SAVE_EVERY = "2 min"
 UNITS = {"s": 1.0, "sec": 1.0, "second": 1.0, "min": 60.0, "minute": 60.0, "h": 3600.0,
@@ -51,6 +51,8 @@ class RunRecorder(RolloutCallback):
         overwrite: replace a run that is in the folder.
         settings: what to write into ``settings.json``, beside what describes the agent.
         signals: which signals wait for the end of an update.
+        log_megabytes: at most this much of completions, table and events, together. What has
+            reached its share is thinned evenly: it has every second rollout, every fourth, ...
 
     Raises:
         FileExistsError: there is a run in the folder already.
@@ -68,8 +70,11 @@ class RunRecorder(RolloutCallback):
         overwrite: bool = False,
         settings: dict[str, Any] | None = None,
         signals: Signals | None = None,
+        log_megabytes: Annotated[float, Range(above=0)] = LOG_MEGABYTES,
     ):
         super().__init__()
+        check_ranges(RunRecorder.__init__, {"log_megabytes": log_megabytes})
+        self.log_megabytes = log_megabytes
         self.seconds, self.rollouts = parse_interval(save_every)
         self.folder, self.show_samples, self.resume = folder, show_samples, resume
         self.overwrite, self.settings = overwrite, dict(settings or {})
@@ -116,9 +121,11 @@ class RunRecorder(RolloutCallback):
         else:
             description = agent_folder.describe_agent(agent)
             self.run.write_settings(description | {"device": str(agent.device)} | self.settings)
-        cut_completions(self.run.completions, begins)
-        self.completions = opened.enter_context(open(self.run.completions, "a", encoding="utf-8"))
-        logger = run_logger(self.run, begins)
+        rollouts = agent.num_rollouts if self.resume else 0
+        limit = self.log_megabytes * MB / 2
+        self.completions = Completions(self.run.completions, begins, rollouts, limit)
+        opened.callback(self.completions.close)
+        logger = run_logger(self.run, begins, rollouts, self.log_megabytes)
         opened.callback(agent.set_logger, agent.given_logger)
         opened.callback(logger.close)
         agent.set_logger(logger)
@@ -200,12 +207,8 @@ class RunRecorder(RolloutCallback):
         # Evenly spread, so that they are not all of one group.
         rows = np.unique(np.linspace(0, count - 1, COMPLETIONS).astype(int)).tolist()
         columns = [name for name in episodes if len(episodes[name]) == count]
-        chosen = [
-            {"step": self.model.num_timesteps} | {name: episodes[name][row] for name in columns}
-            for row in rows
-        ]
-        self.completions.writelines(json.dumps(completion) + "\n" for completion in chosen)
-        self.completions.flush()
+        chosen = [{name: episodes[name][row] for name in columns} for row in rows]
+        self.completions.write(self.model.num_timesteps, chosen)
         text = "\n\n".join(
             f"**{one['score']:+.2f}** {one['prompt']} ▸ {one['response']}"
             for one in chosen[:IN_TENSORBOARD]

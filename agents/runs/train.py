@@ -247,7 +247,7 @@ def carry_out(
     before = find_evaluation("before", options, agent, folder)
     recorder = RunRecorder(
         folder, options.save_every, options.show_samples, resume=resumed, settings=settings,
-        signals=signals,
+        signals=signals, log_megabytes=options.log_megabytes,
     )  # fmt: skip
     bar = ProgressBar(goal=None if of_learning is None else of_learning.optimum.value)
     left = timesteps_left(options, agent)

@@ -1,0 +1,81 @@
+"""The tables of the commands: no heading and no number is cut, however narrow the terminal is."""
+
+from __future__ import annotations
+
+import io
+from itertools import combinations, count
+
+import numpy as np
+import pytest
+
+from agents.cli import duel_command, printing
+from agents.evaluation import TextEvaluation
+from agents.evaluation.comparison import Comparison, Run
+from agents.evaluation.optimum import Attainable
+from agents.preferences.duels import duel, tournament
+from agents.training.console import RunConsole
+
+KL_COEF = 0.05
+
+
+@pytest.fixture(params=[80, 60, 200])
+def console(request, monkeypatch) -> RunConsole:
+    console = RunConsole(file=io.StringIO(), width=request.param)
+    monkeypatch.setattr(printing, "console", console)
+    return console
+
+
+def evaluation(scale: float, seed: int = 0) -> TextEvaluation:
+    rng, rows = np.random.default_rng(seed), 64
+    scores, kls = rng.normal(0.5, 1, rows) * scale, np.abs(rng.normal(2, 1, rows))
+    return TextEvaluation(
+        scores, scores, kls, kls[:48], np.full(rows, 20.0), ["a"] * rows, ["b c d"] * rows, 1234.0,
+        KL_COEF,
+    )  # fmt: skip
+
+
+@pytest.fixture
+def attainable() -> Attainable:
+    rng = np.random.default_rng(1)
+    return Attainable([rng.normal(0, 1, 64) for _ in range(4)], KL_COEF)
+
+
+@pytest.mark.parametrize("scale", [1.0, 10.0, 1000.0])
+def test_evaluations(scale, attainable, console):
+    columns = {"before": evaluation(scale), "after": evaluation(scale, 1)}
+    printing.print_evaluations(columns, attainable)
+    table = console.file.getvalue().split("tokens/s")[0]
+    assert "…" not in table
+    for whole in ("before", "after", "optimum", "return = score − 0.05·KL", "recomputed plainly"):
+        assert whole in table
+    for each in columns.values():
+        assert printing.with_error(each.scores) in table
+    lines = table.splitlines()
+    if console.width == 80 and scale < 100:
+        assert max(map(len, lines)) <= 80
+
+
+@pytest.mark.parametrize("scale", [1.0, 1000.0])
+def test_a_comparison(scale, attainable, console):
+    seeds = count()
+    runs = [
+        Run("Task-v0", name, seed, evaluation(scale * (1 + seed / 100), next(seeds)), 100, 1.0)
+        for name in ("ppo(learning_rate=0.0003,n_epochs=2,gae_lambda=0.9)", "untouched")
+        for seed in range(3)
+    ]  # fmt: skip
+    printing.print_comparison(Comparison(runs, {"Task-v0": attainable}), "Task-v0")
+    table = console.file.getvalue().split("return = score")[0]
+    assert "…" not in table and "tokens" in table and "dist-2" in table
+    assert "…" not in console.file.getvalue()
+
+
+def test_duels(console, monkeypatch):
+    monkeypatch.setattr(duel_command, "console", console)
+    names = [f"runs/{'a' * 50}-{number}" for number in range(3)]
+    scores = {name: np.arange(8) + number for number, name in enumerate(names)}
+    results = {
+        (one, other): duel(scores[one], scores[other]) for one, other in combinations(names, 2)
+    }
+    duel_command.print_duels(results, tournament(scores))
+    text = console.file.getvalue()
+    assert "…" not in text and "win rate, 95 %" in text and "Bradley-Terry strength" in text
