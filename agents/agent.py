@@ -99,7 +99,7 @@ class Agent(SB3Interface, Arguments):
     policy_needs: ClassVar[dict[str, Any]] = {}  # arguments for a language model's policy
     compares_groups: ClassVar[bool] = False  # whether a group_size of 1 makes no sense
 
-    def __new__(cls, *positional: Any, **named: Any) -> Any:
+    def __new__(cls, *positional: Any, **named: Any) -> Self:
         known = {each.name for each in fields(cls)}
         for name in {"batch_size", "n_epochs"} & named.keys() - known:
             raise TypeError(unknown_argument(cls.__name__, name, ()) + ONE_STEP)

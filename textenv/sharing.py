@@ -13,7 +13,7 @@ from __future__ import annotations
 import copy
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from enum import Enum
 from types import FunctionType
 from typing import Any
@@ -134,9 +134,19 @@ def in_spec(name: str, value: Any) -> Any:
 
 
 class SpecOfLiveObjects:
-    """Mixin for environments: an assigned ``spec`` has its arguments as `in_spec` gives them."""
+    """Mixin for environments: an assigned ``spec`` has its arguments as `in_spec` gives them, and
+    the arguments of the task do not change once the environment is made."""
 
     _spec = None
+    _fixed: Collection[str] = ()  # names of arguments, which would be ignored if they were set
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in self._fixed:
+            raise AttributeError(
+                f"{name} cannot be changed once an environment is made: make another one, "
+                f"env.unwrapped.sibling(num_envs, {name}=...), or gymnasium.make with it."
+            )
+        super().__setattr__(name, value)
 
     @property
     def spec(self):

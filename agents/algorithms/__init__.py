@@ -18,6 +18,7 @@ over the single steps of a small network's rollout. REINFORCE, ActorCritic and R
 each rollout; the others, whose ratio corrects for π ≠ π_old, may take several.
 """
 
+import difflib
 import re
 
 from agents.agent import Agent
@@ -51,8 +52,10 @@ def find(name: str) -> type[Agent]:
     if name in NAMES:
         return NAMES[name]
     if ":" not in name:
+        near = difflib.get_close_matches(name.lower(), NAMES, n=1)
+        guess = f"did you mean {near[0]!r}? Use" if near else "use"
         raise ValueError(
-            f"agent={name!r} is unknown: use one of {', '.join(NAMES)}, or 'module:Class'."
+            f"agent={name!r} is unknown: {guess} one of {', '.join(NAMES)}, or 'module:Class'."
         )
     cls = import_object(name, "agent")
     if not (isinstance(cls, type) and issubclass(cls, Agent)):

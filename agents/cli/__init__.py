@@ -1,4 +1,4 @@
-"""usage: python -m agents COMMAND [--help]
+"""usage: python -m agents COMMAND [--help] | --version
 
 - train: fine-tune a language model on a reward, and show what changed
 - evaluate: sample from a saved agent
@@ -12,7 +12,9 @@
 - doctor: name the problems of runs, by what they have logged
 """
 
+import difflib
 import importlib
+import importlib.metadata
 import io
 import sys
 
@@ -36,9 +38,14 @@ def main(arguments: list[str] | None = None) -> None:
     if command in ("", "-h", "--help"):
         print((__doc__ or "").strip())
         return
+    if command == "--version":
+        print(f"textenv {importlib.metadata.version('textenv')}")
+        return
     if command not in COMMANDS:
         *names, last = COMMANDS
-        sys.exit(message(f"{command} is unknown: use {', '.join(names)} or {last}."))
+        near = difflib.get_close_matches(command, COMMANDS, n=1)
+        guess = f"did you mean {near[0]}? Use " if near else "use "
+        sys.exit(message(f"{command} is unknown: {guess}{', '.join(names)} or {last}."))
     if distributed.process_count() > 1 and command != "train":
         count = distributed.process_count()
         sys.exit(f"{command} runs in one process, not in {count}: only train has several.")

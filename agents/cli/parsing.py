@@ -1,8 +1,10 @@
 """Reading the options of a command; the defaults of those of ``train`` depend on one another."""
 
 import dataclasses
+import re
 import types
 from dataclasses import field
+from decimal import Decimal
 from itertools import takewhile
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -22,6 +24,10 @@ from textenv.arguments import as_path, hints_of, sentences_of
 from textenv.lm.loading import hide_progress_bars
 
 T = TypeVar("T")
+NUMBER = re.compile(
+    r"(?P<number>[0-9]+(?:\.[0-9]+)?)(?P<power>[eE]\+?[0-9]{1,2})?(?P<unit>[kKmM])?"
+)
+UNITS = {"": 1, "k": 1000, "K": 1000, "m": 1_000_000, "M": 1_000_000}
 
 
 def parsed(cls: type[T], arguments: list[str], command: str) -> T:
@@ -35,6 +41,7 @@ def parsed(cls: type[T], arguments: list[str], command: str) -> T:
 
 def read_options(cls: type[T], arguments: list[str], command: str, **keywords: Any) -> T:
     """The options of a command as they are written, in whose paths ``~`` is the user's folder."""
+    arguments = _with_whole_numbers(arguments, _whole_numbers(cls))
     options: Any = tyro.cli(cls, args=arguments, prog=f"python -m agents {command}", **keywords)
     for each in dataclasses.fields(options):
         value = getattr(options, each.name)
@@ -44,6 +51,38 @@ def read_options(cls: type[T], arguments: list[str], command: str, **keywords: A
             paths = tuple(as_path(part) if isinstance(part, Path) else part for part in value)
             setattr(options, each.name, paths)
     return options
+
+
+def _whole_numbers(cls: Any) -> set[str]:
+    """The options of a command, as they are written, whose values are whole numbers."""
+    found = set()
+    for name, hint in get_type_hints(cls).items():
+        if dataclasses.is_dataclass(hint):
+            found |= _whole_numbers(hint)
+        elif int in (hint, *get_args(hint)) and float not in get_args(hint):
+            found |= {f"--{name}", f"--{name.replace('_', '-')}"}
+    return found
+
+
+def _with_whole_numbers(arguments: list[str], names: set[str]) -> list[str]:
+    """1e5 and 100k as whole numbers, where these are asked for."""
+
+    def read(value: str) -> str:
+        match = NUMBER.fullmatch(value)
+        if match is None or not (match["power"] or match["unit"]):
+            return value
+        number = Decimal(match["number"] + (match["power"] or "")) * UNITS[match["unit"] or ""]
+        return str(int(number)) if number == int(number) else value
+
+    read_ones = []
+    for before, argument in zip(["", *arguments], arguments, strict=False):
+        name, equals, value = argument.partition("=")
+        if equals and name in names:
+            argument = f"{name}={read(value)}"
+        elif before in names:
+            argument = read(argument)
+        read_ones.append(argument)
+    return read_ones
 
 
 def parse_train(arguments: list[str]) -> tuple[RunOptions, dict[str, Any]]:

@@ -20,7 +20,7 @@ from textenv.kl.shaping import ActionRecord
 from textenv.lm.adapters import add_adapters, has_adapters, merged
 from textenv.lm.checkpointing import checkpointed
 from textenv.lm.early_stops import KEYS
-from textenv.lm.loading import cast, load_model, save_ends
+from textenv.lm.loading import cast, load_model, save_ends, without_bars
 from textenv.lm.log_probs import Sampling, response_states
 from textenv.lm.parts import first_layers, sharing, split, unwrapped
 from textenv.lm.responses import Responses
@@ -277,7 +277,10 @@ class CausalLMPolicy(nn.Module, Policy):
         """Write the model as `from_pretrained` reads it, its tokenizer, and the critic."""
         # Embeddings that do not learn need not be saved, nor looked for in the base model's files.
         adapted = hasattr(self.model, "peft_config")
-        self.model.save_pretrained(folder, **{"save_embedding_layers": False} if adapted else {})
+        with without_bars():
+            self.model.save_pretrained(
+                folder, **{"save_embedding_layers": False} if adapted else {}
+            )
         if tokenizer is not None:
             tokenizer.save_pretrained(folder)
             save_ends(folder, self.model, tokenizer)
@@ -299,7 +302,8 @@ class CausalLMPolicy(nn.Module, Policy):
             return
         tokenizer = own_tokenizer(self.model)
         with files.new_folder(folder) as new:
-            merged(self.model).save_pretrained(new)
+            with without_bars():
+                merged(self.model).save_pretrained(new)
             if tokenizer is not None:
                 tokenizer.save_pretrained(new)
 

@@ -25,6 +25,7 @@ from agents.training.device import find_device
 from agents.training.optimization import check_finite, set_learning_rate
 from textenv.arguments import Range, check_ranges
 from textenv.lm.classifier import new_classifier
+from textenv.lm.loading import without_bars
 from textenv.rewards.classifier_reward import ClassifierReward
 
 MIN_HELD_OUT = 8  # pairs, below which an accuracy says nothing
@@ -66,7 +67,8 @@ class RewardModel:
         """Write model and tokenizer to a new or empty folder, which then is a reward,
         ``reward="FOLDER"``."""
         with files.new_folder(folder) as new:
-            self.reward.model.save_pretrained(new)
+            with without_bars():
+                self.reward.model.save_pretrained(new)
             self.reward.tokenizer.save_pretrained(new)
 
 

@@ -38,6 +38,8 @@ from textenv.lm.loading import hide_progress_bars
 from textenv.prompts.load import load_prompts
 from textenv.rewards import names_code
 
+FEW = 9  # rollouts of responses that take their whole budget; those of shorter ones are more
+
 
 @dataclass(frozen=True, repr=False)
 class TrainedRun:
@@ -159,6 +161,13 @@ def open_agent(
         console.say(advice)
     if resumed:
         check_total(options, agent, folder)
+    rollout = options.n_envs * options.max_new_tokens
+    if options.total_timesteps < FEW * rollout and not resumed:
+        console.say(
+            f"total_timesteps={options.total_timesteps} is fewer than {FEW} rollouts of "
+            f"{options.n_envs} episodes of {options.max_new_tokens} tokens, and the last one is "
+            "always finished: for more rollouts raise it, or lower n_envs."
+        )
     return agent, resumed
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from gymnasium.vector import AutoresetMode
 
-from textenv import AdaptiveKL, TextGenVectorEnv
+from textenv import AdaptiveKL, TextGenEnv, TextGenVectorEnv
 from textenv.arrays import to_numpy
 from textenv.kl.schedules import FixedKL
 
@@ -140,3 +140,13 @@ def test_a_sibling_leaves_the_reference_where_it_is(make_envs, make_model):
     env.task.device = "meta"  # as if `reconfigure` had moved the reference since
     env.sibling(2), env.sibling(2, array="torch")
     assert moves and set(moves) == {torch.device("cpu")}
+
+
+@pytest.mark.parametrize("name", ["reward", "prompts", "max_new_tokens", "kl_coef", "tokenizer"])
+@pytest.mark.parametrize("make", [TextGenEnv, TextGenVectorEnv])
+def test_arguments_cannot_be_set_afterwards(make, name):
+    """They would be ignored: what the environment does with them is done when it is made."""
+    env = make(prompts=["a"])
+    with pytest.raises(AttributeError, match=rf"{name} cannot be changed .*{name}=\.\.\."):
+        setattr(env, name, 5)
+    env.reset(seed=0)

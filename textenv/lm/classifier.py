@@ -10,7 +10,13 @@ from transformers import AutoModelForSequenceClassification
 
 from textenv.arguments import first_line
 from textenv.lm.adapters import merged
-from textenv.lm.loading import UNREADABLE, check_names_no_code, load_model, load_tokenizer
+from textenv.lm.loading import (
+    UNREADABLE,
+    check_names_no_code,
+    load_model,
+    load_tokenizer,
+    without_bars,
+)
 from textenv.lm.sources import find
 
 if TYPE_CHECKING:
@@ -32,9 +38,10 @@ def load_classifier(
     check_names_no_code(name)
     try:
         # Only safetensors weights and no remote code: no downloaded code is executed.
-        model, loading = AutoModelForSequenceClassification.from_pretrained(
-            name, output_loading_info=True, use_safetensors=True, trust_remote_code=False
-        )
+        with without_bars():
+            model, loading = AutoModelForSequenceClassification.from_pretrained(
+                name, output_loading_info=True, use_safetensors=True, trust_remote_code=False
+            )
     except UNREADABLE as error:
         raise _unreadable(source, error) from error
     try:

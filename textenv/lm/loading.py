@@ -36,6 +36,20 @@ def hide_progress_bars() -> None:
     logging.set_verbosity_error()
 
 
+@contextmanager
+def without_bars() -> Iterator[None]:
+    """No bars of transformers for what is loaded and saved here; those of the user's own stay."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
+
+
 def load_tokenizer(source: str | os.PathLike[str] | PreTrainedTokenizerBase):
     """The tokenizer of ``source`` (see `textenv.lm.sources`); a live one is returned as it is. A
     ValueError says that there is none with the model."""
@@ -182,7 +196,7 @@ def load_model(
     silence = redirect_stderr(io.StringIO()) if packed else nullcontext()
     try:
         # Missing weights are drawn at random, before they are refused below.
-        with silence, torch.random.fork_rng(devices=[]):
+        with silence, without_bars(), torch.random.fork_rng(devices=[]):
             loaded: Any = AutoModelForCausalLM.from_pretrained(
                 name, dtype=read_as, trust_remote_code=False, output_loading_info=True, **keywords
             )
