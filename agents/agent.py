@@ -100,6 +100,11 @@ class Agent(SB3Interface, Arguments):
     compares_groups: ClassVar[bool] = False  # whether a group_size of 1 makes no sense
 
     def __new__(cls, *positional: Any, **named: Any) -> Self:
+        if len(positional) > 2:
+            raise TypeError(
+                f"{cls.__name__} takes a policy and an environment by their places, and everything "
+                f"else by its name: write learning_rate={positional[2]!r}, say."
+            )
         known = {each.name for each in fields(cls)}
         for name in {"batch_size", "n_epochs"} & named.keys() - known:
             raise TypeError(unknown_argument(cls.__name__, name, ()) + ONE_STEP)
@@ -305,6 +310,7 @@ class Agent(SB3Interface, Arguments):
         if reset_num_timesteps:
             self.num_timesteps, self.num_rollouts, self.learning_seconds = 0, 0, 0.0
         total_timesteps += self.num_timesteps  # schedules run up to it, as in SB3
+        environments.bind(self.env, self.policy)  # another agent may have learned in it
         with distributed.raise_in_all_processes():
             callback = as_callback(callback, self)  # it may set the logger
             logger = self.begin_log(tb_log_name, reset_num_timesteps)

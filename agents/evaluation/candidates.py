@@ -9,6 +9,7 @@ from torch import nn
 
 from agents import policies
 from agents.experience import environments
+from agents.policies import CausalLMPolicy
 from agents.policies.acting import (
     ActingPolicy,
     ForeignPolicy,
@@ -99,6 +100,9 @@ def text_policy(candidate: Any, env: Any, deterministic: bool = False) -> Any:
     else:
         policy = getattr(candidate, "policy", candidate)
         policy = policy.lm if isinstance(policy, CausalLMMembers) else policy
+        if isinstance(policy, nn.Module) and hasattr(policy, "generate"):  # of transformers
+            policy = CausalLMPolicy(*text_env.task.spaces, model=policy, device=str(policy.device))
+            environments.bind(text_env, policy)
     if not hasattr(policy, "act"):
         return ForeignPolicy(as_predictor(candidate), sampling, deterministic)
     return GreedyPolicy(policy) if deterministic else policy

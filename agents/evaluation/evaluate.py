@@ -43,9 +43,10 @@ def evaluate(
         evaluate(model_of_stable_baselines3, "CartPole-v1", n_episodes=20).returns
 
     Args:
-        candidate: an agent, or the folder of one; a policy; a model of stable-baselines3 or
-            anything else with its ``predict``; a function from observations to actions, both of all
-            rows; or `Untouched`, `Greedy`, `RandomTokens`, `BestOfN`, which need no training.
+        candidate: an agent, or the folder of one; a policy; a causal language model of
+            transformers; a model of stable-baselines3 or anything else with its ``predict``; a
+            function from observations to actions, both of all rows; or `Untouched`, `Greedy`,
+            `RandomTokens`, `BestOfN`, which need no training.
         env: an environment, one of any vector kind, or an id; None uses the candidate's own. Text
             is sampled in an environment of its own with the same task. The environment of an agent
             is put back to where its learning left it, or begins new episodes where that is unknown
@@ -65,6 +66,11 @@ def evaluate(
         ValueError: there is no environment, or the candidate cannot act in it.
     """
     keywords = dict(env_kwargs or {})
+    if isinstance(candidate, str | Path) and str(candidate).endswith(".zip"):
+        raise ValueError(
+            f"candidate={str(candidate)!r} is a file of stable-baselines3, which does not say of "
+            "which algorithm: load it, as in PPO.load(path), and evaluate that."
+        )
     if isinstance(candidate, str | Path):
         # In a live environment of text is only measured: an agent that is made in it would bind it.
         measured = isinstance(env, VecEnv) or bool(environments.text_environments(env))

@@ -236,6 +236,11 @@ def compare(
         FileExistsError: the folder has runs of other settings.
     """
     check_ranges(compare, locals())
+    if not isinstance(candidates, Mapping):
+        raise TypeError(
+            "candidates must be a mapping of names, such as {'PPO': PPO, 'best of 4': BestOfN(4)}, "
+            f"and not {type(candidates).__name__}."
+        )
     tasks = [env] if isinstance(env, str) else list(dict.fromkeys(env))
     numbers = list(dict.fromkeys(range(seeds) if isinstance(seeds, int | np.integer) else seeds))
     for name, values in (("candidates", candidates), ("env", tasks), ("seeds", numbers)):

@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 import pytest
+
+from agents import PPO
 from stable_baselines3.common.logger import configure
 
 
@@ -83,3 +85,20 @@ def test_the_progress_bar_shows_speed_score_and_length(make_agent, capsys):
     make_agent("PPO").learn(200, progress_bar=True)
     shown = capsys.readouterr().out
     assert "score" in shown and "steps/s" in shown and "of 200 steps" in shown and "left" in shown
+
+
+@pytest.mark.parametrize(("policy", "env"), [("MlpPolicy", "CartPole-v1"), ("CausalLMPolicy", "x")])
+def test_a_learning_rate_by_its_place_gets_a_sentence(policy, env):
+    """As in stable-baselines3, where it is the third argument."""
+    with pytest.raises(TypeError, match=r"by its name: write learning_rate=0\.0005, say"):
+        PPO(policy, env, 5e-4)
+
+
+def test_two_agents_learn_in_one_environment_in_turn(make_text_envs, make_model):
+    env = make_text_envs(4, reference=make_model(seed=1), kl_coef=0.1)
+    first, second = (
+        PPO("CausalLMPolicy", env, device="cpu", policy_kwargs={"model": make_model()})
+        for _ in range(2)
+    )
+    for agent in (first, second, first):
+        assert agent.learn(8).num_timesteps >= 8

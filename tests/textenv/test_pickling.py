@@ -42,8 +42,9 @@ REWARDS = {name: "keyword(2)" if name == "keyword" else name for name in EVERY_N
 def test_an_environment_with_each_reward_goes_on_after_pickling(library, name, tokenizer):
     if name == "reasoning" and importlib.util.find_spec("reasoning_gym") is None:
         pytest.skip("reasoning-gym is not installed")
+    row = ROW | ({"answer": "four"} if name == "last_word" else {})
     env = TextGenEnv(
-        tokenizer=tokenizer, prompts=[ROW, ROW], reward=REWARDS[name], max_new_tokens=4
+        tokenizer=tokenizer, prompts=[row, row], reward=REWARDS[name], max_new_tokens=4
     )
     env.reset(seed=0)
     env.step(50)

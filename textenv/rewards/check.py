@@ -77,7 +77,13 @@ def _checked_scores(name: str, answer: Any, episodes: Sequence[Episode]) -> list
             raise RewardError(
                 f"reward {name!r} answered with the shape {tuple(answer.shape)}: {wanted}."
             )
-        answer = answer.tolist()
+        try:
+            answer = answer.tolist()
+        except (RuntimeError, NotImplementedError) as error:  # a sparse tensor, or one without data
+            raise RewardError(
+                f"reward {name!r} answered with {type(answer).__name__} of {answer.layout} on "
+                f"{answer.device}, whose numbers cannot be read: {wanted}."
+            ) from error
     if not isinstance(answer, Sequence) or isinstance(answer, (str, bytes)):
         raise RewardError(
             f"reward {name!r} answered with {_short(repr(answer))}, "

@@ -287,3 +287,16 @@ def test_what_cannot_be_evaluated_is_said_in_one_sentence(make_text_envs, tmp_pa
         evaluate(lambda rows: rows, "CartPole-v1", 0)
     with pytest.raises(ValueError, match="n_episodes=0 must be at least 1"):
         evaluate(RandomTokens(), make_text_envs(2), 0)
+
+
+def test_a_model_of_transformers_is_evaluated_as_it_is(make_text_envs, make_model):
+    env = make_text_envs(4, reference=make_model(seed=1), kl_coef=0.1)
+    found = evaluate(make_model(), env, n_episodes=8)
+    assert len(found.returns) == 8 and abs(found.kls.mean()) > 0.01
+    same = evaluate(make_model(seed=1), env, n_episodes=8)
+    assert abs(same.kls.mean()) < 1e-4
+
+
+def test_a_file_of_stable_baselines3_gets_a_sentence():
+    with pytest.raises(ValueError, match=r"load it, as in PPO\.load\(path\)"):
+        evaluate("model.zip", "CartPole-v1")

@@ -183,3 +183,11 @@ def test_lists_of_trl_that_a_reward_has_sorted_are_refused(name):
     ]
     with pytest.raises(RewardError, match=rf"changed the order of {name}.*sorted\({name}\)"):
         score_episodes(resolve_reward(reward), episodes)
+
+
+@pytest.mark.parametrize(
+    "answer", [torch.empty(2, device="meta"), torch.tensor([1.0, 0.0]).to_sparse()], ids=str
+)
+def test_tensors_without_readable_numbers_are_refused(answer, make_episodes):
+    with pytest.raises(RewardError, match="whose numbers cannot be read: return 2 numbers"):
+        score_episodes(lambda episodes: answer, make_episodes("a", "b"))
