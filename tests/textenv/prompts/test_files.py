@@ -137,6 +137,15 @@ def test_a_cell_holds_messages_as_json_or_as_pandas_writes_them(column, written,
     assert load_prompts(pd.read_csv(tmp_path / "rows.csv", dtype=str)) == expected
 
 
+def test_an_empty_cell_is_no_prompt_beside_messages(tmp_path):
+    table = pd.DataFrame({"prompt": ["", "a"], "messages": [json.dumps(HELLO), ""], "tools": ""})
+    table.to_csv(tmp_path / "rows.csv", index=False)
+    assert load_prompts(tmp_path / "rows.csv") == [
+        Prompt("", {"tools": ""}, tuple(HELLO)),
+        Prompt("a", {"messages": "", "tools": ""}),
+    ]
+
+
 @pytest.mark.parametrize("text", ["[1, 2]", "{}", "[{", '{"role": 3}', "[user] content: a", "[]"])
 def test_other_texts_stay_texts(text):
     assert load_prompts([{"prompt": text}]) == [Prompt(text)]
