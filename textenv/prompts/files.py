@@ -191,7 +191,7 @@ def _parsed(text: str, file: _File, number: int) -> Any:
     """The value of a text that begins in the line ``number``, or a sentence with the line."""
     where = file.where(number)
     try:
-        value = json.loads(text, object_pairs_hook=_object)
+        value = _JSON.decode(text)
         if "\\ud" in text or "\\uD" in text:
             json.dumps(value, ensure_ascii=False).encode()
     except json.JSONDecodeError as error:
@@ -224,6 +224,9 @@ def _object(columns: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(row) < len(columns):
         _check_columns([name for name, _ in columns], "")
     return row
+
+
+_JSON = json.JSONDecoder(object_pairs_hook=_object)
 
 
 # --- CSV and Parquet ----------------------------------------------------------------------------
