@@ -174,6 +174,7 @@ def load_prompts(source: str | os.PathLike[str] | Iterable[Any]) -> list[Prompt 
 
 def _prompt_from_row(row: Any, where: str) -> Prompt | EncodedPrompt:
     if isinstance(row, Prompt | EncodedPrompt):
+        checked_text(row.text, where)
         return row
     row = text_or_messages(row, where, "prompt")
     if isinstance(row, str):
