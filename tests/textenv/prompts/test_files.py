@@ -174,7 +174,18 @@ def test_an_empty_cell_is_no_prompt_beside_messages(tmp_path):
     ]
 
 
-@pytest.mark.parametrize("text", ["[1, 2]", "{}", "[{", '{"role": 3}', "[user] content: a", "[]"])
+TEXTS = [
+    "[1, 2]",
+    "{}",
+    "[{",
+    '{"role": 3}',
+    "[user] content: a",
+    "[]",
+    '{"role": 1, "content": 2} is',
+]
+
+
+@pytest.mark.parametrize("text", TEXTS)
 def test_other_texts_stay_texts(text):
     assert load_prompts([{"prompt": text}]) == [Prompt(text)]
 
