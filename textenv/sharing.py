@@ -58,9 +58,10 @@ def is_data(value: Any) -> bool:
 
 def columns_of(table: Any) -> list[Any] | None:
     """The names of the columns of a table of pandas, polars or pyarrow; None for anything else."""
-    if hasattr(table, "to_pylist") and hasattr(table, "column_names"):  # pyarrow
+    kind = type(table)  # an object may pretend to have any attribute
+    if hasattr(kind, "to_pylist") and hasattr(kind, "column_names"):  # pyarrow
         return list(table.column_names)
-    if hasattr(table, "iterrows") or hasattr(table, "to_dicts"):  # pandas, polars
+    if hasattr(kind, "iterrows") or hasattr(kind, "to_dicts"):  # pandas, polars
         return list(table.columns)
     return None
 
@@ -77,6 +78,8 @@ def _rows_of(table: Any) -> list[Any]:
 def plain(value: Any) -> Any:
     """Data in another form, such as an array, a table, a set or a path, as plain data; else as it
     is. A table is a list of its rows; one with two columns of one name stays as it is."""
+    if type(value) in (str, int, float, bool):  # most values, of long tables
+        return value
     if isinstance(value, os.PathLike):
         path = os.fspath(value)
         return path if os.path.dirname(path) else os.path.join(os.curdir, path)  # it is no name
@@ -86,15 +89,15 @@ def plain(value: Any) -> Any:
         return plain(value.tolist()) if value.dtype == object else value.tolist()
     if isinstance(value, torch.device):
         return str(value)
-    columns = columns_of(value)
-    if columns is not None and len({*columns}) == len(columns):
-        return [plain(row) for row in _rows_of(value)]
     if isinstance(value, set | frozenset):
         return sorted(map(plain, value), key=repr)
     if isinstance(value, list | tuple | range):
         return [plain(entry) for entry in value]
     if isinstance(value, Mapping):
         return {plain(key): plain(entry) for key, entry in value.items()}
+    columns = columns_of(value)
+    if columns is not None and len({*columns}) == len(columns):
+        return [plain(row) for row in _rows_of(value)]
     return value
 
 

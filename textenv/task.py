@@ -12,6 +12,7 @@ from textenv.arguments import Arguments, Range, check_ranges, checked_device
 from textenv.lm.loading import load_model, load_tokenizer
 from textenv.lm.stop_rule import StopRule
 from textenv.lm.vocabulary import check_same_tokenizer, vocabulary_size
+from textenv.prompts.chat import without_template
 from textenv.prompts.load import encode_prompts, load_prompts
 from textenv.rewards import resolve_reward
 from textenv.sharing import is_data, plain, unwrap_shared
@@ -138,10 +139,9 @@ class TextTask(Arguments):
         for spec in gym.registry.values():
             if spec.kwargs.get("chat") and spec.kwargs.get("prompts") == prompts:
                 raise ValueError(
-                    f"{spec.id} asks in conversations, and the tokenizer "
-                    f"{self.arguments['tokenizer']!r} has no chat template: take a chat model, "
-                    "such as tokenizer='smollm2' (in commands --model smollm2), or pass "
-                    "chat=False."
+                    f"{spec.id} asks in conversations. {without_template(self.tokenizer)}: take "
+                    "that of a chat model, such as tokenizer='smollm2' (in commands --model "
+                    "smollm2), or pass chat=False."
                 )
 
     def sibling_arguments(self) -> dict[str, Any]:

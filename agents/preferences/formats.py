@@ -16,7 +16,6 @@ import re
 import string
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import takewhile
 from typing import Any
 
 from textenv.arguments import brief
@@ -33,8 +32,11 @@ _ABOUT = re.compile(
     r"(.*_)?(id|idx|index|split|model|language|score|rating|label|labeller|by|hash|url|license|date)"
     r"|(chosen|rejected)_.*"
 )
-# The end of a text after which the assistant speaks.
-_SPEAKER = re.compile(r"(^|[\n<|\[/])\W*(assistant|model|bot|answer|response|AI|A|INST)\W*$", re.I)
+# The end of a dialogue, after which the assistant speaks.
+_SPEAKER = re.compile(
+    r"[\n<|\[/]\W*(assistant|model|bot|answer|response|AI|A|INST) *[:>\]|\n]\W*$", re.IGNORECASE
+)
+_LETTERS_OF_SPEAKER = 64
 
 
 @dataclass(frozen=True)
@@ -193,7 +195,9 @@ def _of_whole_texts(parts: Parts) -> Parts:
             or (isinstance(value, list) and value and isinstance(value[0], str | Mapping))
         )
     ]  # fmt: skip
-    if could_be and not _SPEAKER.search(head):
+    speaker = _SPEAKER.search(head[-_LETTERS_OF_SPEAKER:])
+    said = re.search(r"\w", head[: -len(speaker[0])]) if speaker else None
+    if could_be and not said:
         raise ValueError(
             f"{parts.where} has no column 'prompt', and its column {brief(could_be[0])} could be "
             "it: rename it to 'prompt', or remove it if the two texts begin with the prompt."
@@ -216,8 +220,14 @@ def _split(parts: Parts, length: int) -> Parts:
 
 def _alike(first: Sequence[Any], second: Sequence[Any]) -> int:
     """The number of letters or messages with which two begin."""
-    pairs = zip(first, second, strict=False)
-    return len(list(takewhile(lambda pair: pair[0] == pair[1], pairs)))
+    low, high = 0, min(len(first), len(second))
+    while low < high:  # halving compares long texts faster than letter by letter
+        middle = (low + high + 1) // 2
+        if first[low:middle] == second[low:middle]:
+            low = middle
+        else:
+            high = middle - 1
+    return low
 
 
 def _length_of_prompt(chosen: str, rejected: str) -> int:

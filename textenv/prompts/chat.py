@@ -15,6 +15,14 @@ Messages = tuple[Mapping[str, Any], ...]
 
 MAX_LETTERS = 1_000_000  # of a text; the tokens of more than that take minutes and gigabytes
 
+# What belongs into a cell, by its column.
+MESSAGES = 'a list such as [{"role": "user", "content": "..."}]'
+WRITTEN = {
+    "messages": f"{MESSAGES}, or name a column of texts 'prompt'",
+    "tools": 'a list such as [{"type": "function", "function": {"name": "..."}}]',
+    "chat_template_kwargs": 'an object such as {"enable_thinking": false}',
+}
+
 
 def checked_text(text: str, where: str, column: str = "prompt") -> str:
     """The text, if a tokenizer can read it. `where` is the beginning of an error message."""
@@ -95,10 +103,17 @@ def text_or_messages(value: Any, where: str, column: str) -> Any:
     """Messages that a text writes as JSON, as cells of CSV do, as a list; else the value itself."""
     if not isinstance(value, str):
         return value
-    like_messages = re.match(r"\s*\[?\s*\{", value) and all(
-        re.search(rf"[\"']{key}[\"']\s*:", value) for key in ("role", "content")
-    )
-    return parsed_cell(value, where, column) if like_messages or column == "messages" else value
+    if column != "messages":
+        begin = re.match(r"\s*(\[?)\s*\{", value)
+        keys = (rf"[\"']{key}[\"']\s*:" for key in ("role", "content"))
+        if begin is None or not all(re.search(key, value) for key in keys):
+            return value
+        if not begin[1]:  # one message, or an object that a text begins with
+            try:
+                return parsed_cell(value, where, column)
+            except ValueError:
+                return value
+    return parsed_cell(value, where, column)
 
 
 def parsed_cell(cell: str, where: str, column: str) -> Any:
@@ -114,14 +129,6 @@ def parsed_cell(cell: str, where: str, column: str) -> Any:
                 f"{where} has the {column} {brief(cell)}, which {verb} not JSON "
                 f"({first_line(error)}): write {WRITTEN.get(column, MESSAGES)}."
             ) from error
-
-
-MESSAGES = 'a list such as [{"role": "user", "content": "..."}]'
-WRITTEN = {
-    "messages": f"{MESSAGES}, or name a column of texts 'prompt'",
-    "tools": 'a list such as [{"type": "function", "function": {"name": "..."}}]',
-    "chat_template_kwargs": 'an object such as {"enable_thinking": false}',
-}
 
 
 def template_options(data: Mapping[str, Any], where: str) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from textenv.arguments import as_path, brief, first_line
 from textenv.sharing import columns_of, plain
 
 Rows = list[tuple[str, Any]]  # (where, row): the beginning of an error message, and a row
+MAX_BYTES = 2**32  # of a file, uncompressed: a small file may unpack to more than any memory
 EXAMPLES = {
     "prompts": '{"prompt": "..."}',
     "preferences": '{"prompt": "...", "chosen": "...", "rejected": "..."}',
@@ -131,14 +132,20 @@ def _rows_of_file(path: Path, name: str) -> Rows:
             f"{name}={str(path)!r} ends in {ending!r}, which cannot be read: use "
             f"{', '.join(filter(None, READERS))}, or no ending for one prompt per line."
         )
-    content = path.read_bytes()
     try:
-        return reader(_File(path, name, gzip.decompress(content) if packed else content))
+        with gzip.open(path) if packed else path.open("rb") as opened:
+            content = opened.read(MAX_BYTES + 1)
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise ValueError(
             f"{name}={str(path)!r} is not a whole file of gzip ({first_line(error)}): write it "
             "again, or remove the ending '.gz' if it is not compressed."
         ) from error
+    if len(content) > MAX_BYTES:
+        raise ValueError(
+            f"{name}={str(path)!r} has more than {MAX_BYTES:,} bytes, which would fill the memory: "
+            "choose some of its rows."
+        )
+    return reader(_File(path, name, content))
 
 
 def _read_text(file: _File) -> Rows:
@@ -191,7 +198,7 @@ def _parsed(text: str, file: _File, number: int) -> Any:
     """The value of a text that begins in the line ``number``, or a sentence with the line."""
     where = file.where(number)
     try:
-        value = json.loads(text, object_pairs_hook=_object)
+        value = _JSON.decode(text)
         if "\\ud" in text or "\\uD" in text:
             json.dumps(value, ensure_ascii=False).encode()
     except json.JSONDecodeError as error:
@@ -224,6 +231,9 @@ def _object(columns: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(row) < len(columns):
         _check_columns([name for name, _ in columns], "")
     return row
+
+
+_JSON = json.JSONDecoder(object_pairs_hook=_object)
 
 
 # --- CSV and Parquet ----------------------------------------------------------------------------

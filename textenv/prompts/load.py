@@ -174,6 +174,7 @@ def load_prompts(source: str | os.PathLike[str] | Iterable[Any]) -> list[Prompt 
 
 def _prompt_from_row(row: Any, where: str) -> Prompt | EncodedPrompt:
     if isinstance(row, Prompt | EncodedPrompt):
+        checked_text(row.text, where)
         return row
     row = text_or_messages(row, where, "prompt")
     if isinstance(row, str):
@@ -185,8 +186,9 @@ def _prompt_from_row(row: Any, where: str) -> Prompt | EncodedPrompt:
             f"{where} is {brief(row)}, a {type(row).__name__}: "
             "give a string, or a mapping with a column 'prompt'."
         )
-    # A data set of rows of both kinds has None in the column that a row does not use.
-    by_messages = row.get("prompt") is None and row.get("messages") is not None
+    # A table of rows of both kinds has None, or an empty cell, in the column that one does not use.
+    no_prompt = row.get("prompt") is None or (row["prompt"] == "" and row.get("messages"))
+    by_messages = no_prompt and row.get("messages") is not None
     column = "messages" if by_messages else "prompt"
     if column not in row:
         fix = "rename the column that holds the prompt."

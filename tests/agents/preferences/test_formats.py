@@ -37,6 +37,10 @@ def hh(question, answer):
     return f"\n\nHuman: {question}\n\nAssistant: {answer}"
 
 
+def chatml(question, answer):
+    return f"<|im_start|>user\n{question}<|im_end|>\n<|im_start|>assistant\n{answer}"
+
+
 FORMATS = {
     "TRL, explicit, standard": (
         rows(lambda q, a, b: {"prompt": q, "chosen": a, "rejected": b}),
@@ -76,6 +80,15 @@ FORMATS = {
             }
         ),
         [(hh("Hi", "Yes?") + hh(q, "")[:-1], f" {a}", f" {b}") for q, a, b in AS_TEXTS],
+    ),
+    "ChatML as texts, with columns about the rows": (
+        rows(
+            lambda q, a, b: {
+                "chosen": chatml(q, a), "rejected": chatml(q, b),
+                "origin": "mine",
+            }
+        ),
+        [(chatml(q, ""), a, b) for q, a, b in AS_TEXTS],
     ),
     "Alpaca": (
         rows(lambda q, a, b: {"instruction": q, "input": "", "chosen": a, "rejected": b}),
@@ -203,6 +216,10 @@ REFUSED = {
     "another column that may be the prompt": (
         {"post": "Do you like rain?", **PAIR},
         "line 1, has no column 'prompt', and its column 'post' could be it: rename it",
+    ),
+    "answers that begin as a speaker does": (
+        {"frage": "Warum?", "chosen": "Answer: yes", "rejected": "Answer: no"},
+        "its column 'frage' could be it",
     ),
     "another column of messages": (
         {"messages": [user("Do you?")], **PAIR},

@@ -5,10 +5,12 @@ from __future__ import annotations
 import csv
 import gzip
 import json
+import random
 
 import pandas as pd
 import pytest
 
+import textenv.prompts.files
 from agents.preferences.pairs import Preference, load_preferences
 from textenv import TextGenEnv
 from textenv.prompts.load import Prompt, load_prompts
@@ -98,6 +100,16 @@ def test_a_frame_of_arrays_as_parquet_gives_it(tmp_path):
     assert load_prompts(list(frame["prompt"])) == [Prompt("", {}, tuple(HELLO))]
 
 
+def test_a_table_of_polars_is_read():
+    class Table:  # what is used of one
+        columns = ("prompt", "n")
+
+        def to_dicts(self):
+            return [{"prompt": "a", "n": 1}]
+
+    assert load_prompts(Table()) == [Prompt("a", {"n": 1})]
+
+
 def test_an_environment_takes_a_frame(tokenizer):
     env = TextGenEnv(
         tokenizer=tokenizer, prompts=pd.DataFrame({"prompt": ["ab"], "answer": ["c"]}),
@@ -124,6 +136,22 @@ def test_a_cell_of_csv_may_be_long_and_stand_after_a_space(tmp_path):
     ]
 
 
+@pytest.mark.parametrize("separator", [",", ", "])
+def test_what_a_writer_of_csv_writes_is_read_as_it_was(separator, tmp_path):
+    """Cells of spaces, quotes, commas and line ends, and also with a space before each."""
+    draw = random.Random(0)
+    for _ in range(100):
+        rows = [
+            ["".join(draw.choices(' ",\n\rab', k=draw.randrange(7))) for _ in "pq"] for _ in "abc"
+        ]
+        with open(tmp_path / "rows.csv", "w", newline="") as file:
+            for row in [["prompt", "q"], *rows]:
+                quoted = ['"{}"'.format(cell.replace('"', '""')) for cell in row]
+                file.write(separator.join(quoted) + draw.choice(["\n", "\r\n"]))
+        found = [[prompt.text, prompt.data["q"]] for prompt in load_prompts(tmp_path / "rows.csv")]
+        assert found == rows
+
+
 # --- messages in cells --------------------------------------------------------------------------
 
 
@@ -137,7 +165,27 @@ def test_a_cell_holds_messages_as_json_or_as_pandas_writes_them(column, written,
     assert load_prompts(pd.read_csv(tmp_path / "rows.csv", dtype=str)) == expected
 
 
-@pytest.mark.parametrize("text", ["[1, 2]", "{}", "[{", '{"role": 3}', "[user] content: a", "[]"])
+def test_an_empty_cell_is_no_prompt_beside_messages(tmp_path):
+    table = pd.DataFrame({"prompt": ["", "a"], "messages": [json.dumps(HELLO), ""], "tools": ""})
+    table.to_csv(tmp_path / "rows.csv", index=False)
+    assert load_prompts(tmp_path / "rows.csv") == [
+        Prompt("", {"tools": ""}, tuple(HELLO)),
+        Prompt("a", {"messages": "", "tools": ""}),
+    ]
+
+
+TEXTS = [
+    "[1, 2]",
+    "{}",
+    "[{",
+    '{"role": 3}',
+    "[user] content: a",
+    "[]",
+    '{"role": 1, "content": 2} is',
+]
+
+
+@pytest.mark.parametrize("text", TEXTS)
 def test_other_texts_stay_texts(text):
     assert load_prompts([{"prompt": text}]) == [Prompt(text)]
 
@@ -277,7 +325,7 @@ def test_half_a_character_is_refused(refuses):
 
 
 def test_half_a_character_in_a_list_is_refused():
-    for prompt in ("a\ud83d", [{"role": "user", "content": "a\ud83d"}]):
+    for prompt in ("a\ud83d", [{"role": "user", "content": "a\ud83d"}], Prompt("a\ud83d")):
         with pytest.raises(ValueError, match=r"^prompts\[1\] has the prompt 'a.*' with \\ud83d"):
             load_prompts(["a", prompt])
     with pytest.raises(ValueError, match=r"^preferences\[0\] has the rejected '.*' with \\ud83d"):
@@ -291,6 +339,12 @@ def test_what_is_not_packed_or_not_whole_is_refused(refuses):
             refuses(".jsonl.gz", content, "is not a whole file of gzip .*: write it again, or")
     refuses(".jsonl", packed, "is not UTF-8 text")
     refuses(".parquet", b"PAR1", r"is not Parquet \(")
+
+
+def test_a_small_file_that_fills_the_memory_is_refused(refuses, monkeypatch):
+    monkeypatch.setattr(textenv.prompts.files, "MAX_BYTES", 1000)
+    refuses(".txt.gz", gzip.compress(b"a" * 1001), "has more than 1,000 bytes, which would fill")
+    refuses(".csv", "a" * 1001, "has more than 1,000 bytes, which would fill the memory: choose")
 
 
 def test_a_table_or_list_that_is_none_is_refused_by_the_name_of_its_argument():

@@ -13,6 +13,7 @@ import pytest
 
 from textenv import TASKS
 from textenv.episode import Episode
+from textenv.lm import load_tokenizer
 from textenv.rewards import resolve_reward, score_episodes
 from textenv.rewards.library.haiku_reward import speaks_of
 from textenv.sharing import is_data
@@ -182,11 +183,14 @@ def test_a_topic_is_in_its_prompt_and_fits_itself(row):
 @pytest.mark.parametrize("name", [name for name, task in TASKS.items() if task.chat])
 def test_a_task_in_conversations_is_named_where_there_is_no_chat_template(name):
     """Nobody gave chat=True."""
-    sentence = rf"^{name} asks in conversations, .*'bundled' .*tokenizer='smollm2' \(in .* --model"
+    sentence = rf"^{name} asks in conversations\. The tokenizer .*bundled' .*--model smollm2\)"
     for make in (gym.make, lambda name: gym.make_vec(name, num_envs=2)):
         with pytest.raises(ValueError, match=sentence) as error:
             make(name)
         assert "chat=True" not in str(error.value) and "\n" not in str(error.value)
+        with pytest.raises(ValueError, match=sentence) as error:
+            gym.make(name, tokenizer=load_tokenizer("bundled"))
+        assert len(str(error.value)) < 400
 
 
 def test_with_prompts_of_ones_own_the_way_out_is_named():
