@@ -18,6 +18,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from agents.evaluation.plots import TOKENS
 from agents.reports.run_numbers import NotLogged, RunNumbers
 
 
@@ -40,6 +41,16 @@ class Diagnosis:
 
 
 # --- what the algorithm learns from: the reward, the ratio, the clip, the critic ------------------
+
+
+def a_single_rollout(record: RunNumbers) -> str | None:
+    """A run of one rollout has made one update, of whose effect nothing was logged."""
+    if len(record.column(TOKENS)) > 1:
+        return None
+    return (
+        "The run has one rollout, so that nothing shows whether it has learned: take more tokens "
+        "(total_timesteps), or fewer episodes per rollout (n_envs)."
+    )
 
 
 def constant_reward(record: RunNumbers) -> str | None:
@@ -293,9 +304,9 @@ def responses_alike(record: RunNumbers) -> str | None:
 # --- all of them --------------------------------------------------------------------------------
 
 DIAGNOSES = (
-    constant_reward, groups_without_spread, first_ratio, clipping_too_much, nothing_clipped,
-    trust_region_refused, weak_critic, kl_running_away, nothing_moved, entropy_collapsed,
-    worth_less, cut_at_budget, short_responses, responses_alike,
+    a_single_rollout, constant_reward, groups_without_spread, first_ratio, clipping_too_much,
+    nothing_clipped, trust_region_refused, weak_critic, kl_running_away, nothing_moved,
+    entropy_collapsed, worth_less, cut_at_budget, short_responses, responses_alike,
 )  # fmt: skip
 
 # What follows from another problem, which alone is then named: its cure is another one.

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 import pytest
+from stable_baselines3.common.logger import configure
 
 from agents import PPO
-from stable_baselines3.common.logger import configure
 
 
 def test_a_learning_rate_schedule_falls_with_progress(make_agent, monkeypatch):

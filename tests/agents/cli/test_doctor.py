@@ -133,3 +133,12 @@ def test_a_run_that_has_only_begun_is_no_case_for_the_doctor(tmp_path, capsys):
     (tmp_path / "progress.csv").write_text("")
     assert doctor(tmp_path)[0] == 2
     assert "has not logged a rollout yet" in capsys.readouterr().err
+
+
+def test_a_single_rollout_is_no_sound_run(small, tmp_path, printed):
+    folder = tmp_path / "run"
+    printed("train", *small, "--total-timesteps", "8", "--output", str(folder))
+    code, text = doctor(folder)
+    assert code == 1 and "a single rollout" in found(text) and "(n_envs)" in " ".join(text.split())
+    printed("train", "--resume", str(folder), "--total-timesteps", "80")
+    assert "a single rollout" not in found(doctor(folder)[1])

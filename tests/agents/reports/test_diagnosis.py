@@ -36,6 +36,11 @@ MINIBATCHES = {"batch_size": 2, "n_epochs": 1}
 # For each diagnosis: records that are sick, and ones that are not, though close.
 CASES = [
     (
+        problems.a_single_rollout,
+        [record(time_total_timesteps=[40])],
+        [record(time_total_timesteps=[40, 80])],
+    ),
+    (
         problems.constant_reward,
         [
             record(rollout_score_std=flat(0), rollout_score_mean=flat(0)),
