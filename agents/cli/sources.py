@@ -10,7 +10,7 @@ from agents.evaluation.evaluate import algorithm_of
 from agents.evaluation.sampling import ROWS, Sampler, sampler
 from agents.experience import environments
 from agents.runs import RunFolder
-from agents.runs.options import evaluation_prompts
+from agents.runs.options import evaluation_prompts, saved_options
 from agents.saving import agent_folder
 from textenv.arguments import Range
 
@@ -87,7 +87,7 @@ def open_candidates(
 def options_of_run(source: str | Path) -> dict[str, Any]:
     """The options of a run of this command line; empty for any other source."""
     folder = RunFolder(source)
-    return folder.settings().get("options", {}) if folder.settings_file.is_file() else {}
+    return saved_options(folder) if folder.settings_file.is_file() else {}
 
 
 def prompts_of_evaluations(source: str | Path) -> Any:

@@ -161,15 +161,15 @@ class Comparing:
         """The plot of what learned in a task, with the curves of its runs; whether there is one."""
         logs: dict[str, list] = {}
         ends: dict[str, list[tuple[float, float]]] = {}
-        for job in self.finished:
-            if job.task == task and job.learns:
-                row = job.result().columns()
-                ends.setdefault(job.candidate, []).append((row["kl"], row["score"]))
-                log = read_progress(RunFolder(job.path).progress)
-                logs.setdefault(job.candidate, []).append(log)
-        if logs:
-            of_evaluation, of_learning = self.attainable[task]
-            with drawing("plot"):
+        with drawing("plot"):
+            for job in self.finished:
+                if job.task == task and job.learns:
+                    row = job.result().columns()
+                    ends.setdefault(job.candidate, []).append((row["kl"], row["score"]))
+                    log = read_progress(RunFolder(job.path).progress)
+                    logs.setdefault(job.candidate, []).append(log)
+            if logs:
+                of_evaluation, of_learning = self.attainable[task]
                 comparison(logs, ends, of_evaluation, target, title, of_learning)
                 return True
         return False

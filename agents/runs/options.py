@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 import gymnasium as gym
 import torch
 
-from agents import algorithms
+from agents import algorithms, files
 from agents.experience import environments
 from agents.runs.fingerprints import check_unchanged, fingerprints
 from agents.runs.folder import RunFolder
@@ -236,6 +236,15 @@ def evaluation_prompts(option: str | None, env_id: str) -> Any:
     return TASKS[env_id].held_out if option == HELD_OUT else option
 
 
+def saved_options(folder: RunFolder) -> dict[str, Any]:
+    """The options of a run, whose numbers are in their ranges; empty where this command did not
+    make it."""
+    saved = folder.settings().get("options", {})
+    with files.reading(folder.settings_file):
+        check_ranges(RunOptions, {name: saved[name] for name in OPTIONS if name in saved})
+    return saved
+
+
 def settings_to_go_on(
     path: str | Path, again: dict[str, Any], now: dict[str, Any]
 ) -> tuple[RunOptions, dict[str, Any]]:
@@ -244,13 +253,14 @@ def settings_to_go_on(
     ``again`` are the run's agent and reward, which have to be named again if they are code: code
     that a file names is not imported. ``now`` are options that may differ from those of the run.
     """
-    settings = RunFolder(path).settings()
+    folder = RunFolder(path)
+    settings = folder.settings()
     if not {"options", "chosen"} <= settings.keys():
         raise ValueError(
             f"The run in {str(path)!r} was not made by this command: go on with it from Python, "
             "with Agent.load and RunRecorder(resume=True)."
         )
-    saved, chosen = settings["options"], settings["chosen"]
+    saved, chosen = saved_options(folder), settings["chosen"]
     if not algorithms.is_own(saved["agent"]):
         raise ValueError(
             f"The run in {str(path)!r} is of {saved['agent']}, which cannot go on after a break: "

@@ -13,6 +13,7 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
+from agents import files
 from textenv.arguments import first_line
 from textenv.shown import message, printable
 
@@ -92,7 +93,9 @@ def drawing(what: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        console.say((f"The {what} cannot be drawn ({first_line(error)}).", "yellow"))
+        said = isinstance(error, OSError | files.DamagedFile)
+        why = str(error) if said else first_line(error)
+        console.say((f"The {what} cannot be drawn: {why.rstrip('.')}.", "yellow"))
 
 
 def complain(text: object) -> None:

@@ -111,7 +111,7 @@ def test_a_plot_that_cannot_be_drawn_ends_nothing(small, tmp_path, printed, monk
 
     monkeypatch.setattr("agents.runs.train.learning_curve", fails)
     text = printed("train", *small, "--output", str(tmp_path / "run"))
-    assert "The plot cannot be drawn (RuntimeError: no fonts)" in text and "again" in text
+    assert "The plot cannot be drawn: RuntimeError: no fonts." in text and "again" in text
 
 
 def test_a_tilde_is_the_users_folder(small, tmp_path, printed, monkeypatch, make_agent):

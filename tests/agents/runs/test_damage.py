@@ -137,6 +137,17 @@ def test_a_comparison_names_what_is_damaged(name, tmp_path):
             found()
 
 
+@pytest.mark.parametrize(("name", "value"), [("kl_coef", "text"), ("eval_episodes", -1)])
+def test_options_out_of_their_range_are_damaged(name, value, copied, capsys):
+    file = copied / "settings.json"
+    content = json.loads(file.read_text())
+    content["options"][name] = value
+    file.write_text(json.dumps(content))
+    for each in ("evaluate", "resume"):
+        said = ended(*command(each, copied), capsys=capsys)
+        assert "settings.json" in said and name in said
+
+
 # --- links ----------------------------------------------------------------------------------------
 
 
