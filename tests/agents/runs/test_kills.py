@@ -24,7 +24,6 @@ from torch.testing import assert_close
 from agents import GRPO, PPO
 from agents.cli import main
 from agents.runs import RunFolder, RunRecorder
-from agents.runs.folder import read_json
 from agents.saving.agent_folder import describe, find
 from textenv.lm.loading import hide_progress_bars
 
@@ -72,7 +71,7 @@ def moment(run: RunFolder) -> str:
     """What a killed run was doing, from what it has left."""
     if list(run.path.glob("**/.*.new-*")):
         return "saving"
-    evaluations, options = run.evaluations(), read_json(run.settings_file) or {}
+    evaluations, options = run.evaluations(), run.settings() if run.is_run() else {}
     if "before" not in evaluations and "options" in options:
         return "before learning"
     if "after" in evaluations:
