@@ -98,7 +98,7 @@ class TextGenEnv(SpecOfLiveObjects, gym.Env):
         self.render_mode = self._row.render_mode
         self.observation_space = self._row.single_observation_space
         self.action_space = self._row.single_action_space
-        self._fixed = self.task.arguments.keys()
+        self._fixed = frozenset(self.task.arguments)
 
     @property
     def shaping(self) -> KLShaping | None:

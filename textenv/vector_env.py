@@ -107,7 +107,7 @@ class TextGenVectorEnv(SpecOfLiveObjects, VectorEnv):
         self.observation_space, self.action_space = (batch_space(s, num_envs) for s in spaces)
         self.shaping = None if self.task.reference is None else KLShaping(self.task, num_envs)
         self.reconfigure(autoreset_mode, scoring, array, device, copy)
-        self._fixed = self.task.arguments.keys()
+        self._fixed = frozenset(self.task.arguments)
 
     def reconfigure(
         self,

@@ -1,6 +1,7 @@
 """What an agent can learn in: each other object that is handed to it gets one sentence."""
 
 import inspect
+import logging
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,6 +11,8 @@ from gymnasium.vector import VectorEnv
 
 from textenv.arguments import check_limit, unknown_argument
 from textenv.task import TextTask
+
+log = logging.getLogger(__name__)
 
 # Wrappers of Gymnasium whose environments speak in the arrays of another library.
 OTHER_ARRAYS = ("ArrayConversion", "NumpyToTorch", "JaxToNumpy", "JaxToTorch")
@@ -42,7 +45,10 @@ def check_environment(env: Any) -> None:
         limit = vars(layer).get("_max_episode_steps")  # of a TimeLimit
         budget = getattr(layer.unwrapped, "task", None)
         if limit is not None and isinstance(budget, TextTask):
-            check_limit(limit, budget.max_new_tokens)
+            try:
+                check_limit(limit, budget.max_new_tokens)
+            except ValueError as error:  # a critic can bootstrap from where they are cut off
+                log.warning("%s", error)
         layer = vars(layer).get("env")
 
 

@@ -168,9 +168,8 @@ class RunRecorder(RolloutCallback):
     def _on_training_end(self) -> None:
         """Save, unless an error has left an update half done, or came before there was one."""
         fails = sys.exception() is not None
-        nothing_new = fails and self.model.num_rollouts == self.saved_rollouts
         try:
-            if self.writes and self.model.between_rollouts and not nothing_new:
+            if self.writes and self.model.between_rollouts and not (fails and self._is_saved()):
                 self.save()
         finally:
             self.signals.at_once = True
@@ -191,6 +190,12 @@ class RunRecorder(RolloutCallback):
                     files.link(self.run.newest, new)
                 self.best_return = self.last_return
             self._mark_saved()
+
+    def _is_saved(self) -> bool:
+        """Whether nothing was learned since the last save. Several processes save something before
+        the first one all the same, with which they can begin again."""
+        saved = self.model.num_rollouts == self.saved_rollouts
+        return saved and (self.run.has_checkpoint or distributed.process_count() == 1)
 
     def _mark_saved(self) -> None:
         self.saved_at, self.saved_rollouts = time.monotonic(), self.model.num_rollouts

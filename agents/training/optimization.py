@@ -133,7 +133,7 @@ def _not_finite(batch: Batch) -> str:
          "of the policy: look for banned tokens, damaged weights, or a dtype that is too small"),
         (batch.old_values, "the critic's values are not finite"),
         (batch.advantages, "the advantages are not finite: look for infinite rewards, or a "
-         "reference that gives the probability 0 to actions of the policy"),
+         "reference that gives the probability 0 to actions of the policy, or lower learning_rate"),
     ):  # fmt: skip
         if values is not None and values.shape == batch.mask.shape:
             if not values[batch.mask].isfinite().all():

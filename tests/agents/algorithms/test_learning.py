@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from gymnasium.vector import SyncVectorEnv
 
+import agents.algorithms
 from agents import PPO, REINFORCE, TRPO, ActorCritic
 
 
@@ -17,6 +18,16 @@ def learn_to_say_b(agent, updates: int) -> tuple[float, float]:
     return before, np.mean(agent.collect().episodes["score"])
 
 
+PLAIN = ("PPO", "GRPO")  # the others learn in the slow run
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[] if name in PLAIN else [pytest.mark.slow])
+        for name in agents.algorithms.__all__
+    ],
+)
 def test_it_learns_to_say_a_wanted_word(name, make_agent):
     """Reward: the share of "b" in a response of four tokens. At random it is about 1 in 8."""
     agent = make_agent(

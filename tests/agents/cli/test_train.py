@@ -169,7 +169,9 @@ def test_an_unknown_agent_is_refused_with_the_known_ones():
 
 
 def test_an_unknown_command_is_refused_with_the_known_ones(capsys):
-    with pytest.raises(SystemExit, match="trian is unknown: use train, evaluate, compare"):
+    with pytest.raises(
+        SystemExit, match=r"trian is unknown: did you mean train\? Use train, evaluate, compare"
+    ):
         main(["trian"])
     main([])
     shown = capsys.readouterr().out

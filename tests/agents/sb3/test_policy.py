@@ -156,7 +156,7 @@ def test_the_return_with_kl_rises_on_the_default_task():
     assert before < 0.1 and mean_return() > before + 0.1  # the standard error is 0.015
 
 
-@pytest.mark.parametrize("kind", [PPO, A2C])
+@pytest.mark.parametrize("kind", [PPO, pytest.param(A2C, marks=pytest.mark.slow)])
 def test_the_return_rises(kind, make_ppo, text_kwargs):
     settings = dict(n_epochs=4) if kind is PPO else dict(n_steps=8, use_rms_prop=False, gamma=1.0)
     agent = make_ppo(kind=kind, n_envs=32, learning_rate=1e-2, **settings)
