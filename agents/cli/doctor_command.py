@@ -8,6 +8,7 @@ from typing import Any
 import tyro
 from rich.text import Text
 
+from agents import files
 from agents.cli.errors import in_words
 from agents.cli.parsing import read_options
 from agents.reports.diagnosis import Diagnosis, diagnose
@@ -42,7 +43,8 @@ def main(arguments: list[str]) -> None:
         try:
             record, settings = RunNumbers.read(path), RunFolder(path).settings()
         except (OSError, ValueError, KeyError) as error:  # missing, or damaged
-            sentence = in_words(error) if isinstance(error, OSError) else f"damaged: {error}"
+            said = isinstance(error, OSError | files.DamagedFile)
+            sentence = in_words(error) if said else f"damaged: {error}"
             complain(f"{path}: {sentence}")
             codes.append(UNREADABLE)
             continue

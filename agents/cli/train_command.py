@@ -3,7 +3,7 @@
 import shlex
 import sys
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -79,6 +79,7 @@ def parse_resume(arguments: list[str]) -> tuple[RunOptions, dict[str, Any]] | No
     """The options and hyper-parameters of the run to go on with; None without ``--resume``."""
     if not any(argument.split("=")[0] == "--resume" for argument in arguments):
         return None
+    _refuse_settings(arguments)
     given = read_options(Resume, arguments, "train")
     now = {
         "resume": given.resume, "save_every": given.save_every, "device": given.device,
@@ -88,6 +89,18 @@ def parse_resume(arguments: list[str]) -> tuple[RunOptions, dict[str, Any]] | No
         now["total_timesteps"] = given.total_timesteps
     again = {"agent": given.agent, "reward": given.reward}
     return settings_to_go_on(given.resume, again, now)
+
+
+def _refuse_settings(arguments: list[str]) -> None:
+    """Raise a ValueError for an option of a new run."""
+    own = {each.name for each in fields(Resume)} | {"help"}
+    for argument in arguments:
+        option = argument.split("=")[0]
+        if option.startswith("--") and option[2:].replace("-", "_") not in own:
+            raise ValueError(
+                f"{option} cannot be given with --resume, which goes on with the settings that the "
+                "run began with: leave it out, or begin a new run."
+            )
 
 
 def new_or_old_folder(options: RunOptions) -> RunFolder:
@@ -118,6 +131,8 @@ def end_early(options: RunOptions, folder: RunFolder, error: BaseException) -> i
     damaged = isinstance(error, files.DamagedFile)
     if folder.is_run() and folder.has_begun and not damaged:
         console.say(f"go on  {resume_command(options, folder)}")
+    elif not damaged and options.resume is None:
+        console.say("Nothing had been measured or learned yet, so nothing is kept.")
     # As far as it goes, and as the user waits.
     with suppress(OSError, KeyError, ValueError, Interrupted):
         before = folder.evaluations()["before"]

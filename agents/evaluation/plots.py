@@ -217,14 +217,16 @@ def draw_returns(axes, runs: Mapping[str, Progress], attainable: Attainable | No
 
 def draw_levels(axes, attainable: Attainable) -> None:
     """Horizontal lines at the optimal return and at those of best-of-n, over tokens."""
-    for name, point in attainable.points().items():
-        value = attainable.value(point)
+    values = {name: attainable.value(point) for name, point in attainable.points().items()}
+    # They may be very close to each other, in any order: the highest has its name above it, and the
+    # names of the others stand beside each other.
+    for place, name in enumerate(sorted(values, key=lambda name: -values[name])):
         style = {"color": "black", "linestyle": "--" if name == "optimum" else ":", "linewidth": 1}
-        axes.axhline(value, **style)
-        above = name == "optimum"  # the others may be very close to it
+        axes.axhline(values[name], **style)
         axes.annotate(
-            f"{name}, {value:.2f}", (0.01, value), xycoords=("axes fraction", "data"), fontsize=8,
-            va="bottom" if above else "top",
+            f"{name}, {values[name]:z.2f}", (0.01 + 0.3 * max(place - 1, 0), values[name]),
+            xycoords=("axes fraction", "data"), fontsize=8, va="top" if place else "bottom",
+            xytext=(0, -2 if place else 1), textcoords="offset points",
         )  # fmt: skip
     axes.set(ylabel=f"mean return = score − {attainable.kl_coef:g}·KL")
     axes.margins(y=0.1)
@@ -243,7 +245,8 @@ def draw_plane(axes, attainable: Attainable, largest_kl: float) -> None:
     axes.plot([p.kl for p in frontier], [p.score for p in frontier], color="black", linewidth=1.2)
     if frontier:
         label = ("optimal frontier", (frontier[-1].kl, frontier[-1].score))
-        axes.annotate(*label, fontsize=8, ha="right", va="bottom")
+        behind = {"facecolor": "white", "edgecolor": "none", "pad": 0.5, "alpha": 0.8}
+        axes.annotate(*label, fontsize=8, ha="right", va="bottom", bbox=behind, zorder=2)
     ns = range(1, min(optimum.samples, 64) + 1)
     best = [p for p in best_of_n_curve(attainable.scores, ns) if p.kl < right]
     axes.plot([p.kl for p in best], [p.score for p in best], "k:", linewidth=1)

@@ -215,7 +215,7 @@ class RunRecorder(RolloutCallback):
         chosen = [{name: episodes[name][row] for name in columns} for row in rows]
         self.completions.write(self.model.num_timesteps, chosen)
         text = "\n\n".join(
-            f"**{one['score']:+.2f}** {one['prompt']} ▸ {one['response']}"
+            f"**{one['score']:+z.2f}** {one['prompt']} ▸ {one['response']}"
             for one in chosen[:IN_TENSORBOARD]
         )
         self.logger.record("samples", text, exclude=("stdout", "log", "json", "csv"))
@@ -243,7 +243,7 @@ def sample_line(score: float, prompt: str, response: str) -> list[Part]:
         prompt = f"…{prompt[-SHOWN_OF_PROMPT:]}"
     begin, lines = prompt.replace("\n", "⏎"), response.strip("\n").split("\n")
     indent = "\n         " if len(lines) > 1 else ""
-    return [(f"  {score:+.2f}  {begin}", "dim"), indent + indent.join(lines)]
+    return [(f"  {score:+z.2f}  {begin}", "dim"), indent + indent.join(lines)]
 
 
 def parse_interval(text: str) -> tuple[float, int | None]:

@@ -164,9 +164,9 @@ def open_agent(
     rollout = options.n_envs * options.max_new_tokens
     if options.total_timesteps < FEW * rollout and not resumed:
         console.say(
-            f"total_timesteps={options.total_timesteps} is fewer than {FEW} rollouts of "
-            f"{options.n_envs} episodes of {options.max_new_tokens} tokens, and the last one is "
-            "always finished: for more rollouts raise it, or lower n_envs."
+            f"{options.total_timesteps} tokens are few rollouts, of {options.n_envs} episodes of "
+            f"up to {options.max_new_tokens} tokens each; for more of them raise total_timesteps, "
+            "or lower n_envs."
         )
     return agent, resumed
 

@@ -15,8 +15,8 @@ class ProgressBar:
     ``goal`` is the optimal return, to show beside the return."""
 
     COLUMNS = (
-        ("return", "rollout/ep_rew_mean", "return {:+.2f}"),
-        ("score", "rollout/score_mean", "score {:+.2f}"),
+        ("return", "rollout/ep_rew_mean", "return {:+z.2f}"),
+        ("score", "rollout/score_mean", "score {:+z.2f}"),
         ("KL", "rollout/kl", "KL {:z.2f}"),
         ("speed", "time/fps", "{:.0f} steps/s"),
     )
@@ -62,7 +62,7 @@ class ProgressBar:
         """Set the bar to ``timesteps`` and show the metrics of the log."""
         parts = [
             form.format(record[key])
-            + (f" of {self.goal:+.2f}" if name == "return" and self.goal is not None else "")
+            + (f" of {self.goal:+z.2f}" if name == "return" and self.goal is not None else "")
             for name, key, form in self.COLUMNS
             if key in record
         ]

@@ -4,6 +4,7 @@ Prompts and preferences are read here. ``name`` is the argument that messages na
 may be files of plain text.
 """
 
+import codecs
 import csv
 import gzip
 import io
@@ -96,9 +97,9 @@ class _File:
             text = self.content.decode("utf-8-sig")  # "-sig" drops the byte order mark of Windows
         except UnicodeDecodeError as error:
             line = self.content.count(b"\n", 0, error.start) + 1
-            raise ValueError(
-                f"{self} is not UTF-8 text (line {line}: {error.reason}): save it as UTF-8."
-            ) from error
+            marked = self.content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+            reason = f"line {line}: {'it is UTF-16' if marked else error.reason}"
+            raise ValueError(f"{self} is not UTF-8 text ({reason}): save it as UTF-8.") from error
         if "\0" in text:
             line = text.count("\n", 0, text.index("\0")) + 1
             raise ValueError(

@@ -53,4 +53,12 @@ def test_the_version(capsys):
 def test_a_budget_of_few_rollouts_is_said(small, tmp_path, capsys):
     main(["train", *small, "--output", str(tmp_path / "run")])
     said = " ".join(capsys.readouterr().out.split())
-    assert "total_timesteps=100 is fewer than 9 rollouts of 8 episodes of 5 tokens" in said
+    assert "100 tokens are few rollouts, of 8 episodes of up to 5 tokens each" in said
+
+
+@pytest.mark.parametrize("option", [["--learning-rate", "1e-4"], ["--seed=5"], ["--n-envs", "64"]])
+def test_settings_cannot_be_given_to_a_run_that_goes_on(option, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(["train", "--resume", "runs/some", *option])
+    said = str(ended.value.code) + capsys.readouterr().err
+    assert f"{option[0].split('=')[0]} cannot be given with --resume" in said
