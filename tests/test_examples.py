@@ -132,6 +132,7 @@ def test_custom_reward(run):
     assert numbers("after: score #, KL #", printed)[1] > 0
 
 
+@pytest.mark.slow
 def test_preferences(run):
     printed = run("preferences.py", pairs=40, tokens=300, texts=20)
     found = numbers(r"reward model: # \[#, #\] of # other pairs .* perfect judge #", printed)

@@ -52,7 +52,16 @@ def make_agent(name: str, **kwargs):
     return agent
 
 
-@pytest.mark.parametrize("name", agents.algorithms.__all__)
+QUICK = ("REINFORCE", "GRPO", "TRPO")  # the others learn in the slow run
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[] if name in QUICK else [pytest.mark.slow])
+        for name in agents.algorithms.__all__
+    ],
+)
 def test_every_algorithm_finds_the_peak(name):
     agent = make_agent(name, learning_rate=0.05)
     assert agent.predict(np.zeros(1, np.float32), deterministic=True)[0] == pytest.approx(-2)

@@ -38,6 +38,7 @@ def test_it_learns_to_say_a_wanted_word(name, make_agent):
     assert before < 0.3 and after > 0.8
 
 
+@pytest.mark.slow
 def test_it_learns_step_by_step_with_a_kl_to_the_reference_in_its_loss(
     make_agent, make_model, wrapped
 ):
@@ -54,8 +55,8 @@ def test_it_learns_step_by_step_with_a_kl_to_the_reference_in_its_loss(
 @pytest.mark.parametrize(
     ("kind", "kwargs"),
     [
-        (REINFORCE, {}),
-        (ActorCritic, {"vf_coef": 0.5}),
+        pytest.param(REINFORCE, {}, marks=pytest.mark.slow),
+        pytest.param(ActorCritic, {"vf_coef": 0.5}, marks=pytest.mark.slow),
         (PPO, {"vf_coef": 0.5, "batch_size": 64, "n_epochs": 4}),
         (TRPO, {}),
     ],

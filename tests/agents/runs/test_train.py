@@ -17,7 +17,7 @@ SMALL = {
 }
 
 
-@pytest.mark.parametrize("agent", ["ppo", "rloo"])
+@pytest.mark.parametrize("agent", ["rloo", pytest.param("ppo", marks=pytest.mark.slow)])
 def test_python_and_the_command_line_train_alike(agent, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     run = agents.train(agent, folder="python", total_timesteps=60, seed=3, **SMALL)
