@@ -200,10 +200,10 @@ def main() -> None:
     shaping.check_supported = causal_lm.check_supported = lambda *_: None
     stops = {"stop": ["."], "min_new_tokens": 2}
     learning = {
-        "PPO, critic of its own": of_learning("PPO", policy={"critic_layers": 2}),
+        "PPO, critic of its own": of_learning("PPO", n_epochs=1, policy={"critic_layers": 1}),
         "REINFORCE, stops": of_learning("REINFORCE", env=stops),
         "GRPO, KL in the loss": of_learning("GRPO", group_size=2, kl_loss_coef=0.1),
-        "TRPO": of_learning("TRPO"),
+        "TRPO": of_learning("TRPO", n_critic_updates=1, cg_max_steps=2),
     }
     agent = make_agent("RLOO", group_size=2)
     steps = {

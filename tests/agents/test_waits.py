@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.slow  # for the plain run; the checks of a change run it as well
+
 
 @pytest.fixture(scope="module")
 def counts():

@@ -24,7 +24,13 @@ FEW = {
 }
 
 
-@pytest.mark.parametrize("agent", AGENTS)
+QUICK = ("ppo", "grpo")  # the others are tried in the slow run
+
+
+@pytest.mark.parametrize(
+    "agent",
+    [pytest.param(name, marks=[] if name in QUICK else [pytest.mark.slow]) for name in AGENTS],
+)
 def test_again_repeats_the_table(agent, small, printed, read_table, tmp_path):
     """The table that `train` prints, evaluation.json, and what `evaluate` measures are one."""
     few = [*FEW.get(agent, []), "--learning-rate", "0.01"]

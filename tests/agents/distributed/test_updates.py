@@ -69,7 +69,12 @@ CUTS = {
 }
 
 
-@pytest.mark.parametrize("cut", CUTS)
+QUICK = ("one part is larger", "one part is empty")  # the others are tried in the slow run
+
+
+@pytest.mark.parametrize(
+    "cut", [pytest.param(cut, marks=[] if cut in QUICK else [pytest.mark.slow]) for cut in CUTS]
+)
 def test_parts_make_the_update_of_the_whole(name, cut, make_agent, fitting, weights, in_processes):
     few = fitting(name, n_epochs=2, batch_size=None, n_critic_updates=2, cg_max_steps=5)
     agent = make_agent(name, **CALM, **few)

@@ -13,9 +13,7 @@ LOG = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    "name", ["keyword($5_{, $9)", "$\\frac$", "$$", "a\x1b[2J\u202e", "$x$ \\$"]
-)
+@pytest.mark.parametrize("name", ["keyword($5_{, $9)", "$\\frac$ a\x1b[2J\u202e $$"])
 def test_a_name_may_hold_any_sign(name, tmp_path):
     plots.learning_curve(LOG, tmp_path / "one.png", name)
     plots.comparison({name: [LOG, LOG]}, {name: [(0.1, 0.2)] * 2}, None, tmp_path / "two.png", name)

@@ -99,7 +99,10 @@ def test_all_algorithms_on_text(name, text_agent, tmp_path):
         {"lr_schedule": "cosine", "vf_learning_rate": 1e-3, "policy": {"critic_layers": 1}},
         {"kl_loss_coef": 0.1, "kl_loss_target": 0.01, "n_epochs": 3, "batch_size": 4},
         {"policy": {"dtype": "bfloat16"}},
-        {"policy": {"temperature": 0.7, "banned_tokens": [3]}, "env": {"stop": ["b"]}},
+        pytest.param(
+            {"policy": {"temperature": 0.7, "banned_tokens": [3]}, "env": {"stop": ["b"]}},
+            marks=pytest.mark.slow,
+        ),
     ],
     ids=["adaptive-kl", "schedule", "adaptive-penalty", "bfloat16", "sampling"],
 )
