@@ -74,15 +74,15 @@ def _with_whole_numbers(arguments: list[str], names: set[str]) -> list[str]:
         number = Decimal(match["number"] + (match["power"] or "")) * UNITS[match["unit"] or ""]
         return str(int(number)) if number == int(number) else value
 
-    read_ones = []
+    written = []
     for before, argument in zip(["", *arguments], arguments, strict=False):
         name, equals, value = argument.partition("=")
         if equals and name in names:
             argument = f"{name}={read(value)}"
         elif before in names:
             argument = read(argument)
-        read_ones.append(argument)
-    return read_ones
+        written.append(argument)
+    return written
 
 
 def parse_train(arguments: list[str]) -> tuple[RunOptions, dict[str, Any]]:

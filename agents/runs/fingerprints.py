@@ -17,27 +17,28 @@ PIECES, PIECE = 64, 1 << 16
 
 def fingerprints(options: Any) -> dict[str, str]:
     """The fingerprints of what the options of a run name, as far as these are files."""
-    found = {name: fingerprint(getattr(options, name)) for name in NAMES}
+    found = {name: fingerprint(getattr(options, name), name == "reward") for name in NAMES}
     return {name: value for name, value in found.items() if value is not None}
 
 
-def fingerprint(source: Any) -> str | None:
-    """A fingerprint of a file, of a folder's files, of the file of "module:name", or of all the
-    parts of a list or a mapping; None where there is no file.
+def fingerprint(source: Any, may_be_code: bool = False) -> str | None:
+    """A fingerprint of a file, of a folder's files, or of all the parts of a list or a mapping;
+    None where there is no file. Where it ``may_be_code``, "module:name" is the file of the module:
+    to find it Python imports the packages around it, which only who has named them may ask for.
 
     Of a large file, such as weights, it is that of its size and of pieces of it.
     """
     if isinstance(source, Mapping):
         source = list(source)
     if isinstance(source, list | tuple):
-        every = [fingerprint(part) for part in source]
+        every = [fingerprint(part, may_be_code) for part in source]
         return hashlib.sha256(json.dumps(every).encode()).hexdigest()[:16] if any(every) else None
     if not isinstance(source, str | os.PathLike):
         return None
     path = as_path(source)
-    if not path.exists() and isinstance(source, str) and source.count(":") == 1:
+    if may_be_code and not path.exists() and str(source).count(":") == 1:
         try:
-            spec = importlib.util.find_spec(source.partition(":")[0])
+            spec = importlib.util.find_spec(str(source).partition(":")[0])
         except (ImportError, ValueError):
             return None
         path = Path(spec.origin) if spec is not None and spec.origin else path

@@ -100,10 +100,10 @@ class ClassifierReward:
         """The text of an episode; a conversation as the classifier's own template writes it, or
         without one the contents of its messages."""
         messages = episode.data.get("prompt")
-        if self.text == "response" or not isinstance(messages, list | tuple):
-            return (
-                episode.response if self.text == "response" else episode.prompt + episode.response
-            )
+        if self.text == "response":
+            return episode.response
+        if not isinstance(messages, list | tuple):
+            return episode.prompt + episode.response
         whole = answered(messages, episode.response)
         if not getattr(self.tokenizer, "chat_template", None):
             return "\n".join(message["content"] for message in whole)
@@ -139,10 +139,8 @@ class ClassifierReward:
         ]  # fmt: skip
         for row in rows:
             if not row["input_ids"]:  # an empty text, for a tokenizer that begins with nothing
-                for key in row:
-                    row[key] = [
-                        self._nothing if key == "input_ids" else int(key == "attention_mask")
-                    ]
+                row.update({key: [int(key == "attention_mask")] for key in row})
+                row["input_ids"] = [self._nothing]
         return self.tokenizer.pad(
             {key: [row[key] for row in rows] for key in rows[0]},
             padding=len(texts) > 1, return_tensors="pt",

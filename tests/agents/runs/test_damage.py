@@ -62,8 +62,9 @@ def command(name: str, folder: Path) -> list[str]:
 
 
 CONTENTS = {
-    "empty": b"", "binary": bytes(range(256)), "nested": b"[" * 100_000,
-    "other": b'{"versions": 1, "scores": [[]]}\n',
+    "empty": b"", "list": b"[1, 2]\n", "binary": bytes(range(256)),
+    "utf-16": '{"a": 1}\n'.encode("utf-16"), "nested": b"[" * 100_000,
+    "huge": b'{"step": ' + b"9" * 6000 + b"}\n", "other": b'{"versions": 1, "scores": [[]]}\n',
 }  # fmt: skip
 
 

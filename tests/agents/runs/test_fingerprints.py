@@ -84,3 +84,15 @@ def test_what_has_a_fingerprint(tmp_path, monkeypatch):
     assert fingerprint({str(file): 1.0, "length": 0.5}) != fingerprint(["length"])
     for other in ("sentiment", "length(20)", "owner/model", "no_such:thing", None, len, 3):
         assert fingerprint(other) is None
+
+
+def test_code_that_a_file_names_is_not_looked_for(tmp_path, monkeypatch):
+    """Python would import the package around it: only the reward, which is named again, may be."""
+    package = tmp_path / "package_of_a_file"
+    package.mkdir()
+    (package / "__init__.py").write_text("raise SystemExit('imported')")
+    (package / "inner.py").write_text("")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert fingerprint("package_of_a_file.inner:name") is None
+    with pytest.raises(SystemExit):
+        fingerprint("package_of_a_file.inner:name", may_be_code=True)
