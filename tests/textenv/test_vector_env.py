@@ -42,7 +42,7 @@ def assert_same(left, right, tolerance=0.0):
     np.testing.assert_allclose(to_numpy(left), to_numpy(right), rtol=0, atol=tolerance)
 
 
-@pytest.mark.parametrize("with_reference", [False, True], ids=["plain", "reference"])
+@pytest.mark.parametrize(("array", "with_reference"), [("numpy", False), ("torch", True)])
 def test_rows_behave_as_single_environments_in_gymnasiums_sync_vector_env(
     mode, array, with_reference, make_envs, arguments, make_model, random_actions
 ):

@@ -148,22 +148,22 @@ def _difference(model: Any, length: int) -> tuple[float, float]:
     ends = torch.tensor([length, max(1, length // 2)])
     body, head = split(model)
 
-    def plain(row: int, end: int) -> Tensor:
-        return model(input_ids=ids[row, None, :end], use_cache=False).logits[0].float()
-
+    plain = [
+        model(input_ids=ids[row, None, :end], use_cache=False).logits[0].float()
+        for row, end in enumerate(ends.tolist())
+    ]
     # As updates compute them: padded rows, body and head one after the other.
     padded = ids.masked_fill(torch.arange(length, device=device) >= ends[:, None].to(device), 0)
     hidden = body(input_ids=padded, use_cache=False).last_hidden_state
     found = [
-        _distance(head(hidden[row, :end]).float(), plain(row, end))
-        for row, end in enumerate(ends.tolist())
+        _distance(head(hidden[row, : len(logits)]).float(), logits)
+        for row, logits in enumerate(plain)
     ]
     decoder = Decoder(model, num_rows=2, max_length=length)
     for step in range(min(STEPS, int(ends.min()) - 1), -1, -1):
         logits, _ = decoder.next(ids, (ends - step).to(device))
-        for row, end in enumerate((ends - step).tolist()):
-            found.append(_distance(logits[row], plain(row, end)[-1]))
-    log_probs = plain(0, length).log_softmax(-1)
+        found += [_distance(logits[row], plain[row][-1 - step]) for row in range(2)]
+    log_probs = plain[0].log_softmax(-1)
     worst = float(torch.tensor(found).max())  # not a number if one of them is none
     return worst, float(log_probs[log_probs.isfinite()].std())
 

@@ -166,7 +166,7 @@ ALGORITHMS = {
 }
 
 
-@pytest.mark.parametrize("kl_coef", [0.0, 0.3])
+@pytest.mark.parametrize("kl_coef", [pytest.param(0.0, marks=pytest.mark.slow), 0.3])
 @pytest.mark.parametrize(("kind", "kwargs"), ALGORITHMS.values(), ids=ALGORITHMS)
 def test_the_expected_gradient_is_the_gradient_of_the_expected_return(
     kind, kwargs, kl_coef, enumerated
@@ -192,7 +192,7 @@ GROUPED = {
 }
 
 
-@pytest.mark.parametrize("kl_coef", [0.0, 0.3])
+@pytest.mark.parametrize("kl_coef", [pytest.param(0.0, marks=pytest.mark.slow), 0.3])
 @pytest.mark.parametrize(("kind", "kwargs", "factor"), GROUPED.values(), ids=GROUPED)
 def test_the_expected_gradient_of_pairs_of_answers(kind, kwargs, factor, kl_coef, enumerated):
     """Every pair of answers to the same prompt, each judged against the other."""
