@@ -14,15 +14,15 @@ import stable_baselines3.common.logger as sb3_logger
 
 from agents.agent import Agent
 from agents.cli.errors import ENDINGS, check_options, checking_options, exit_code, in_words
-from agents.cli.names import AGENTS, Candidate, parse_candidate
 from agents.cli.parsing import read_options, values_of
-from agents.cli.printing import print_comparison
 from agents.evaluation import evaluate_text
 from agents.evaluation.candidates import UNTRAINED
 from agents.evaluation.comparison import EVALUATION_SEED
 from agents.evaluation.optimum import Known
+from agents.evaluation.tables import print_comparison
 from agents.runs import RunFolder, Signals
-from agents.runs.compare import Comparing, Job, folder_name, write_result
+from agents.runs.compare import Comparing, Job, folder_name, plot_file, write_result
+from agents.runs.names import AGENTS, Candidate, parse_candidate
 from agents.runs.options import (
     OPTIONS,
     RunOptions,
@@ -33,10 +33,9 @@ from agents.runs.options import (
     with_absolute_paths,
 )
 from agents.runs.train import carry_out, find_attainable, open_agent, task_arguments, untouched
+from agents.sb3.models import text_model
 from agents.training import presets
 from agents.training.console import console
-from agents.training.device import find_device
-from agents.training.optimization import lr_schedule
 from textenv.arguments import Range, check_ranges
 from textenv.lm.loading import hide_progress_bars
 
@@ -119,7 +118,7 @@ def _show(comparing: Comparing, options: Compare, output: Path) -> None:
         if several:
             console.say("\n", (task, "bold"))
         print_comparison(found, task)
-        target = output / (f"comparison-{task}.png" if several else "comparison.png")
+        target = plot_file(output, task, found.tasks)
         title = f"{options.model}, reward {options.reward}, {options.seeds} seeds"
         if options.save and comparing.draw(task, target, title):
             console.say(f"\nplot   {target}")
@@ -181,7 +180,7 @@ def _job(task: Compare, candidate: Candidate, seed: int, output: Path) -> Job:
         preset = {**preset, "n_envs": hyperparameters.pop("n_envs")}
     for name in arguments.keys() - known - {"n_envs"}:
         raise ValueError(
-            f"--agents {candidate.label!r}: {candidate.name} has no hyper-parameter {name}; it has "
+            f"The candidate {candidate.name} has no hyper-parameter {name}; it has "
             f"{', '.join(sorted(known))}."
         )
     of_options = {name: arguments.pop(name) for name in arguments.keys() & set(OPTIONS)}
@@ -247,19 +246,12 @@ def _learned(
     algorithm: Any, options: RunOptions, own: dict[str, Any], folder: RunFolder
 ) -> tuple[Any, int, float]:
     """A trained model of stable-baselines3 with our policy, its tokens and seconds."""
-    from agents.sb3 import SB3CausalLMPolicy, text_vec_env
-
-    env = text_vec_env(
-        options.env, options.n_envs, tokenizer=options.model, **task_arguments(options, "float32")
-    )
-    policy = {"model": options.model, "temperature": options.temperature}
-    policy |= own.pop("policy_kwargs", {})
-    anneal, rate = lr_schedule(own.pop("lr_schedule", "constant")), own.pop("learning_rate")
-    model = algorithm(
-        SB3CausalLMPolicy, env, seed=options.seed, device=str(find_device(options.device)),
-        policy_kwargs=policy, learning_rate=lambda left: rate * anneal(left), **own,
+    env_kwargs = task_arguments(options, "float32")
+    model = text_model(
+        algorithm, options.env, options.model, n_envs=options.n_envs, env_kwargs=env_kwargs,
+        seed=options.seed, device=options.device, temperature=options.temperature, **own,
     )  # fmt: skip
     model.set_logger(sb3_logger.configure(str(folder.path), ["csv"]))
     began = time.perf_counter()
-    model.learn(options.total_timesteps)
+    model.learn(options.total_timesteps, log_interval=1)
     return model, model.num_timesteps, time.perf_counter() - began

@@ -12,6 +12,7 @@ from agents import files
 from agents.cli.errors import in_words
 from agents.cli.parsing import read_options
 from agents.reports.diagnosis import Diagnosis, diagnose
+from agents.reports.gathering import algorithm_of, runs_of
 from agents.reports.run_numbers import RunNumbers
 from agents.runs import RunFolder
 from agents.runs.log import STEP
@@ -29,7 +30,7 @@ class Doctor:
     """
 
     runs: tyro.conf.Positional[tuple[Path, ...]]
-    """Folders of runs."""
+    """Folders of runs, or of a comparison, whose runs are read that have learned."""
 
 
 def main(arguments: list[str]) -> None:
@@ -39,7 +40,7 @@ def main(arguments: list[str]) -> None:
         print("Name at least one folder of a run.", file=sys.stderr)
         sys.exit(UNREADABLE)
     codes = []
-    for path in options.runs:
+    for path in runs_of(options.runs):
         try:
             record, settings = RunNumbers.read(path), RunFolder(path).settings()
         except (OSError, ValueError, KeyError) as error:  # missing, or damaged
@@ -58,10 +59,10 @@ def describe(record: RunNumbers, settings: dict[str, Any]) -> str:
     """What was trained on what, for how long, in one line."""
     tokens = record.column(STEP)
     parts = [
-        settings.get("algorithm", "?"),
+        algorithm_of(settings) or "?",
         f"reward {record.task['reward']}" if isinstance(record.task.get("reward"), str) else "",
         f"seed {record.hyperparameters.get('seed')}",
-        f"{len(tokens)} rollouts, {tokens[-1]:,.0f} steps",
+        f"{len(tokens)} rollouts, {tokens[-1]:,.0f} {'tokens' if record.is_text else 'steps'}",
     ]
     return ", ".join(part for part in parts if part)
 

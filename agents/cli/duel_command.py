@@ -19,7 +19,6 @@ from agents.cli.people import (
     print_progress,
     saved_labelling,
 )
-from agents.cli.printing import print_uncut
 from agents.cli.sources import OfCandidates, open_candidates, reward_name
 from agents.evaluation.sampling import sample
 from agents.evaluation.statistics import Interval
@@ -127,7 +126,7 @@ def print_duels(
             f"{one} against {other}", str(result.wins), str(result.ties), str(result.losses),
             f"{rate.mean:.1%} ({rate.low:.1%} to {rate.high:.1%})", f"{result.p_value:.2g}",
         )  # fmt: skip
-    print_uncut(table)
+    console.print_uncut(table)
     if strengths:
         ranking = Table(box=None, pad_edge=False)
         ranking.add_column("", overflow="fold", min_width=12)
@@ -137,7 +136,7 @@ def print_duels(
                 name, f"{strength.mean:+.2f} ({strength.low:+.2f} to {strength.high:+.2f})"
             )
         console.say("")
-        print_uncut(ranking)
+        console.print_uncut(ranking)
     console.say(
         ("win rate: of the decided pairs, Wilson interval; p: two-sided exact sign test", "dim")
     )

@@ -9,11 +9,11 @@ import tyro
 from agents.agent import Agent
 from agents.cli.errors import checking_options
 from agents.cli.parsing import parsed
-from agents.cli.printing import print_evaluations
 from agents.cli.sources import OfSavedAgent, load_saved, options_of_run, prompts_of_evaluations
 from agents.evaluation import evaluate_text
 from agents.evaluation.comparison import EVALUATION_SEED
 from agents.evaluation.optimum import Attainable
+from agents.evaluation.tables import print_evaluations
 from agents.runs import RunFolder
 from agents.runs.options import RunOptions
 from agents.runs.train import measure_attainable
@@ -40,7 +40,7 @@ class Evaluate(OfSavedAgent):
     """Other stop strings."""
     kl_coef: Annotated[float | None, Range(0)] = None
     """Another β of the return, units of the score per nat."""
-    episodes: Annotated[int | None, Range(1)] = None
+    eval_episodes: Annotated[int | None, Range(1)] = None
     """Number of episodes; by default that of the run's evaluations, else 512."""
     reference_episodes: Annotated[int, Range(0)] = 1024
     """Episodes of the untouched model, for the optimal return and best-of-n, where they were not
@@ -56,7 +56,7 @@ def main(arguments: list[str]) -> None:
         of_run = options_of_run(options.path)
         agent, same_task = load_agent(options, prompts_of_evaluations(options.path))
     kl_coef = of_run.get("kl_coef") if options.kl_coef is None else options.kl_coef
-    episodes = options.episodes or of_run.get("eval_episodes", RunOptions.eval_episodes)
+    episodes = options.eval_episodes or of_run.get("eval_episodes", RunOptions.eval_episodes)
     result = evaluate_text(agent, None, episodes, options.seed, kl_coef)
     attainable = find_reach(agent, options, result.kl_coef, same_task)
     print_evaluations({"agent": result}, attainable)

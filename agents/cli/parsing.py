@@ -15,6 +15,7 @@ from agents import algorithms
 from agents.cli.errors import check_options, checking_options
 from agents.runs.options import (
     RunOptions,
+    TaskOptions,
     chosen_presets,
     defaults_of,
     offered_hyperparameters,
@@ -24,10 +25,32 @@ from textenv.arguments import as_path, hints_of, sentences_of
 from textenv.lm.loading import hide_progress_bars
 
 T = TypeVar("T")
+# The options of a training run, as they are shown; those of the algorithm are a group of their own.
+GROUPS = {
+    "task": (
+        "env", "model", "reward", "prompts", "chat", "max_new_tokens", "stop", "kl_coef",
+        "temperature", "reward_timeout", "reward_retries",
+    ),
+    "learning": (
+        "agent", "agents", "total_timesteps", "n_envs", "lora", "critic_layers", "seed", "seeds",
+        "until_decided", "max_seeds", "device", "dtype",
+    ),
+    "evaluation": ("eval_prompts", "eval_episodes", "reference_episodes"),
+    "run": (
+        "output", "save", "resume", "overwrite", "save_every", "show_samples", "log_megabytes"
+    ),
+}  # fmt: skip
 NUMBER = re.compile(
     r"(?P<number>[0-9]+(?:\.[0-9]+)?)(?P<power>[eE]\+?[0-9]{1,2})?(?P<unit>[kKmM])?"
 )
 UNITS = {"": 1, "k": 1000, "K": 1000, "m": 1_000_000, "M": 1_000_000}
+
+# Further names of options, by command: as other commands, or earlier releases, call them.
+OTHER_NAMES = {
+    ("Evaluate", "eval_episodes"): ("--episodes",),
+    ("Preferences", "reward"): ("--label-by",),
+    ("Duel", "judge"): ("--reward",),
+}
 
 
 def parsed(cls: type[T], arguments: list[str], command: str) -> T:
@@ -39,29 +62,81 @@ def parsed(cls: type[T], arguments: list[str], command: str) -> T:
     return options
 
 
-def read_options(cls: type[T], arguments: list[str], command: str, **keywords: Any) -> T:
+def read_options(cls: type[T], arguments: list[str], command: str, default: T | None = None) -> T:
     """The options of a command as they are written, in whose paths ``~`` is the user's folder."""
-    arguments = _with_whole_numbers(arguments, _whole_numbers(cls))
-    options: Any = tyro.cli(cls, args=arguments, prog=f"python -m agents {command}", **keywords)
-    for each in dataclasses.fields(options):
-        value = getattr(options, each.name)
+    arguments = _with_whole_numbers(arguments, _names(cls, int))
+    arguments = _with_flags(arguments, _names(cls, bool))
+    shown = _in_groups(cls, default)
+    read: Any = tyro.cli(shown, args=arguments, prog=f"python -m agents {command}")
+    values = vars(read) | {
+        name: value for group in GROUPS for name, value in vars(getattr(read, group, read)).items()
+    }
+    names = [each.name for each in dataclasses.fields(cls)]  # type: ignore[arg-type]
+    options: Any = cls(**{name: values[name] for name in names})
+    for name in names:
+        value = getattr(options, name)
         if isinstance(value, Path):
-            setattr(options, each.name, as_path(value))
+            setattr(options, name, as_path(value))
         elif isinstance(value, tuple):
             paths = tuple(as_path(part) if isinstance(part, Path) else part for part in value)
-            setattr(options, each.name, paths)
+            setattr(options, name, paths)
     return options
 
 
-def _whole_numbers(cls: Any) -> set[str]:
-    """The options of a command, as they are written, whose values are whole numbers."""
+def _in_groups(cls: Any, default: Any) -> type:
+    """A class with the same options as tyro shows them: in groups, each with its sentence in one
+    piece, however it is broken into lines in the source."""
+    hints, sentences = get_type_hints(cls, include_extras=True), sentences_of(cls)
+    options = {}
+    for each in dataclasses.fields(cls):
+        start = each if default is None else _default(getattr(default, each.name))
+        factory = start.default_factory
+        empty = factory is not dataclasses.MISSING and factory() == []
+        about: Any = tyro.conf.arg(
+            help=sentences.get(each.name),
+            help_behavior_hint="(default: none)" if empty else None,
+            aliases=OTHER_NAMES.get((cls.__name__, each.name)),
+        )
+        kept = field(default=start.default, default_factory=factory, kw_only=True)
+        options[each.name] = (each.name, Annotated[hints[each.name], about], kept)
+    parts = []
+    for group, names in GROUPS.items() if issubclass(cls, TaskOptions) else ():
+        chosen = [options.pop(name) for name in names if name in options]
+        part: Any = dataclasses.make_dataclass(group, chosen)
+        part.__doc__ = " "  # else it would be shown how to make one
+        parts.append(
+            (group, Annotated[part, tyro.conf.OmitArgPrefixes], field(default_factory=part))
+        )
+    found = dataclasses.make_dataclass(cls.__name__, [*parts, *options.values()])
+    found.__doc__ = cls.__doc__
+    return found
+
+
+def _names(cls: Any, kind: type) -> set[str]:
+    """The options of a command, as they are written, whose values are whole numbers, or yes or
+    no."""
     found = set()
     for name, hint in get_type_hints(cls).items():
         if dataclasses.is_dataclass(hint):
-            found |= _whole_numbers(hint)
-        elif int in (hint, *get_args(hint)) and float not in get_args(hint):
+            found |= _names(hint, kind)
+        elif kind in (hint, *get_args(hint)) and float not in get_args(hint):
             found |= {f"--{name}", f"--{name.replace('_', '-')}"}
     return found
+
+
+def _with_flags(arguments: list[str], names: set[str]) -> list[str]:
+    """``--option True`` and ``--option False`` as ``--option`` and ``--no-option``."""
+    written: list[str] = []
+    for argument in arguments:
+        name, equals, value = argument.partition("=")
+        if argument in ("True", "False") and written and written[-1] in names:
+            name, value = written.pop(), argument
+        elif not (equals and name in names and value in ("True", "False")):
+            name = argument
+            written.append(argument)
+            continue
+        written.append(name if value == "True" else f"--no-{name[2:]}")
+    return written
 
 
 def _with_whole_numbers(arguments: list[str], names: set[str]) -> list[str]:
@@ -106,7 +181,7 @@ def parse_train(arguments: list[str]) -> tuple[RunOptions, dict[str, Any]]:
             *((key, hints[key], _default(value)) for key, value in preset.items()),
             (
                 "hyperparameters",
-                Annotated[group, tyro.conf.arg(name=""), tyro.conf.FlagConversionOff],
+                Annotated[group, tyro.conf.OmitArgPrefixes],
                 field(default_factory=group),
             ),
         ],
@@ -119,7 +194,7 @@ def parse_train(arguments: list[str]) -> tuple[RunOptions, dict[str, Any]]:
 
 def _default(value: Any) -> Any:
     """The field of a dataclass with this default, which may be a list."""
-    return field(default_factory=lambda: value)
+    return field(default_factory=lambda: value) if isinstance(value, list) else field(default=value)
 
 
 def _hyperparameter_fields(cls: type, preset: dict[str, Any]) -> list[tuple]:

@@ -7,13 +7,13 @@ from typing import Annotated
 
 import tyro
 
-from agents import files
+from agents import algorithms, files
 from agents.cli.errors import REFUSALS, checking_options, in_words
 from agents.cli.parsing import parsed
 from agents.cli.sources import OfSavedAgent, prompts_of_evaluations
 from agents.evaluation.comparison import EVALUATION_SEED
 from agents.evaluation.traces import trace_episodes
-from agents.reports import ReportedRun, as_page, read_runs
+from agents.reports import ReportedRun, as_page, read_runs, runs_of
 from agents.training.console import complain, console
 from textenv.arguments import Range
 from textenv.rewards import RewardError
@@ -29,7 +29,7 @@ class Report(OfSavedAgent):
     """
 
     runs: tyro.conf.Positional[tuple[Path, ...]]
-    """Folders of runs."""
+    """Folders of runs, or of a comparison, whose runs are shown that have learned."""
     output: Path | None = None
     """The file; by default report.html in the folder of the run, or in that which holds all
     runs."""
@@ -46,8 +46,9 @@ def main(arguments: list[str]) -> None:
     with checking_options():
         if not options.runs:
             raise ValueError("Name at least one folder of a run.")
-        runs = read_runs(options.runs)
-    for path, run in zip(options.runs, runs, strict=True):
+        paths = runs_of(options.runs)
+        runs = read_runs(paths)
+    for path, run in zip(paths, runs, strict=True):
         if options.heat_maps:
             sample_episodes(run, path, options)
     output = options.output or default_output(options.runs)
@@ -63,6 +64,9 @@ def default_output(runs: tuple[Path, ...]) -> Path:
 
 def sample_episodes(run: ReportedRun, path: Path, options: Report) -> None:
     """Sample the episodes of the heat maps; a run whose agent cannot be loaded says why."""
+    if not algorithms.is_own(run.settings.get("options", {}).get("agent", "ppo")):
+        run.note = "The model of others is not kept, so that no episode of it can be sampled."
+        return
     console.say((f"sampling {options.heat_maps} episodes of", "dim"), f" {path}")
     try:
         agent, prompts = options.load(path), prompts_of_evaluations(path)

@@ -10,8 +10,8 @@ from typing import Annotated, Any
 from agents import algorithms, distributed, files
 from agents.cli.errors import ENDINGS, check_options, checking_options, exit_code, in_words
 from agents.cli.parsing import parse_train, read_options
-from agents.cli.printing import print_evaluations
 from agents.evaluation.plots import read_rows
+from agents.evaluation.tables import print_evaluations
 from agents.runs import Interrupted, RunFolder, Signals
 from agents.runs.options import RunOptions, settings_to_go_on
 from agents.runs.recorder import SAVE_EVERY

@@ -18,6 +18,7 @@ from agents.evaluation.traces import TracedEpisode, shades, trace_episodes
 from agents.saving import agent_folder
 from agents.training.console import console, text_of
 from textenv.arguments import Range
+from textenv.prompts.chat import asked
 from textenv.shown import printable
 
 TOKEN_WIDTH = 22
@@ -75,7 +76,7 @@ def play(episode: TracedEpisode, title: str, pause: float) -> None:
     """Print an episode token by token, then its text under each kind of number, and its score."""
     console.print()
     console.rule(text_of((title, "bold")), align="left", style="dim")
-    console.print(text_of((episode.prompt, "italic")), soft_wrap=True)
+    console.print(text_of((asked(episode.prompt), "italic")), soft_wrap=True)
     columns = episode.columns
     head = Text(set_cell_size("  token", TOKEN_WIDTH) + f"{'prob.':>8}", style="dim")
     for name in columns:

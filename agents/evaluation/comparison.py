@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import importlib.util
+import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -18,12 +19,15 @@ from agents import files
 from agents.evaluation import Returns, TextEvaluation, statistics
 from agents.evaluation.optimum import Attainable
 from agents.evaluation.statistics import Interval
+from agents.evaluation.tables import print_comparison
+from agents.training.console import RunConsole
 from textenv.arguments import as_path
 
 if TYPE_CHECKING:
     import pandas as pd
 
 EVALUATION_SEED = 1_000_000  # different from the seeds of training
+COLUMNS = 80  # of a terminal, where it is printed
 DIFFERENCE_COLUMNS = [
     "task", "better", "worse", "difference", "low", "high", "p_value", "probability_of_improvement",
 ]  # fmt: skip
@@ -89,9 +93,12 @@ class Comparison:
     attainable: Mapping[str, Attainable | None] = field(default_factory=dict)
 
     def __repr__(self) -> str:
-        shown = ["task", "candidate", "seeds", "return", "return_low", "return_high", "share"]
-        table = self.summary()[shown].dropna(axis="columns", how="all")
-        return f"Comparison of {len(self.entries)} runs\n{table.round(3).to_string(index=False)}"
+        written = io.StringIO()
+        to = RunConsole(file=written, width=COLUMNS)
+        for task in self.tasks:
+            to.say(f"{task}, {len(self.returns(task))} candidates")
+            print_comparison(self, task, to)
+        return written.getvalue().rstrip()
 
     @cached_property
     def runs(self) -> pd.DataFrame:
@@ -121,6 +128,11 @@ class Comparison:
         rows = self.runs[self.runs["task"] == task]
         names = rows["candidate"].drop_duplicates()
         return {name: rows[rows["candidate"] == name]["return"].tolist() for name in names}
+
+    def timesteps(self, task: str) -> dict[str, float]:
+        """For each candidate that learned, from how many tokens, the mean over its runs."""
+        rows = self.runs[(self.runs["task"] == task) & (self.runs["timesteps"] > 0)]
+        return rows.groupby("candidate", sort=False)["timesteps"].mean().to_dict()
 
     def summary(self) -> pd.DataFrame:
         """A row for each task and candidate, the highest return first.

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 SCORE, KL = "rollout/score_mean", "rollout/kl"
 RETURN = "return"  # a column that is computed here, for one β
 TOKENS = "time/total_timesteps"
+SURE = 1.96  # standard errors of a 95 % interval
+SHADE = {"color": "black", "alpha": 0.1, "linewidth": 0}  # of such an interval
 
 Progress = Mapping[str, np.ndarray]  # the log of a run, as `read_progress` gives it
 
@@ -144,13 +146,18 @@ def returns_panel(runs: Mapping[str, Progress], attainable: Attainable | None) -
 def plane_panel(runs: Mapping[str, Progress], attainable: Attainable | None) -> str:
     """The way of each run through the score-KL plane, with its end marked, as SVG."""
     figure, axes = panel()
-    for label, progress in runs.items():
-        (line,) = axes.plot(progress[KL], progress[SCORE], ".-", linewidth=1, alpha=0.5, zorder=3)
+    kls = []
+    for number, (label, progress) in enumerate(runs.items()):
+        if KL not in progress:  # as in the log of a model of others, whose colour is left out
+            continue
+        style = {"color": f"C{number % 10}", "zorder": 3}
+        axes.plot(progress[KL], progress[SCORE], ".-", linewidth=1, alpha=0.5, **style)
         end = progress[KL][-1], progress[SCORE][-1]
-        axes.plot(*end, "o", color=line.get_color(), markersize=8, label=label, zorder=5)
+        axes.plot(*end, "o", markersize=8, label=label, **style | {"zorder": 5})
+        kls.append(float(progress[KL].max()))
     axes.set(xlabel="KL to the reference, nats per episode", ylabel="mean score of a rollout")
     if attainable is not None:
-        draw_plane(axes, attainable, max(float(run[KL].max()) for run in runs.values()))
+        draw_plane(axes, attainable, max(kls))
     return as_svg(figure)
 
 
@@ -223,6 +230,9 @@ def draw_levels(axes, attainable: Attainable) -> None:
     for place, name in enumerate(sorted(values, key=lambda name: -values[name])):
         style = {"color": "black", "linestyle": "--" if name == "optimum" else ":", "linewidth": 1}
         axes.axhline(values[name], **style)
+        if name == "optimum":
+            error = SURE * attainable.optimum.standard_error
+            axes.axhspan(values[name] - error, values[name] + error, **SHADE)
         axes.annotate(
             f"{name}, {values[name]:z.2f}", (0.01 + 0.3 * max(place - 1, 0), values[name]),
             xycoords=("axes fraction", "data"), fontsize=8, va="top" if place else "bottom",
@@ -235,14 +245,19 @@ def draw_levels(axes, attainable: Attainable) -> None:
 def draw_plane(axes, attainable: Attainable, largest_kl: float) -> None:
     """The score-KL plane: the optimal frontier, best-of-n, and lines of equal return.
 
-    Nothing can be above the frontier. A point's return is where the line of equal return through it
-    meets the left edge; the optimum is where such a line touches the frontier.
+    Nothing can be above the frontier, which is an estimate, with a band of its sampling error. At a
+    given KL it is min_β [J*(β) + β·KL], so that its error is that of J* there. A point's return is
+    where the line of equal return through it meets the left edge; the optimum is where such a line
+    touches the frontier.
     """
     kl_coef, optimum = attainable.kl_coef, attainable.optimum
     right = 1.08 * max(largest_kl, optimum.kl)
     betas = kl_coef * np.geomspace(30, 0.2, 40)
     frontier = [p for p in optimal_frontier(attainable.scores, betas) if p.kl < right]
-    axes.plot([p.kl for p in frontier], [p.score for p in frontier], color="black", linewidth=1.2)
+    kls, scores = np.array([(p.kl, p.score) for p in frontier]).reshape(-1, 2).T
+    errors = SURE * np.array([p.standard_error for p in frontier])
+    axes.plot(kls, scores, color="black", linewidth=1.2)
+    axes.fill_between(kls, scores - errors, scores + errors, **SHADE)
     if frontier:
         label = ("optimal frontier", (frontier[-1].kl, frontier[-1].score))
         behind = {"facecolor": "white", "edgecolor": "none", "pad": 0.5, "alpha": 0.8}
@@ -277,14 +292,17 @@ def save_figure(figure: Figure, target: str | Path) -> Path:
 
 
 def styled(figure: Figure) -> None:
-    """Set the plain style: a grid, no frame at the top and right, legends for labels; and show all
-    texts as they are, in which a ``$`` is no formula."""
+    """Set the plain style: a grid, no frame at the top and right, legends for labels, a marker for
+    a line of one point; and show all texts as they are, in which a ``$`` is no formula."""
     from matplotlib.text import Text
 
     for axes in figure.axes:
         axes.set_axisbelow(True)
         axes.grid(alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)
+        for line in axes.lines:  # of a single point nothing would be seen
+            if np.size(line.get_xdata()) == 1 and line.get_marker() == "None":
+                line.set_marker("o")
         if axes.get_legend() is None and axes.get_legend_handles_labels()[0]:
             axes.legend(frameon=False)
     for text in figure.findobj(Text):

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from agents import files
+from textenv.prompts.chat import Rendered, asked
 
 DISTINCT_EPISODES = 256  # distinct-n decreases with the number of texts, so all use the same
 
@@ -89,6 +90,9 @@ class TextEvaluation:
             }
             for index in range(len(self.scores))
         ]
+        for row, prompt in zip(rows, self.prompts, strict=True):
+            if asked(prompt) != prompt:
+                row["asked"] = asked(prompt)
         lines = (json.dumps(row, default=lambda number: number.item()) for row in rows)
         files.write_text(path, "".join(line + "\n" for line in lines))
 
@@ -105,6 +109,10 @@ class TextEvaluation:
                 if len(values) != len(rows) and (needed or (name == "kl" and values)):
                     raise KeyError(name)
                 columns[field] = values if is_text else np.array(values)
+            columns["prompts"] = [
+                Rendered(row["prompt"], str(row["asked"])) if "asked" in row else row["prompt"]
+                for row in rows
+            ]
         with files.reading(path.with_name("evaluation.json")):
             return cls(
                 **columns,

@@ -1,7 +1,7 @@
 """Texts of a policy in a task: the one way to sample them."""
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from typing import Any, Self
@@ -13,9 +13,10 @@ from gymnasium.vector import AutoresetMode
 from agents import policies
 from agents.experience import environments
 from agents.experience.episodes import collect_episodes
-from agents.experience.rollout import Rollout, joined
+from agents.experience.rollout import Rollout, Step, joined
 from agents.policies import CausalLMPolicy
 from agents.training.device import find_device
+from agents.training.progress import episodes_bar
 from textenv.vector_env import TextGenVectorEnv
 
 ROWS = 8  # of an environment that only says which task it is
@@ -120,23 +121,35 @@ def rollouts_on(
 
     The last rollout repeats some of its prompts, if the rows are not all needed.
     """
-    wanted = np.asarray(prompt_index)
-    return [
-        collect_episodes(
-            env, policy, options={"prompt_index": np.resize(wanted[begin:], env.num_envs)}
-        )
-        for begin in range(0, len(wanted), env.num_envs)
-    ]
+    wanted, rows = np.asarray(prompt_index), env.num_envs
+    chosen = (np.resize(wanted[begin:], rows) for begin in range(0, len(wanted), rows))
+    return _collected(env, policy, len(wanted), ({"options": {"prompt_index": c}} for c in chosen))
 
 
 def random_rollouts(
     env: TextGenVectorEnv, policy: Any, n_episodes: int, seed: int
 ) -> tuple[list[Rollout], float]:
     """At least so many episodes on prompts that depend only on the seed; the seconds they took."""
-    began, rollouts = time.perf_counter(), list[Rollout]()
-    while len(rollouts) * env.num_envs < n_episodes:
-        rollouts.append(collect_episodes(env, policy, seed=None if rollouts else seed))
-    return rollouts, time.perf_counter() - began
+    began, count = time.perf_counter(), -(-n_episodes // env.num_envs)
+    resets = ({"seed": None if number else seed} for number in range(count))
+    return _collected(env, policy, n_episodes, resets), time.perf_counter() - began
+
+
+def _collected(
+    env: TextGenVectorEnv, policy: Any, n_episodes: int, resets: Iterable[dict[str, Any]]
+) -> list[Rollout]:
+    """A rollout for each reset, with a bar of the episodes that have ended."""
+    rollouts = list[Rollout]()
+    with episodes_bar(n_episodes) as show:
+
+        def on_step(step: Step) -> bool:
+            assert show is not None
+            show((len(rollouts) + 1) * env.num_envs - int(env.running.sum()))
+            return True
+
+        for reset in resets:
+            rollouts.append(collect_episodes(env, policy, on_step if show else None, **reset))
+    return rollouts
 
 
 def sample_on(

@@ -84,8 +84,8 @@ def evaluate_text(
         kls = np.full(n_episodes, np.nan)
     lengths = column("length")
     return TextEvaluation(
-        column("score"), column("return"), kls, plain, lengths, column("prompt").tolist(),
-        column("response").tolist(), sum(episodes["length"]) / seconds,
+        column("score"), column("return"), kls, plain, lengths, episodes["prompt"][:n_episodes],
+        episodes["response"][:n_episodes], sum(episodes["length"]) / seconds,
         kl_coef if shaped else 0.0, int(lengths.sum()),
     )  # fmt: skip
 

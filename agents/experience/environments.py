@@ -299,13 +299,14 @@ def saved_arguments(task: Mapping[str, Any], given: Mapping[str, Any]) -> dict[s
     if missing:
         raise ValueError(
             f"The agent was trained with a live object as {', '.join(missing)}, which is not "
-            f"saved: give it again, env_kwargs={{{missing[0]!r}: ...}}."
+            f"saved: give it again, as --{missing[0].replace('_', '-')} on the command line, or in "
+            f"Python as env_kwargs={{{missing[0]!r}: ...}}."
         )
     arguments = {**task["kwargs"], **given}
     if "reward" not in given and names_code(arguments.get("reward")):
         raise ValueError(
             f"The agent was trained with reward={arguments['reward']!r}, which names code. Code "
-            "that a file names is not imported: name it yourself, "
-            "env_kwargs={'reward': 'module:function'}."
+            "that a file names is not imported: name it yourself, as --reward module:function on "
+            "the command line, or in Python as env_kwargs={'reward': 'module:function'}."
         )
     return arguments

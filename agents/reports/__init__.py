@@ -6,7 +6,7 @@ texts       samples before and after, and token heat maps
 page        the whole page
 """
 
-from agents.reports.gathering import ReportedRun, read_runs
+from agents.reports.gathering import ReportedRun, read_runs, runs_of
 from agents.reports.page import as_page
 
-__all__ = ["ReportedRun", "as_page", "read_runs"]
+__all__ = ["ReportedRun", "as_page", "read_runs", "runs_of"]

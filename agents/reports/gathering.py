@@ -1,6 +1,6 @@
 """What a report shows of runs, read from their folders."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,23 @@ class ReportedRun:
     learning_reach: Attainable | None = None  # on the prompts of the learning
     episodes: list[TracedEpisode] = field(default_factory=list)  # of the agent as it is now
     note: str = ""  # why there are no such episodes
+
+
+def runs_of(paths: Sequence[Path]) -> list[Path]:
+    """The folders of runs: those that are given, and, where one is given that holds runs, as a
+    comparison's does, each of them that has learned."""
+    found = []
+    for path in paths:
+        inside = [] if RunFolder(path).is_run() else [*path.glob("*/"), *path.glob("*/*/")]
+        learned = [one for one in sorted(inside) if RunFolder(one).is_run()]
+        learned = [one for one in learned if RunFolder(one).progress.is_file()]
+        found += learned or [path]
+    return found
+
+
+def algorithm_of(settings: Mapping[str, Any]) -> str:
+    """The algorithm of a run, from its settings."""
+    return str(settings.get("algorithm", settings.get("options", {}).get("agent", "")))
 
 
 def read_runs(paths: Sequence[Path]) -> list[ReportedRun]:

@@ -7,7 +7,7 @@ from importlib.resources import files
 
 from agents.evaluation import plots
 from agents.reports import tables, texts
-from agents.reports.gathering import ReportedRun, common_reach
+from agents.reports.gathering import ReportedRun, algorithm_of, common_reach
 from agents.reports.tables import shown
 
 # Columns of the log that get a small plot each, where they are logged.
@@ -63,7 +63,7 @@ def title_of(runs: Sequence[ReportedRun]) -> str:
         return f"{len(runs)} runs"
     settings, task = runs[0].settings, runs[0].record.task
     model = settings.get("policy_kwargs", {}).get("model")
-    parts = [str(settings.get("algorithm", runs[0].name))]
+    parts = [algorithm_of(settings) or runs[0].name]
     parts += [f"on {model}"] if isinstance(model, str) else []
     reward = task.get("reward")
     return " ".join(parts) + (f", reward {reward}" if isinstance(reward, str) else "")
@@ -74,7 +74,7 @@ def learning(runs: Sequence[ReportedRun]) -> str:
     logs = {label(place, run): run.record.progress for place, run in enumerate(runs)}
     named = logs if len(runs) > 1 else {"": runs[0].record.progress}
     reach = common_reach(runs)
-    if all(plots.SCORE in log and plots.KL in log for log in logs.values()):
+    if any(run.record.is_text for run in runs):
         large = [
             ("return against tokens", plots.returns_panel(named, reach)),
             ("score against KL", plots.plane_panel(named, reach)),

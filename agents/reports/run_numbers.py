@@ -10,9 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from agents.evaluation.plots import read_progress
+from agents.evaluation.plots import KL, SCORE, read_progress
 from agents.runs.folder import RunFolder
 from agents.runs.train import stored_attainable
+
+OF_TASK = ("reward", "prompts", "kl_coef", "max_new_tokens", "stop")  # arguments of environments
 
 
 class NotLogged(KeyError):
@@ -30,6 +32,11 @@ class RunNumbers:
     evaluations: Mapping[str, Any] = field(default_factory=dict)  # of ``evaluation.json``
     optimal_kl: float | None = None  # of the optimal policy, nats per episode, if it is known
 
+    @property
+    def is_text(self) -> bool:
+        """Whether it has the numbers of episodes of text, score and KL."""
+        return SCORE in self.progress and KL in self.progress
+
     @classmethod
     def read(cls, path: str | Path) -> RunNumbers:
         """The record of a run's folder; FileNotFoundError if it has logged no rollout."""
@@ -39,11 +46,14 @@ class RunNumbers:
         if not progress:
             raise FileNotFoundError(f"The run in {str(path)!r} has not logged a rollout yet.")
         reach = stored_attainable(folder)[1]  # as the log is of the prompts of the learning
+        options = settings.get("options", {})  # all that is known of a model of others
+        task = {name: options[name] for name in OF_TASK if name in options}
+        task |= {"reference": options["model"]} if "model" in options else {}
         return cls(
             progress,
-            settings.get("hyperparameters", {}),
-            (settings.get("task") or {}).get("kwargs", {}),
-            settings.get("n_envs", 1),
+            settings.get("hyperparameters", {"seed": options.get("seed")}),
+            settings["task"]["kwargs"] if settings.get("task") else task,
+            settings.get("n_envs", options.get("n_envs", 1)),
             folder.evaluations(),
             None if reach is None else reach.optimum.kl,
         )

@@ -10,7 +10,7 @@ import numpy as np
 
 from agents.evaluation import mean_and_error
 from agents.evaluation.plots import TOKENS
-from agents.reports.gathering import ReportedRun
+from agents.reports.gathering import ReportedRun, algorithm_of
 from textenv.shown import printable
 
 SECTIONS = ("hyperparameters", "policy_kwargs")
@@ -36,7 +36,7 @@ def results(runs: Sequence[ReportedRun]) -> str:
     rows = []
     for place, run in enumerate(runs):
         seed = run.record.hyperparameters.get("seed")
-        about = str(run.settings.get("algorithm", "")) + ("" if seed is None else f", seed {seed}")
+        about = algorithm_of(run.settings) + ("" if seed is None else f", seed {seed}")
         title = run_title(place, run, len(runs) > 1)
         rows.append((f"{title}<small>{shown(about)}</small>", result(run)))
     names = list(dict.fromkeys(name for _, cells in rows for name in cells))
@@ -62,25 +62,19 @@ def result(run: ReportedRun) -> dict[str, str]:
     if "time/time_elapsed" in run.record.progress:
         cells["time"] = f"{run.record.column('time/time_elapsed')[-1] / 60:.1f} min"
     before, after = run.before, run.after
-    if before is not None and len(before.kls):
-        cells |= change("return", before.returns, None if after is None else after.returns)
-        if run.reach is not None and after is not None:
+    for name in ("returns", "scores"):
+        values = [getattr(one, name) for one in (before, after) if one is not None]
+        if values:
+            first = f"{values[0].mean():+z.3f} → " if len(values) > 1 else ""
+            cells[name[:-1]] = first + number(values[-1])
+        if name == "returns" and run.reach is not None and after is not None:
             share = run.reach.optimum.share(after.returns.mean())
             cells["share"] = "" if np.isnan(share) else f"{share:z.0%}"
-    if before is not None:
-        cells |= change("score", before.scores, None if after is None else after.scores)
     if after is not None:
         cells |= {"KL, nats": f"{after.kls.mean():z.2f}"} if len(after.kls) else {}
         cells["length, tokens"] = f"{after.lengths.mean():.1f}"
         cells["distinct-2"] = f"{after.distinct_2:.2f}"
     return cells
-
-
-def change(name: str, before: np.ndarray, after: np.ndarray | None) -> dict[str, str]:
-    """A measure before and after."""
-    if after is None:
-        return {name: number(before)}
-    return {name: f"{before.mean():+z.3f} → {number(after)}"}
 
 
 def number(values: np.ndarray) -> str:

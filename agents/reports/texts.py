@@ -6,6 +6,7 @@ from agents.evaluation import TextEvaluation
 from agents.evaluation.traces import TracedEpisode, shades
 from agents.reports.gathering import ReportedRun
 from agents.reports.tables import run_title, shown
+from textenv.prompts.chat import asked
 from textenv.rendering.ansi import rgb
 
 SAMPLES = 8  # of each evaluation
@@ -36,7 +37,7 @@ def sample_table(runs: Sequence[ReportedRun], places: Sequence[int], several: bo
     for row in range(min(SAMPLES, *(len(evaluation.scores) for _, evaluation in present))):
         cells = "".join(sample(title, evaluation, row) for title, evaluation in present)
         rows.append(
-            f'<div class="sample"><p class="prompt">{shown(before.prompts[row])}</p>'
+            f'<div class="sample"><p class="prompt">{shown(asked(before.prompts[row]))}</p>'
             f'<div class="answers">{cells}</div></div>'
         )
     return "".join(rows)
@@ -99,7 +100,7 @@ def card(episode: TracedEpisode, title: str) -> str:
     head = f'<p class="of">{title}</p>' if title else ""
     summary = "".join(f"<span>{shown(part)}</span>" for part in episode.summary)
     return (
-        f'<article class="card">{head}<p class="prompt">{shown(episode.prompt)}</p>'
+        f'<article class="card">{head}<p class="prompt">{shown(asked(episode.prompt))}</p>'
         f'<dl>{"".join(lines)}</dl><p class="summary">{summary}</p></article>'
     )
 

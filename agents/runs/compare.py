@@ -1,8 +1,8 @@
 """Several candidates on several seeds and tasks, each run in a folder; one engine for all of them.
 
-candidates = {"PPO": PPO, "GRPO": (GRPO, {"learning_rate": 3e-4}), "untouched": Untouched()}
-found = agents.compare(candidates, env_kwargs={"reference": "bundled", "kl_coef": 0.1})
-found.summary()
+task = {"reference": "bundled", "kl_coef": 0.1}
+print(agents.compare(["ppo", "ppo(n_epochs=2)", "sb3:PPO", "best-of-4"], env_kwargs=task))
+print(agents.compare({"mine": MyAgent, "slow": (PPO, {"learning_rate": 1e-5})}, env_kwargs=task))
 """
 
 from __future__ import annotations
@@ -19,6 +19,9 @@ from tempfile import TemporaryDirectory
 from typing import Annotated, Any
 
 import numpy as np
+import stable_baselines3.common.logger as sb3_logger
+from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 
 from agents import files
 from agents.agent import Agent
@@ -26,15 +29,21 @@ from agents.evaluation import Returns, TextEvaluation, statistics
 from agents.evaluation.candidates import UNTRAINED
 from agents.evaluation.comparison import EVALUATION_SEED, Comparison, Run
 from agents.evaluation.evaluate import evaluate
-from agents.evaluation.optimum import Known
+from agents.evaluation.optimum import Attainable, Known
 from agents.evaluation.plots import comparison, read_progress
+from agents.evaluation.sampling import sampler
 from agents.experience import environments
 from agents.runs.folder import RunFolder
+from agents.runs.names import is_name, parse_candidate
+from agents.runs.options import RunOptions, defaults_of
 from agents.runs.recorder import RunRecorder
 from agents.runs.signals import Signals
 from agents.runs.train import measure_attainable, stored_attainable
+from agents.sb3.models import text_model
+from agents.training import presets
 from agents.training.console import console, drawing
-from textenv.arguments import Range, check_ranges
+from agents.training.progress import ProgressBar
+from textenv.arguments import Range, as_path, check_ranges
 from textenv.sharing import is_data, plain
 
 
@@ -163,16 +172,23 @@ class Comparing:
         ends: dict[str, list[tuple[float, float]]] = {}
         with drawing("plot"):
             for job in self.finished:
-                if job.task == task and job.learns:
+                progress = RunFolder(job.path).progress
+                if job.task == task and job.learns and progress.is_file():
                     row = job.result().columns()
+                    if "score" not in row:
+                        return False  # the plot is one of text
                     ends.setdefault(job.candidate, []).append((row["kl"], row["score"]))
-                    log = read_progress(RunFolder(job.path).progress)
-                    logs.setdefault(job.candidate, []).append(log)
+                    logs.setdefault(job.candidate, []).append(read_progress(progress))
             if logs:
                 of_evaluation, of_learning = self.attainable[task]
                 comparison(logs, ends, of_evaluation, target, title, of_learning)
                 return True
         return False
+
+
+def plot_file(folder: Path, task: str, tasks: Sequence[str]) -> Path:
+    """The plot of one of the tasks of a comparison."""
+    return folder / (f"comparison-{task}.png" if len(tasks) > 1 else "comparison.png")
 
 
 def write_result(
@@ -188,11 +204,11 @@ def write_result(
 
 
 def compare(
-    candidates: Mapping[str, Any],
+    candidates: Mapping[str, Any] | Sequence[str],
     env: str | Sequence[str] = "TextGen-v0",
     seeds: int | Sequence[int] = 5,
     total_timesteps: Annotated[int, Range(1)] = 30_000,
-    n_episodes: Annotated[int, Range(1)] = 512,
+    eval_episodes: Annotated[int, Range(1)] = 512,
     *,
     env_kwargs: Mapping[str, Any] | None = None,
     policy_kwargs: Mapping[str, Any] | None = None,
@@ -209,13 +225,16 @@ def compare(
     """Train and evaluate each candidate on each seed of each task.
 
     Args:
-        candidates: by their names: an agent's class, or (class, hyper-parameters); a function of
-            the seed that makes an agent or a model of stable-baselines3 to be trained; or something
-            that is evaluated as it is, as `agents.evaluate` takes it.
+        candidates: names as on the command line: "ppo", "ppo(n_epochs=2)", "sb3:PPO",
+            "module:Class", "untouched", "greedy", "random", "best-of-4". Or a mapping from names of
+            your own to one of these; an agent's class or one of stable-baselines3, or (class,
+            hyper-parameters); a function of the seed that makes an agent or a model of
+            stable-baselines3 to be trained; or something that is evaluated as it is, as
+            `agents.evaluate` takes it.
         env: ids of environments.
         seeds: their number, or the seeds themselves.
         total_timesteps: of each run's learning: tokens, for text.
-        n_episodes: of each evaluation.
+        eval_episodes: of each evaluation.
         env_kwargs: arguments of the environments.
         policy_kwargs: arguments of the policies of classes; by default the reference's model, if it
             is named.
@@ -227,7 +246,8 @@ def compare(
             to either side; intervals that end such a search are a little too narrow.
         max_seeds: at most this number of seeds for ``until_decided``.
         folder: of all runs, each in a folder of its own; those that are finished there are not
-            repeated, and agents that are not go on. None keeps nothing but what is returned.
+            repeated, and agents that are not go on; with the tables and the plot. None keeps
+            nothing but what is returned.
         overwrite: repeat runs that are in the folder.
         device: as of `Agent`.
         report: is told what begins.
@@ -236,18 +256,21 @@ def compare(
         FileExistsError: the folder has runs of other settings.
     """
     check_ranges(compare, locals())
+    if isinstance(candidates, list | tuple) and all(isinstance(one, str) for one in candidates):
+        candidates = {name: name for name in candidates}
     if not isinstance(candidates, Mapping):
         raise TypeError(
-            "candidates must be a mapping of names, such as {'PPO': PPO, 'best of 4': BestOfN(4)}, "
-            f"and not {type(candidates).__name__}."
+            "candidates must be names, such as ['ppo', 'best-of-4'], or a mapping of names, such "
+            f"as {{'PPO': PPO, 'best of 4': BestOfN(4)}}, and not {type(candidates).__name__}."
         )
+    candidates = {name: _named(candidate) for name, candidate in candidates.items()}
     tasks = [env] if isinstance(env, str) else list(dict.fromkeys(env))
     numbers = list(dict.fromkeys(range(seeds) if isinstance(seeds, int | np.integer) else seeds))
     for name, values in (("candidates", candidates), ("env", tasks), ("seeds", numbers)):
         if not values:
             raise ValueError(f"{name} is empty: there is nothing to compare.")
     common = {
-        "total_timesteps": total_timesteps, "n_episodes": n_episodes, "env_kwargs": env_kwargs,
+        "total_timesteps": total_timesteps, "n_episodes": eval_episodes, "env_kwargs": env_kwargs,
         "policy_kwargs": policy_kwargs, "prompts": prompts, "evaluation_seed": evaluation_seed,
         "reference_episodes": reference_episodes, "device": device,
     }  # fmt: skip
@@ -260,9 +283,12 @@ def compare(
             for name in candidates
         ]
         signals = stack.enter_context(Signals())
-        found = Comparing(signals, report).run(jobs, until_decided, max_seeds, overwrite)
+        comparing = Comparing(signals, report)
+        found = comparing.run(jobs, until_decided, max_seeds, overwrite)
         if folder is not None:
             found.save(folder)
+            for task in tasks:
+                comparing.draw(task, plot_file(as_path(folder), task, tasks), task)
         return found
 
 
@@ -277,14 +303,17 @@ def _job(
     """The run of a candidate that was given in Python."""
     cls, arguments = candidate if isinstance(candidate, tuple) else (candidate, {})
     is_agent = isinstance(cls, type) and issubclass(cls, Agent)
+    of_sb3 = isinstance(cls, type) and issubclass(cls, OnPolicyAlgorithm)
     acts = any(hasattr(candidate, member) for member in ("predict", "act"))
     as_it_is = (acts and not isinstance(candidate, type)) or isinstance(
         candidate, UNTRAINED | str | Path
     )
-    if not (is_agent or as_it_is) and (not callable(candidate) or isinstance(candidate, type)):
+    known_class = is_agent or of_sb3
+    if not (known_class or as_it_is) and (not callable(candidate) or isinstance(candidate, type)):
         raise TypeError(
-            f"{candidate!r} cannot be compared: give an agent's class, (class, hyper-parameters), "
-            "a function of the seed that makes something, or what agents.evaluate takes."
+            f"{candidate!r} cannot be compared: give a name, an agent's class, (class, "
+            "hyper-parameters), a function of the seed that makes something, or what "
+            "agents.evaluate takes."
         )
     described = {"candidate": _described(candidate), "task": task, "seed": seed, **common}
     settings = {"comparison": {key: _described(value) for key, value in described.items()}}
@@ -295,6 +324,8 @@ def _job(
             actor = cls.load(run.newest, device=common["device"], **live)
         elif is_agent:
             actor = _agent(cls, arguments, task, seed, common)
+        elif of_sb3:
+            actor = _of_sb3(cls, arguments, task, seed, common)
         else:
             actor = candidate if as_it_is else candidate(seed)
         if not run.is_run():
@@ -306,9 +337,14 @@ def _job(
             recorder = RunRecorder(
                 run, resume=run.has_checkpoint, settings=settings, signals=signals
             )
-            actor.learn(max(left, 0), callback=recorder, reset_num_timesteps=False)
+            bar = ProgressBar(visible=console.is_terminal or console.is_jupyter)
+            actor.learn(max(left, 0), recorder, progress_bar=bar, reset_num_timesteps=False)
         elif learns:
-            actor.learn(left)
+            logs = {}
+            if of_sb3:  # a row for each rollout, by which its curve is drawn
+                actor.set_logger(sb3_logger.configure(str(run.path), ["csv"]))
+                logs["log_interval"] = 1
+            actor.learn(left, **logs)
         if learns:
             timesteps, seconds = actor.num_timesteps, time.perf_counter() - began
             seconds = getattr(actor, "learning_seconds", seconds)
@@ -317,9 +353,8 @@ def _job(
             prompts=common["prompts"], env_kwargs=copy.deepcopy(common["env_kwargs"]),
             device=common["device"], draw=seed,
         )  # fmt: skip
-        if known == (None, None) and isinstance(actor, Agent):
-            kl_coef, count = environments.kl_coef(actor.env), common["reference_episodes"]
-            reach = measure_attainable(actor, kl_coef, count, common["prompts"])
+        if known == (None, None):
+            reach = _reach(actor, task, common)
             known = reach, reach
         write_result(run, found, timesteps, seconds)
         return known
@@ -330,6 +365,48 @@ def _job(
         goes_on=is_agent,
         on_seed=lambda other: _job(folder, name, candidate, task, other, common),
     )  # fmt: skip
+
+
+def _named(candidate: Any) -> Any:
+    """What a name means: a class with its hyper-parameters, or what needs no training. The path of
+    a saved agent, and whatever is no text, stays."""
+    if not isinstance(candidate, str) or (as_path(candidate).exists() and not is_name(candidate)):
+        return candidate
+    found = parse_candidate(candidate)
+    return found.what if isinstance(found.what, UNTRAINED) else (found.what, found.arguments)
+
+
+def _reach(actor: Any, task: str, common: dict[str, Any]) -> Attainable | None:
+    """What is attainable in a task of text with a reference that costs KL."""
+    given, count = common["env_kwargs"] or {}, common["reference_episodes"]
+    if not isinstance(actor, Agent):
+        reference = given.get("reference")
+        if reference is None or given.get("kl_coef") == 0 or count == 0:
+            return None
+        actor = sampler(reference, task, copy.deepcopy(given), common["device"])
+    return measure_attainable(actor, environments.kl_coef(actor.env), count, common["prompts"])
+
+
+def _of_sb3(
+    cls: type[OnPolicyAlgorithm],
+    arguments: Mapping[str, Any],
+    task: str,
+    seed: int,
+    common: dict[str, Any],
+) -> OnPolicyAlgorithm:
+    """A model of stable-baselines3: on text with our policy, as the command line compares it."""
+    env_kwargs, arguments = (copy.deepcopy(each) for each in (common["env_kwargs"], arguments))
+    given, task = env_kwargs or {}, environments.imported(task)
+    if environments.native_text_class(task) is None:
+        env = make_vec_env(task, seed=seed, env_kwargs=dict(given))
+        arguments = {"policy": "MlpPolicy", "device": common["device"], **arguments}
+        return cls(env=env, seed=seed, **arguments)
+    model = (common["policy_kwargs"] or {}).get("model", given.get("reference", "bundled"))
+    budget = given.get("max_new_tokens") or defaults_of(task).get(
+        "max_new_tokens", RunOptions.max_new_tokens
+    )
+    own = {**presets.stable_baselines3(cls.__name__, model, budget), **arguments}
+    return text_model(cls, task, model, env_kwargs=given, seed=seed, device=common["device"], **own)
 
 
 def _agent(

@@ -5,6 +5,7 @@ import csv
 import io
 import json
 import math
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
@@ -26,6 +27,7 @@ from agents.training.console import console
 
 LOG_MEGABYTES = 50.0  # of completions, table and events of a run, together
 MB = 10**6
+EVENTS = "events.out.tfevents."  # then the second, machine, process and number
 
 
 class Thinning:
@@ -195,11 +197,25 @@ class TensorBoard(TensorBoardOutputFormat):
         self._open(timesteps + 1 if timesteps else None)
 
     def _open(self, purge_step: int | None) -> None:
+        # TensorBoard reads files in the order of their names, which begin with the second, and end
+        # with a number whose tenth comes before its ninth: no two may have the same second.
+        later = int(time.time())
+        for path in reversed(self._files()):
+            second, rest = path.name.removeprefix(EVENTS).split(".", 1)
+            if int(second) >= later:
+                path.rename(path.with_name(f"{EVENTS}{later - 1:010d}.{rest}"))
+            later = min(int(second), later - 1)
         self.writer = SummaryWriter(str(self.folder), purge_step=purge_step)
         self._is_closed = False
 
     def _files(self) -> list[Path]:
-        return sorted(self.folder.glob("events.out.tfevents.*"))
+        """The files of events, the oldest first."""
+
+        def made(path: Path) -> tuple[int, int]:
+            parts = path.name.removeprefix(EVENTS).split(".")
+            return int(parts[0]), int(parts[-1])
+
+        return sorted(self.folder.glob(f"{EVENTS}[0-9]*.[0-9]*"), key=made)
 
     def _size(self) -> int:
         return sum(path.stat().st_size for path in self._files())

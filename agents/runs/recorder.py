@@ -10,15 +10,17 @@ from typing import Annotated, Any
 import numpy as np
 
 from agents import distributed, files
+from agents.evaluation.tables import sample_line
 from agents.experience import environments
 from agents.runs.folder import RunFolder
 from agents.runs.log import LOG_MEGABYTES, MB, Completions, run_logger
 from agents.runs.signals import Signals
 from agents.saving import agent_folder
 from agents.sb3.callbacks import RolloutCallback
-from agents.training.console import Part, console
+from agents.training.console import console
 from agents.training.metrics import groups_without_spread
 from textenv.arguments import Range, check_ranges
+from textenv.prompts.chat import asked
 
 SAVE_EVERY = "2 min"
 UNITS = {"s": 1.0, "sec": 1.0, "second": 1.0, "min": 60.0, "minute": 60.0, "h": 3600.0,
@@ -215,7 +217,7 @@ class RunRecorder(RolloutCallback):
         chosen = [{name: episodes[name][row] for name in columns} for row in rows]
         self.completions.write(self.model.num_timesteps, chosen)
         text = "\n\n".join(
-            f"**{one['score']:+z.2f}** {one['prompt']} ▸ {one['response']}"
+            f"**{one['score']:+z.2f}** {asked(one['prompt'])} ▸ {one['response']}"
             for one in chosen[:IN_TENSORBOARD]
         )
         self.logger.record("samples", text, exclude=("stdout", "log", "json", "csv"))
@@ -232,18 +234,6 @@ class RunRecorder(RolloutCallback):
                 "learn from: look at the reward with show_samples=5."
             )
             console.say((warning, "yellow"))
-
-
-SHOWN_OF_PROMPT = 100  # its last characters
-
-
-def sample_line(score: float, prompt: str, response: str) -> list[Part]:
-    """An episode for the console: a line, or several of a response that has several."""
-    if len(prompt) > SHOWN_OF_PROMPT:
-        prompt = f"…{prompt[-SHOWN_OF_PROMPT:]}"
-    begin, lines = prompt.replace("\n", "⏎"), response.strip("\n").split("\n")
-    indent = "\n         " if len(lines) > 1 else ""
-    return [(f"  {score:+z.2f}  {begin}", "dim"), indent + indent.join(lines)]
 
 
 def parse_interval(text: str) -> tuple[float, int | None]:

@@ -2,6 +2,7 @@
 
 vec_env    any Gymnasium vector environment as a `VecEnv`
 policy     an `ActorCriticPolicy` over a causal language model that keeps its cache
+models     an algorithm of stable-baselines3 on text, made by name
 maskable   the same for sb3-contrib's MaskablePPO (imports sb3_contrib)
 actions    actions that remember which policy chose them, for KL shaping
 """

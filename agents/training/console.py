@@ -11,6 +11,8 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 from rich.console import Console
+from rich.measure import Measurement
+from rich.table import Table
 from rich.text import Text
 
 from agents import files
@@ -18,6 +20,7 @@ from textenv.arguments import first_line
 from textenv.shown import message, printable
 
 Part = Any  # something to show, or a pair of it and a style of rich, such as "bold"
+WIDEST = 1000  # columns of a terminal
 
 
 class RunConsole(Console):
@@ -30,6 +33,23 @@ class RunConsole(Console):
     def say(self, *parts: Part) -> None:
         """Print parts one after the other, without breaking their lines."""
         self.print(text_of(*parts), soft_wrap=True)
+
+    def print_uncut(self, table: Table) -> None:
+        """Print a table of which no heading and no number is cut: where it is too wide, its columns
+        come closer, and lines that are still too long are left to the terminal. A first column with
+        a smallest width is folded to it."""
+
+        def width() -> int:
+            first = table.columns[0]
+            first.width = first.min_width
+            found = Measurement.get(self, self.options.update(width=WIDEST), table).maximum
+            first.width = None
+            return found
+
+        if width() > self.width:
+            table.collapse_padding = True
+            table.width = max(width(), self.width)
+        self.print(table, crop=False)
 
     def render_str(self, text: str, **options: Any) -> Text:
         """As of rich, which also asks it for the cells of tables."""

@@ -1,11 +1,13 @@
-"""What a run shows while it learns: a bar in a terminal, a line for each rollout elsewhere."""
+"""What is shown while something takes its time: a bar in a terminal; while an agent learns, a line
+that moves in a notebook, and elsewhere a line for each rollout."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 
-from rich.progress import BarColumn, Progress, TextColumn
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from agents.training.console import console
 
@@ -18,12 +20,13 @@ class ProgressBar:
         ("return", "rollout/ep_rew_mean", "return {:+z.2f}"),
         ("score", "rollout/score_mean", "score {:+z.2f}"),
         ("KL", "rollout/kl", "KL {:z.2f}"),
-        ("speed", "time/fps", "{:.0f} steps/s"),
+        ("speed", "time/fps", "{:.0f} {unit}/s"),
     )
 
     def __init__(self, visible: bool = True, goal: float | None = None):
         self.total: float = 0
         self.start, self.goal, self.visible = 0, goal, visible
+        self.written = 0  # letters of the line in a notebook
         self.bar = Progress(
             BarColumn(8),
             TextColumn("{task.percentage:>3.0f}%"),
@@ -51,6 +54,8 @@ class ProgressBar:
 
     def __exit__(self, *exception) -> None:
         self.bar.__exit__(*exception)
+        if self.written:
+            console.file.write("\n")
 
     def times(self, timesteps: int) -> tuple[float, float]:
         """Seconds since the start, and seconds to go at the mean speed so far."""
@@ -60,16 +65,21 @@ class ProgressBar:
 
     def show(self, timesteps: int, record: Mapping[str, float]) -> None:
         """Set the bar to ``timesteps`` and show the metrics of the log."""
+        unit = "tokens" if "rollout/score_mean" in record else "steps"
         parts = [
-            form.format(record[key])
+            form.format(record[key], unit=unit)
             + (f" of {self.goal:+z.2f}" if name == "return" and self.goal is not None else "")
             for name, key, form in self.COLUMNS
             if key in record
         ]
         elapsed, left = map(clock, self.times(timesteps))
         if self.bar.disable and self.visible:
-            line = f"{timesteps} of {self.total} steps  {elapsed}, {left} left  {'  '.join(parts)}"
-            console.say(line)
+            line = f"{timesteps} of {self.total} {unit}  {elapsed}, {left} left  {'  '.join(parts)}"
+            if console.is_jupyter:
+                console.file.write(f"\r{line.ljust(self.written)}")
+                self.written = len(line)
+            else:
+                console.say(line)
             console.file.flush()  # a file that somebody follows
         self.bar.update(
             self.task,
@@ -77,6 +87,19 @@ class ProgressBar:
             description="  ".join(parts),
             times=f"{elapsed}, {left} left",
         )
+
+
+@contextmanager
+def episodes_bar(total: int) -> Iterator[Callable[[int], None] | None]:
+    """A block that samples ``total`` episodes: in a terminal a function that shows how many there
+    are, on a bar that vanishes afterwards; None elsewhere."""
+    if not console.is_terminal:
+        yield None
+        return
+    columns = BarColumn(8), TextColumn("{task.completed} of {task.total} episodes")
+    with Progress(*columns, TimeRemainingColumn(), console=console, transient=True) as bar:
+        task = bar.add_task("", total=total)
+        yield lambda count: bar.update(task, completed=min(count, total))
 
 
 def clock(seconds: float) -> str:

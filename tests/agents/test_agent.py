@@ -84,7 +84,7 @@ def test_tensorboard_and_the_table_on_stdout(make_agent, tmp_path, capsys):
 def test_the_progress_bar_shows_speed_score_and_length(make_agent, capsys):
     make_agent("PPO").learn(200, progress_bar=True)
     shown = capsys.readouterr().out
-    assert "score" in shown and "steps/s" in shown and "of 200 steps" in shown and "left" in shown
+    assert "score" in shown and "tokens/s" in shown and "of 200 tokens" in shown and "left" in shown
 
 
 @pytest.mark.parametrize(("policy", "env"), [("MlpPolicy", "CartPole-v1"), ("CausalLMPolicy", "x")])

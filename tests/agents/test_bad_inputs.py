@@ -438,7 +438,7 @@ OPTIONS = {
     "train --output /proc/run": ("/proc/run",),
     "train --resume nothing": ("'nothing'", "settings.json"),
     "evaluate nothing": ("'nothing'", "agent.json"),
-    "evaluate nothing --episodes 0": ("--episodes 0", "at least 1"),
+    "evaluate nothing --eval-episodes 0": ("--eval-episodes 0", "at least 1"),
     "evaluate nothing --device gpu": ("device='gpu'",),
     "compare --agents pop": ("pop", "actor-critic"),
     "compare --agents": ("--agents", "actor-critic"),

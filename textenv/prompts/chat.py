@@ -4,7 +4,7 @@ import ast
 import json
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
@@ -168,7 +168,23 @@ def _without_none(value: Any) -> Any:
 
 
 class Rendered(str):
-    """A text that a chat template has written, with all special tokens."""
+    """A text that a chat template has written, with all special tokens, and what was ``asked``:
+    the contents from the last message of the user on."""
+
+    asked: str
+
+    def __new__(cls, text: str, asked: str) -> Self:
+        rendered = super().__new__(cls, text)
+        rendered.asked = asked
+        return rendered
+
+    def __reduce__(self) -> tuple:
+        return Rendered, (str(self), self.asked)
+
+
+def asked(prompt: str) -> str:
+    """A prompt as people read it: without what the chat template has written, if one has."""
+    return prompt.asked if isinstance(prompt, Rendered) else prompt
 
 
 def render_conversation(
@@ -208,7 +224,9 @@ def render_conversation(
             f"template of the tokenizer {_name(tokenizer)!r} ({first_line(error)}): change "
             "its messages, or the template."
         ) from error
-    return Rendered(text)
+    users = [place for place, message in enumerate(messages) if message.get("role") == "user"]
+    last = users[-1] if users else len(messages) - 1
+    return Rendered(text, "\n".join(message["content"] for message in messages[last:]))
 
 
 def answered(messages: Sequence[Mapping[str, Any]], answer: str) -> list[Mapping[str, Any]]:

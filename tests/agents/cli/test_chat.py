@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 
 import pytest
@@ -45,7 +46,11 @@ def test_evaluate_and_resume_have_it(chat_model, small, tmp_path, printed, promp
     assert again == {key: [cells[1]] for key, cells in read_table(text).items()}
     other.write_text("a\n")
     text = printed("evaluate", str(run), "--device", "cpu", "--prompts", str(other))
-    assert "[a]" in text
+    assert " a  ▸ " in text and "[a]" not in text  # as it was asked, not as the model reads it
+    page = run.parent / "page.html"
+    main(["report", str(run), "--device", "cpu", "--heat-maps", "1", "--output", str(page)])
+    asked = re.findall(r'<p class="prompt">(.*?)</p>', page.read_text())
+    assert len(asked) > 3 and set(asked) <= {prompt.strip("[]") for prompt in PROMPTS}
     (run / "episodes_after.jsonl").unlink()
     main(["train", "--resume", str(run), "--total-timesteps", "150", "--device", "cpu"])
     assert prompts_of(run) and prompts_of(run) <= PROMPTS

@@ -132,9 +132,12 @@ def test_nothing_is_kept_that_is_not_wanted(options, printed, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["--agents", "dqn"], "--agents dqn is unknown: use one of grpo, ppo"),
+        (["--agents", "dqn"], "The candidate dqn is unknown: use one of grpo, ppo"),
         (["--agents", "ppo", "--seeds", "1"], "--seeds 1 must be a whole number of at least 2"),
-        (["--agents", "ppo(n_epoch=2)"], "ppo has no hyper-parameter n_epoch; it has .*n_epochs"),
+        (
+            ["--agents", "ppo(n_epoch=2)"],
+            "The candidate ppo has no hyper-parameter n_epoch; it has .*n_epochs",
+        ),
         (["--agents", "ppo(n_epochs=0)"], "n_epochs=0 must be a whole number of at least 1"),
         (["--agents", "ppo(2)"], "cannot be read: hyper-parameters are name=value"),
         (["--agents", "ppo(n_epochs=two)"], "cannot be read: hyper-parameters are name=value"),

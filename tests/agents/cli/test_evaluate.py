@@ -80,8 +80,8 @@ def test_a_reference_of_another_tokenizer_is_refused(folders, other_folder):
 def test_what_cannot_be_evaluated_ends_in_one_sentence(folders, on_cartpole, tmp_path):
     with pytest.raises(SystemExit, match="no agent in 'nowhere'"):
         main(["evaluate", "nowhere"])
-    with pytest.raises(SystemExit, match="--episodes 0 must be a whole number of at least 1"):
-        main(["evaluate", folders["PPO"], "--episodes", "0"])
+    with pytest.raises(SystemExit, match="--eval-episodes 0 must be a whole number of at least 1"):
+        main(["evaluate", folders["PPO"], "--eval-episodes", "0"])
     on_cartpole(REINFORCE).save(tmp_path / "cartpole")
     with pytest.raises(SystemExit, match=r"with agents\.evaluate\."):
         main(["evaluate", str(tmp_path / "cartpole")])

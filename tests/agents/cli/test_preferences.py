@@ -24,7 +24,9 @@ def printed(capsys, tmp_path, monkeypatch):
 
 
 def test_from_preferences_to_a_duel(printed, tmp_path):
-    text = printed("preferences --pairs 120 --label-by length(12) --temperature 0 --output p.jsonl")
+    text = printed(
+        "preferences --pairs 120 --reward length(12) --label-temperature 0 --output p.jsonl"
+    )
     assert "120 preferences by length(12)" in text and "agrees with" in text
     preferences = load_preferences("p.jsonl")
     assert len(preferences) == 120 and len({p.prompt for p in preferences}) > 10
@@ -32,7 +34,7 @@ def test_from_preferences_to_a_duel(printed, tmp_path):
     assert all(chosen >= rejected for chosen, rejected in scores)
     assert {p.data["chosen_by"] for p in preferences} == {"bundled"}
 
-    printed("preferences --pairs 40 --label-by length(12) --seed 1 --output more.jsonl")
+    printed("preferences --pairs 40 --reward length(12) --seed 1 --output more.jsonl")
     text = printed(
         "reward-model --preferences p.jsonl more.jsonl --output rm --n-epochs 1 --held-out 0.2"
     )
@@ -64,10 +66,10 @@ def test_pairs_of_two_agents_name_their_authors_in_random_order(printed):
 
 REFUSED = {
     "preferences --pairs 0": "--pairs 0 must be",
-    "preferences --temperature -1": "temperature=-1.0 must be",
+    "preferences --label-temperature -1": "temperature=-1.0 must be",
     "preferences --agents a b c": "--agents takes one or two, not 3",
     "preferences --agents ./nothing": "'./nothing'",
-    "preferences --label-by sentimint": "did you mean 'sentiment'",
+    "preferences --reward sentimint": "did you mean 'sentiment'",
     "preferences --prompts nothing.txt": "'nothing.txt' is not a file",
     "reward-model --preferences nothing.jsonl": "'nothing.jsonl' is not a file",
     "reward-model --preferences few.jsonl": "leaves 0 to measure the accuracy",

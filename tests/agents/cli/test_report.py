@@ -76,6 +76,23 @@ def test_several_runs_are_beside_each_other(runs):
     assert (value, kl, advantage) == (2, 4, 4)  # GRPO has no critic
 
 
+def test_the_folder_of_a_comparison_stands_for_the_runs_that_learned(small, tmp_path, capsys):
+    names = ["reinforce", "sb3:PPO(n_steps=4)", "untouched"]
+    main(["compare", *small, "--agents", *names, "--seeds", "2", "--output", str(tmp_path / "all")])
+    text = Reader(report(tmp_path / "all", "--heat-maps", "1")).text
+    assert "4 runs" in text and "untouched" not in text
+    assert "sb3:PPO(n_steps=4), seed 1" in text or "sb3:PPO, seed 1" in text
+    after = json.loads((tmp_path / "all" / "sb3-PPO-n_steps=4-1" / "evaluation.json").read_text())
+    for name in ("return", "score"):
+        assert f"{after['after'][name]['mean']:+z.3f}" in text
+    assert "score against KL" in report(tmp_path / "all", "--heat-maps", "0")
+    capsys.readouterr()
+    with pytest.raises(SystemExit):
+        main(["doctor", str(tmp_path / "all")])
+    said = capsys.readouterr()
+    assert said.out.count("rollouts, ") == 4 and said.err == ""
+
+
 def test_it_needs_nothing_from_elsewhere(runs):
     page = report(*runs, "--heat-maps", "0")
     assert "<script" not in page

@@ -43,7 +43,7 @@ def test_a_folder_is_named_as_it_is(name, small, tmp_path, printed, capsys):
     for begin in ("agent  ", "plot   ", "again  python"):
         line = next(line for line in text.splitlines() if line.startswith(begin))
         assert shown in line
-    text += printed("evaluate", str(folder), "--episodes", "4")
+    text += printed("evaluate", str(folder), "--eval-episodes", "4")
     text += printed("report", str(folder), "--heat-maps", "1")
     text += printed("watch", str(folder), "--episodes", "1")
     with pytest.raises(SystemExit):
@@ -59,7 +59,7 @@ def test_prompts_and_answers_are_shown_as_they_are(small, tmp_path, printed):
     with_prompts = [str(prompts) if "prompts.txt" in each else each for each in small]
     text = printed("train", *with_prompts, "--show-samples", "2", "--output", str(tmp_path / "run"))
     assert text.count(f"a {SEEN} [bold]b[/b]") > 10
-    text += printed("evaluate", str(tmp_path / "run"), "--episodes", "4")
+    text += printed("evaluate", str(tmp_path / "run"), "--eval-episodes", "4")
     text += printed("watch", str(tmp_path / "run"), "--episodes", "1")
     assert_shown(text)
 
@@ -97,7 +97,7 @@ def test_an_output_that_is_not_utf_8_ends_nothing(encoding, small, tmp_path):
     file = io.TextIOWrapper(io.BytesIO(), encoding=encoding, write_through=True)
     with redirect_stdout(file):
         main(["train", *with_prompts, "--show-samples", "1", "--output", str(tmp_path / "run")])
-        main(["evaluate", str(tmp_path / "run"), "--episodes", "4"])
+        main(["evaluate", str(tmp_path / "run"), "--eval-episodes", "4"])
         with pytest.raises(SystemExit, match="0"):
             main(["train", "--help"])
     shown = file.buffer.getvalue().decode(encoding)
@@ -122,7 +122,7 @@ def test_a_tilde_is_the_users_folder(small, tmp_path, printed, monkeypatch, make
     monkeypatch.chdir(here)
     assert str(home / "run") in printed("train", *small, "--output=~/run")
     printed("train", "--resume", "~/run", "--total-timesteps", "120", "--device", "cpu")
-    printed("evaluate", "~/run", "--episodes", "4")
+    printed("evaluate", "~/run", "--eval-episodes", "4")
     printed("report", "~/run", "--heat-maps", "0", "--output", "~/page.html")
     printed("preferences", "--agents", "~/run", "--pairs", "4", "--output=~/pairs.jsonl",
             "--device", "cpu")  # fmt: skip
@@ -132,7 +132,7 @@ def test_a_tilde_is_the_users_folder(small, tmp_path, printed, monkeypatch, make
     agent = make_agent("REINFORCE", tensorboard_log="~/logs").learn(1)
     assert PPO.load("~/run").num_timesteps >= 120
     compare({"a": lambda seed: make_agent("REINFORCE", seed=seed)}, seeds=[0], total_timesteps=1,
-            n_episodes=2, folder="~/compared", reference_episodes=0, device="cpu")  # fmt: skip
+            eval_episodes=2, folder="~/compared", reference_episodes=0, device="cpu")  # fmt: skip
     assert {path.name for path in home.iterdir()} == {
         "run", "page.html", "pairs.jsonl", "recorded", "agent", "merged", "logs", "compared"
     }  # fmt: skip

@@ -12,8 +12,9 @@ import pytest
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import agents.algorithms
+from agents.algorithms import NAMES as AGENTS
 from agents.cli import main
-from agents.cli.names import AGENTS
+from agents.cli.parsing import parse_train
 
 # Of the many that a real run takes.
 FEW = {
@@ -85,7 +86,7 @@ def test_again_repeats_the_table_of_a_reward_of_ones_own(
     assert again["score"][0] > 0
     sys.modules.pop("letters")
     with pytest.raises(SystemExit, match="names code"):
-        main(["evaluate", folder, "--episodes", "3"])
+        main(["evaluate", folder, "--eval-episodes", "3"])
     assert "letters" not in sys.modules
 
 
@@ -165,6 +166,34 @@ def test_help_lists_the_hyper_parameters_of_the_agent(name, capsys):
     assert ("--clip-range" in shown) == (name in ("ppo", "grpo"))
     assert ("--group-size" in shown) == (name in ("rloo", "grpo"))
     assert ("--batch-size" in shown) == (name in ("ppo", "grpo", "trpo"))
+
+
+def test_the_help_is_in_groups_whose_sentences_flow(capsys):
+    for command in ("train", "compare"):
+        with pytest.raises(SystemExit):
+            main([command, "--help"])
+        shown = capsys.readouterr().out
+        groups = re.findall(r"(\w+) options  ", shown)
+        assert groups[:4] == ["task", "learning", "evaluation", "run"]
+        assert shown.index("--reward STR") < shown.index(" learning options")
+        text = re.sub(r"\s+", " ", shown)
+        assert "in addition to the end-of-sequence token. (default: none)" in text
+    with pytest.raises(SystemExit):
+        main(["evaluate", "--help"])
+    assert "task options  " not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("written", "value"),
+    [
+        (["--reverse-kl"], True), (["--no-reverse-kl"], False), (["--reverse-kl", "True"], True),
+        (["--reverse-kl=False"], False), (["--reverse_kl", "False"], False), ([], False),
+    ],
+)  # fmt: skip
+def test_what_is_on_or_off_may_be_written_in_each_way(written, value):
+    options, hyperparameters = parse_train([*written, "--chat", "False", "--n-epochs", "3"])
+    assert hyperparameters["reverse_kl"] is value and options.chat is False
+    assert hyperparameters["n_epochs"] == 3
 
 
 def test_an_unknown_agent_is_refused_with_the_known_ones():

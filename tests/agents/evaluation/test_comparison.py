@@ -124,7 +124,7 @@ def test_classes_their_variants_and_others_learn_and_are_judged_alike(model_fold
             "untouched": Untouched(),
             "best of 3": BestOfN(3),
         },
-        seeds=[3, 4], total_timesteps=60, n_episodes=16, env_kwargs=task, device="cpu",
+        seeds=[3, 4], total_timesteps=60, eval_episodes=16, env_kwargs=task, device="cpu",
         report=said.append,
     )  # fmt: skip
     assert said[0] == "run 1 of 10: PPO on TextGen-v0, seed 3" and len(said) == 10
@@ -145,7 +145,7 @@ def test_other_environments_are_compared_by_their_returns():
             "SB3": lambda seed: sb3.PPO("MlpPolicy", "CartPole-v1", n_steps=64, seed=seed),
             "right": lambda seed: lambda rows: np.ones(len(rows), int),
         },
-        "CartPole-v1", seeds=2, total_timesteps=128, n_episodes=5, device="cpu",
+        "CartPole-v1", seeds=2, total_timesteps=128, eval_episodes=5, device="cpu",
         report=lambda _: None,
     )  # fmt: skip
     assert set(found.summary()["candidate"]) == {"PPO", "SB3", "right"}
@@ -155,7 +155,7 @@ def test_other_environments_are_compared_by_their_returns():
 
 
 def test_what_is_no_candidate_is_named():
-    for wrong in (3, sb3.PPO, Untouched):
+    for wrong in (3, sb3.DQN, Untouched):
         with pytest.raises(TypeError, match="cannot be compared"):
             compare({"wrong": wrong}, "CartPole-v1", report=lambda _: None)
     for nothing in ({"seeds": 0}, {"env": []}):
@@ -177,9 +177,71 @@ def test_a_live_model_is_a_new_one_in_each_run(make_model, text_kwargs):
     settings = {"n_envs": 8, "learning_rate": 0.1}
     found = compare(
         {"A": (Noting, settings), "B": (Noting, settings)}, seeds=[0, 0, 1], total_timesteps=60,
-        n_episodes=8, env_kwargs=task, policy_kwargs={"model": make_model(seed=3)}, device="cpu",
+        eval_episodes=8, env_kwargs=task, policy_kwargs={"model": make_model(seed=3)}, device="cpu",
         report=lambda _: None,
     )  # fmt: skip
     assert len(found.entries) == 4 and len(first) == 4
     one, *others = first.values()
     assert all(torch.equal(one[name], other[name]) for other in others for name in one)
+
+
+# By names
+
+
+@pytest.fixture
+def text_task(model_folder) -> dict:
+    return {
+        "tokenizer": model_folder, "reference": model_folder, "kl_coef": 0.1,
+        "prompts": ["a b", "c"], "reward": "length(3)", "max_new_tokens": 5,
+    }  # fmt: skip
+
+
+def test_names_mean_what_they_mean_on_the_command_line(text_task, tmp_path):
+    settings = {
+        "seeds": 2, "total_timesteps": 60, "eval_episodes": 8, "env_kwargs": text_task,
+        "reference_episodes": 64, "device": "cpu", "report": lambda _: None,
+    }  # fmt: skip
+    names = ["ppo(n_envs=8)", "sb3:A2C(n_envs=8)", "best-of-3"]
+    found = compare(names, folder=tmp_path / "named", **settings)
+    runs = found.runs.set_index(["candidate", "seed"])
+    given = {"PPO": (PPO, {"n_envs": 8}), "A2C": (sb3.A2C, {"n_envs": 8}), "best": BestOfN(3)}
+    again = compare(given, **settings).runs.set_index(["candidate", "seed"])
+    for name, other in zip(names, given, strict=True):
+        assert runs.loc[name]["return"].tolist() == again.loc[other]["return"].tolist()
+    assert runs.loc[names[1]]["kl"].notna().all()
+    assert found.summary()["share"].notna().all()
+    assert (tmp_path / "named" / "comparison.png").stat().st_size > 5_000
+    mine = compare({"mine": names[0]}, **settings | {"reference_episodes": 0}).runs
+    assert mine["return"].tolist() == runs.loc[names[0]]["return"].tolist()
+
+
+def test_the_optimum_is_known_where_nothing_learns(text_task):
+    settings = {"seeds": 2, "eval_episodes": 8, "device": "cpu", "report": lambda _: None}
+    found = compare(["random"], env_kwargs=text_task, reference_episodes=64, **settings)
+    assert found.summary()["share"].notna().all()
+    free = {name: value for name, value in text_task.items() if name != "kl_coef"}
+    found = compare(["random"], env_kwargs={**free, "kl_coef": 0}, **settings)
+    assert found.summary()["share"].isna().all()
+
+
+def test_a_name_that_is_none_is_refused():
+    for wrong, sentence in (
+        (["dqn"], "The candidate dqn is unknown: use one of grpo"),
+        ({"x": "runs/nowhere"}, "The candidate runs/nowhere is unknown"),
+        (["ppo(2)"], "cannot be read"),
+    ):
+        with pytest.raises(ValueError, match=sentence):
+            compare(wrong, report=lambda _: None)
+    with pytest.raises(TypeError, match="candidates must be names"):
+        compare([PPO], report=lambda _: None)
+
+
+def test_it_prints_as_the_command_does(found):
+    """One whose tokens differ says so; one without texts has no score."""
+    text = repr(found)
+    assert "return = score − β·KL" in text and "good over bad" in text and "p0" not in text
+    assert "tokens to learn from" not in text
+    more = Run("T", "long", 0, evaluation([1, 1], [1, 1]), 250)
+    assert "good 100, bad 100, long 250" in repr(Comparison([*found.entries, more]))
+    control = Comparison([Run("C", "ppo", seed, Returns(np.array([3.0, 5.0]))) for seed in (0, 1)])
+    assert "4.000" in repr(control) and "KL" not in repr(control)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 
 from agents.evaluation import plots
+from agents.evaluation.optimum import Attainable
 
 LOG = {
     plots.TOKENS: np.array([10.0, 20.0]), plots.SCORE: np.array([0.1, 0.2]),
@@ -33,3 +35,30 @@ def test_a_plot_replaces_a_link_and_not_what_it_points_to(tmp_path):
     assert (tmp_path / "mine.txt").read_text() == "mine"
     assert not (tmp_path / "plot.png").is_symlink()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["mine.txt", "plot.png"]
+
+
+def test_a_line_of_one_point_is_seen():
+    figure = Figure()
+    axes = figure.subplots()
+    (one,), (more,) = axes.plot([1], [2]), axes.plot([1, 2], [2, 3])
+    plots.styled(figure)
+    assert one.get_marker() == "o" and more.get_marker() == "None"
+
+
+def test_the_log_of_a_model_of_others_stands_beside_the_others():
+    """It has a return, but no score and no KL; the colours stay those of the runs."""
+    foreign = {
+        name: column for name, column in LOG.items() if name.startswith(("time", "rollout/ep"))
+    }
+    runs = {"sb3": foreign, "ours": LOG}
+    assert ">sb3</text>" in plots.returns_panel(runs, None)
+    plane = plots.plane_panel(runs, None)
+    assert ">ours</text>" in plane and ">sb3</text>" not in plane and "#ff7f0e" in plane
+
+
+def test_what_is_estimated_has_a_band():
+    scores = np.random.default_rng(0).normal(size=(4, 64))
+    reach = Attainable(list(scores), 0.5)
+    for panel in (plots.returns_panel, plots.plane_panel):
+        svg = panel({"a": LOG}, reach)
+        assert "opacity: 0.1" in svg

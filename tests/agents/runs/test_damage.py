@@ -123,7 +123,7 @@ def test_settings_of_other_kinds_are_damaged(change, copied, capsys):
 def test_a_comparison_names_what_is_damaged(name, tmp_path):
     def found():
         return compare(
-            {"random": RandomTokens()}, seeds=[0], n_episodes=2, folder=tmp_path, device="cpu",
+            {"random": RandomTokens()}, seeds=[0], eval_episodes=2, folder=tmp_path, device="cpu",
             reference_episodes=0, env_kwargs={"prompts": ["a"]},
         )  # fmt: skip
 

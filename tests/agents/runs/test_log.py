@@ -118,3 +118,12 @@ def test_the_option_is_one_of_the_run(model_folder, tmp_path):
         folder=tmp_path / "run", log_megabytes=3, device="cpu",
     )  # fmt: skip
     assert run.folder.settings()["options"]["log_megabytes"] == 3
+
+
+def test_files_of_one_second_are_read_in_their_order(tmp_path):
+    """TensorBoard sorts their names, by which the tenth file of a program is before the ninth."""
+    for number in range(12):
+        log, write = events(tmp_path, 10 * number, number)
+        write(10 * (number + 1))
+        log.close()
+    assert event_steps(tmp_path).tolist() == [10 * (number + 1) for number in range(12)]

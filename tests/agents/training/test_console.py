@@ -9,8 +9,9 @@ from contextlib import redirect_stdout
 import pytest
 from rich.table import Table
 
+from agents.training import progress
 from agents.training.console import RunConsole, text_of
-from agents.training.progress import ProgressBar
+from agents.training.progress import ProgressBar, episodes_bar
 
 FOREIGN = [
     "[a]",
@@ -91,3 +92,27 @@ def test_an_output_that_is_gone_makes_it_silent(error, monkeypatch):
     with ProgressBar().over(10) as bar:
         bar.show(5, {"rollout/ep_rew_mean": 1.0})
     assert console.quiet
+
+
+def test_in_a_notebook_one_line_moves(monkeypatch):
+    console = RunConsole(file=io.StringIO(), width=200)
+    console.is_jupyter = True
+    monkeypatch.setattr(progress, "console", console)
+    with ProgressBar().over(10) as bar:
+        bar.show(4, {"rollout/score_mean": 0.5, "time/fps": 1000.0})
+        bar.show(8, {"rollout/score_mean": 0.5})
+    first, second = console._file.getvalue().split("\r")[1:]
+    assert "\n" not in first and first.startswith("4 of 10 tokens") and "1000 tokens/s" in first
+    assert second.startswith("8 of 10 tokens") and second.endswith("\n")
+    assert len(second.rstrip("\n")) == len(first)  # nothing of the longer line is left
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_sampled_episodes_are_counted_in_a_terminal(terminal, monkeypatch):
+    console = RunConsole(file=io.StringIO(), width=200, force_terminal=terminal)
+    monkeypatch.setattr(progress, "console", console)
+    with episodes_bar(500) as show:
+        assert (show is not None) == terminal
+        if show is not None:
+            show(512)
+    assert ("500 of 500 episodes" in console._file.getvalue()) == terminal

@@ -1,4 +1,4 @@
-"""The names on the command line: algorithms, models of others, candidates without training."""
+"""Candidates by their names: algorithms, those of others, and what needs no training."""
 
 import ast
 import re
@@ -24,9 +24,16 @@ OWN_POLICY = ("MaskablePPO", "RecurrentPPO")  # of sb3-contrib
 CALL = re.compile(r"([^()]+?)\s*(?:\((.*)\))?", re.DOTALL)
 
 
+def is_name(text: str) -> bool:
+    """Whether a text names a candidate of this library, with or without hyper-parameters."""
+    match = CALL.fullmatch(text.strip())
+    name = match[1] if match else ""
+    return name in AGENTS or name in WITHOUT_TRAINING or BEST_OF.fullmatch(name) is not None
+
+
 @dataclass(frozen=True)
 class Candidate:
-    """What ``compare --agents`` names."""
+    """What a comparison names."""
 
     label: str  # as it was written
     name: str  # without the arguments
@@ -38,11 +45,11 @@ def parse_candidate(text: str) -> Candidate:
     """A candidate: ``ppo``, ``"ppo(n_epochs=2)"``, ``best-of-4``, ``sb3:PPO``, ``mine:MyAgent``."""
     match = CALL.fullmatch(text.strip())
     if match is None:
-        raise ValueError(f"--agents {text!r} cannot be read: write 'ppo(n_epochs=2)', say.")
+        raise ValueError(f"The candidate {text!r} cannot be read: write 'ppo(n_epochs=2)', say.")
     name, arguments = match[1], _arguments(text, match[2] or "")
     what = _what(name)
     if arguments and isinstance(what, UNTRAINED):
-        raise ValueError(f"--agents {text!r}: {name} is not trained, and has no hyper-parameters.")
+        raise ValueError(f"The candidate {name} is not trained, and has no hyper-parameters.")
     return Candidate(text.strip(), name, arguments, what)
 
 
@@ -54,8 +61,8 @@ def _arguments(text: str, written: str) -> dict[str, Any]:
         return {str(key.arg): ast.literal_eval(key.value) for key in call.keywords}
     except (SyntaxError, ValueError) as error:
         raise ValueError(
-            f"--agents {text!r} cannot be read: hyper-parameters are name=value, with numbers, "
-            "texts, True, False or None as values."
+            f"The candidate {text!r} cannot be read: hyper-parameters are name=value, with "
+            "numbers, texts, True, False or None as values."
         ) from error
 
 
@@ -70,15 +77,18 @@ def _what(name: str) -> Any:
     if ":" in name:
         cls = import_object(re.sub("^sb3:", "stable_baselines3:", name), "agent")
         if getattr(cls, "__name__", "") in OWN_POLICY:
-            raise ValueError(f"--agents {name} needs a policy of its own: compare it from Python.")
+            raise ValueError(
+                f"The candidate {name} needs a policy of its own: compare it from Python, as a "
+                "function of the seed that makes it."
+            )
         if isinstance(cls, type) and issubclass(cls, Agent | OnPolicyAlgorithm):
             return cls
         raise ValueError(
-            f"--agents {name} is neither derived from agents.Agent nor an algorithm of "
+            f"The candidate {name} is neither derived from agents.Agent nor an algorithm of "
             "stable-baselines3 that learns on-policy."
         )
     known = ", ".join([*AGENTS, *WITHOUT_TRAINING])
     raise ValueError(
-        f"--agents {name} is unknown: use one of {known}, best-of-N, 'sb3:PPO', or 'module:Class' "
-        "of your own."
+        f"The candidate {name} is unknown: use one of {known}, best-of-N, 'sb3:PPO', or "
+        "'module:Class' of your own."
     )
