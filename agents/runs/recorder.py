@@ -83,7 +83,7 @@ class RunRecorder(RolloutCallback):
         self.given_signals = signals
         self.best_return = -np.inf
         self.last_return: float | None = None  # of the last rollout in which an episode ended
-        self.without_spread = 0
+        self.without_spread, self.patience = 0, WITHOUT_SPREAD
 
     # --- the moments of a run ---------------------------------------------------------------
 
@@ -227,11 +227,12 @@ class RunRecorder(RolloutCallback):
     def _warn_without_spread(self, scores: list[float], group_size: int) -> None:
         equal = groups_without_spread(scores, group_size) == 1
         self.without_spread = self.without_spread + 1 if equal else 0
-        if self.without_spread == WITHOUT_SPREAD:
+        if self.without_spread == self.patience:
+            self.patience *= 10  # it is not said again and again
             what = "" if group_size == 1 else " of each group"
             warning = (
-                f"In {WITHOUT_SPREAD} rollouts all scores{what} were equal, so there is nothing to "
-                "learn from: look at the reward with show_samples=5."
+                f"In {self.without_spread} rollouts all scores{what} were equal, so there is "
+                "nothing to learn from: look at the reward with show_samples=5 (--show-samples 5)."
             )
             console.say((warning, "yellow"))
 

@@ -97,6 +97,14 @@ class CausalLMMembers(BasePolicy):
         }
         super().__init__(observation_space, action_space, lr_schedule, **optimizing)
 
+    def __getattr__(self, name: str) -> Any:
+        if name == "q_net":  # which DQN asks for
+            raise AttributeError(
+                f"{type(self).__name__} has no Q-values, which DQN learns: use an algorithm that "
+                "learns on-policy, such as PPO or A2C."
+            )
+        return super().__getattr__(name)
+
     def _build(self, lr_schedule: Any) -> None:
         model = self.lm_kwargs["model"]
         kwargs: dict[str, Any] = self.lm_kwargs | {"model": getattr(model, "model", model)}

@@ -11,16 +11,15 @@ from __future__ import annotations
 import statistics
 import sys
 import time
-from pathlib import Path
 
 import gymnasium as gym
 import numpy as np
 import torch
+from saved import publish
 
 import textenv
 
 ROWS, COLUMNS = 32, 64
-RESULTS = Path(__file__).parent / "results" / "bookkeeping.md"
 
 
 def median_step(envs: gym.vector.VectorEnv, actions, steps: int) -> float:
@@ -59,8 +58,7 @@ def main() -> None:
         f"{ROWS} rows × {COLUMNS} columns, one thread, Python {sys.version.split()[0]}, "
         f"numpy {np.__version__}, torch {torch.__version__}\n\n" + "\n".join(lines) + "\n"
     )
-    print(text)
-    RESULTS.write_text("# `python tests/benchmarks/bookkeeping.py`\n\n" + text)
+    publish("bookkeeping.md", "bookkeeping.py", text, "--save" in sys.argv)
 
 
 if __name__ == "__main__":

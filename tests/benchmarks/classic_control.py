@@ -15,12 +15,10 @@ import json
 import multiprocessing
 import time
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import tyro
-
-RESULTS = Path(__file__).parent / "results"
+from saved import RESULTS, publish
 
 CARTPOLE = {
     "PPO": {
@@ -53,6 +51,8 @@ class Options:
     """Of each run."""
     workers: int = 1
     """Runs at once, one thread each."""
+    save: bool = False
+    """Replace what is kept in results."""
 
 
 def schedules(keywords: dict) -> dict:
@@ -180,7 +180,8 @@ def report(results: list[dict], options: Options) -> str:
             f"{seconds['ours'] / seconds['theirs']:.2f} |"
         )
     figure.axes[0].set_ylabel("return of an episode")
-    save_figure(figure, RESULTS / "classic_control.png")
+    if options.save:
+        save_figure(figure, RESULTS / "classic_control.png")
     return "\n".join(lines)
 
 
@@ -206,19 +207,18 @@ def main(options: Options) -> None:
         for result in pool.imap_unordered(run, jobs, chunksize=1):
             results.append(result)
             print({key: value for key, value in result.items() if key != "curve"}, flush=True)
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / "classic_control.json").write_text(
-        json.dumps([{k: v for k, v in r.items() if k != "curve"} for r in results], indent=1)
-    )
     table = report(results, options)
-    command = f"python tests/benchmarks/classic_control.py --workers {options.workers}"
+    command = f"classic_control.py --workers {options.workers}"
+    if options.save:
+        (RESULTS / "classic_control.json").write_text(
+            json.dumps([{k: v for k, v in r.items() if k != "curve"} for r in results], indent=1)
+        )
     text = (
-        f"# `{command}`\n\n{options.seeds} seeds, {options.timesteps} timesteps each; "
+        f"{options.seeds} seeds, {options.timesteps} timesteps each; "
         "final return: mean of 20 greedy episodes; mean over seeds with 95 % bootstrap interval; "
         f"time: ratio of medians.\n\n{table}\n\n![learning curves](classic_control.png)\n"
     )
-    (RESULTS / "classic_control.md").write_text(text)
-    print(text)
+    publish("classic_control.md", command, text, options.save)
 
 
 if __name__ == "__main__":

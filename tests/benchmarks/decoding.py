@@ -22,14 +22,13 @@ from typing import Literal
 import gymnasium as gym
 import torch
 import tyro
+from saved import publish
 
 from agents.experience.episodes import collect_episodes
 from agents.policies import CausalLMPolicy
 from agents.policies.decoding import Decoders
 from textenv.lm import load_model, load_tokenizer
 from textenv.lm.loading import hide_progress_bars
-
-RESULTS = Path(__file__).parent / "results"
 
 
 @dataclass
@@ -46,6 +45,8 @@ class Options:
     """Alternating repetitions, of which the median counts."""
     device: str = "auto"
     """Where to run."""
+    save: bool = False
+    """Replace what is kept in results."""
 
 
 @torch.no_grad()
@@ -144,7 +145,7 @@ def measure(candidates: dict, rounds: int, device: str) -> dict[str, list[float]
 def report(
     options: Options, device: str, seconds: dict[str, list[float]], limit: float | None
 ) -> None:
-    """Print the table, and write it to the results."""
+    """Print the table, and keep it where this is asked for."""
     count = options.rows * options.new_tokens
     slowest = statistics.median(seconds["`model.generate` (tokens)"])
     lines = ["| | tokens/s (median) | against `generate` |", "|---|---|---|"]
@@ -161,9 +162,8 @@ def report(
         f"{where}, {torch.get_num_threads()} threads, median of {options.rounds} alternating "
         "rounds\n\n" + "\n".join(lines) + "\n"
     )
-    print(text)
     command = (
-        f"python tests/benchmarks/decoding.py --model {options.model} --dtype {options.dtype} "
+        f"decoding.py --model {options.model} --dtype {options.dtype} "
         f"--rows {options.rows} --new-tokens {options.new_tokens}"
     )
     kind = "cuda" if device.startswith("cuda") else "cpu"
@@ -172,8 +172,8 @@ def report(
         if (options.rows, options.new_tokens) == (64, 24)
         else (f"-{options.rows}x{options.new_tokens}")
     )
-    target = RESULTS / f"decoding-{Path(options.model).stem}-{options.dtype}-{kind}{shape}.md"
-    target.write_text(f"# `{command}`\n\n{text}")
+    name = f"decoding-{Path(options.model).stem}-{options.dtype}-{kind}{shape}.md"
+    publish(name, command, text, options.save)
 
 
 if __name__ == "__main__":

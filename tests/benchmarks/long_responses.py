@@ -18,12 +18,11 @@ import gymnasium as gym
 import torch
 import tyro
 from decoding import measure
+from saved import publish
 
 from agents.experience.episodes import collect_episodes
 from agents.policies import CausalLMPolicy
 from textenv.lm.loading import hide_progress_bars
-
-RESULTS = Path(__file__).parent / "results"
 
 
 @dataclass
@@ -38,6 +37,8 @@ class Options:
     """Of a short and of a long response."""
     rounds: int = 3
     """Alternating repetitions, of which the median counts."""
+    save: bool = False
+    """Replace what is kept in results."""
 
 
 @torch.no_grad()
@@ -67,10 +68,9 @@ def main(options: Options) -> None:
         "| response tokens | tokens/s | ratio |\n|---|---|---|\n"
         + "".join(f"| {n} | {speed:.0f} | {speed / short:.2f} |\n" for n, speed in speeds.items())
     )
-    print(text)
     command = f"long_responses.py --model {options.model} --dtype {options.dtype}"
-    target = RESULTS / f"long-responses-{Path(options.model).stem}-{options.dtype}-cpu.md"
-    target.write_text(f"# `python tests/benchmarks/{command}`\n\n{text}")
+    name = f"long-responses-{Path(options.model).stem}-{options.dtype}-cpu.md"
+    publish(name, command, text, options.save)
 
 
 if __name__ == "__main__":

@@ -23,10 +23,9 @@ from typing import Literal
 import gymnasium as gym
 import torch
 import tyro
+from saved import publish
 
 from textenv.lm.loading import hide_progress_bars
-
-RESULTS = Path(__file__).parent / "results"
 
 
 @dataclass
@@ -39,6 +38,8 @@ class Options:
     """Of each response."""
     variant: Literal["both", "chunks", "full"] = "both"
     """In chunks as this package does, with full logits, or one after the other."""
+    save: bool = False
+    """Replace what is kept in results."""
 
 
 def peak() -> float:
@@ -104,10 +105,8 @@ def main(options: Options) -> None:
         f"gradients differ by {apart:.1g} of their size, their projections on a random direction "
         f"by {abs(full['projection'] - chunks['projection']) / full['norm']:.1g} of the norm.\n"
     )
-    print(text)
     command = f"memory.py --model {options.model} --rows {options.rows} --tokens {options.tokens}"
-    name = f"memory-{Path(options.model).stem}.md"
-    (RESULTS / name).write_text(f"# `python tests/benchmarks/{command}`\n\n{text}")
+    publish(f"memory-{Path(options.model).stem}.md", command, text, options.save)
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ import gymnasium as gym
 import torch
 import tyro
 from decoding import measure
+from saved import publish
 
 from agents.experience.episodes import collect_episodes
 from agents.policies import CausalLMPolicy
@@ -26,8 +27,6 @@ from agents.policies.decoding import Decoders
 from textenv.arrays import TokenObservation
 from textenv.lm import load_tokenizer
 from textenv.lm.loading import hide_progress_bars
-
-RESULTS = Path(__file__).parent / "results"
 
 
 @dataclass
@@ -42,6 +41,8 @@ class Options:
     """Tokens of the longest episode."""
     rounds: int = 5
     """Alternating repetitions, of which the median counts."""
+    save: bool = False
+    """Replace what is kept in results."""
 
 
 class Ending:
@@ -106,10 +107,9 @@ def main(options: Options) -> None:
         f"{options.rounds} alternating rounds\n\n| | tokens/s | ratio |\n|---|---|---|\n"
         + "".join(f"| {n} | {tokens / s:.0f} | {slow / s:.2f} |\n" for n, s in medians.items())
     )
-    print(text)
-    command = f"python tests/benchmarks/ragged.py --model {options.model} --dtype {options.dtype}"
-    target = RESULTS / f"ragged-{Path(options.model).stem}-{options.dtype}-cpu.md"
-    target.write_text(f"# `{command}`\n\n{text}")
+    command = f"ragged.py --model {options.model} --dtype {options.dtype}"
+    name = f"ragged-{Path(options.model).stem}-{options.dtype}-cpu.md"
+    publish(name, command, text, options.save)
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import tyro
+from saved import publish
 from stable_baselines3.common.logger import Logger
 
 from agents import PPO
@@ -23,8 +24,6 @@ from agents.experience.episodes import EpisodeCollector
 from agents.runs import RunRecorder
 from agents.training import presets
 from textenv.lm.loading import hide_progress_bars
-
-RESULTS = Path(__file__).parent / "results" / "run_folder.md"
 
 
 @dataclass
@@ -35,6 +34,8 @@ class Options:
     """Tokens of the run."""
     save_every: str = "2 min"
     """As for train."""
+    save: bool = False
+    """Replace what is kept in results."""
 
 
 def main(options: Options) -> None:
@@ -68,13 +69,13 @@ def main(options: Options) -> None:
         agent.learn(options.total_timesteps, RunRecorder(Path(folder) / "run", options.save_every))
         total = time.perf_counter() - began
     lines = [
-        "# `python tests/benchmarks/run_folder.py " + " ".join(sys.argv[1:]) + "`", "",
         f"{agent.num_timesteps} tokens in {total:.0f} s, {agent.num_rollouts} rollouts.", "",
         "| | seconds | share of the run |", "|---|---|---|",
         *(f"| {label} | {value:.2f} | {value / total:.2%} |" for label, value in seconds.items()),
     ]  # fmt: skip
-    print("\n".join(lines))
-    RESULTS.write_text("\n".join(lines) + "\n")
+    given = [argument for argument in sys.argv[1:] if argument != "--save"]
+    command = " ".join(["run_folder.py", *given])
+    publish("run_folder.md", command, "\n".join(lines) + "\n", options.save)
 
 
 if __name__ == "__main__":

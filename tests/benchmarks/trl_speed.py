@@ -13,12 +13,12 @@ import statistics
 import tempfile
 import time
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 import torch
 import tyro
 from datasets import Dataset
+from saved import publish
 from transformers import TrainerCallback
 from trl import GRPOConfig, GRPOTrainer
 
@@ -26,7 +26,6 @@ from agents import GRPO
 from textenv.lm import load_model, load_tokenizer
 from textenv.lm.loading import hide_progress_bars
 
-RESULTS = Path(__file__).parent / "results"
 PROMPTS = ["The film was", "I thought that the story", "This movie is a bit", "The acting"]
 
 
@@ -50,6 +49,8 @@ class Options:
     """Steps of each, after one that warms up."""
     device: Literal["cpu", "cuda"] = "cpu"
     """Where both learn."""
+    save: bool = False
+    """Replace what is kept in results."""
 
 
 def reward(texts: list[str]) -> list[float]:
@@ -132,7 +133,7 @@ def main(options: Options) -> None:
 
 
 def report(options: Options, alternate: Alternate) -> None:
-    """Print the table, and write it to the results."""
+    """Print the table, and keep it where this is asked for."""
     cuda = options.device == "cuda"
     where = torch.cuda.get_device_name() if cuda else "CPU"
     medians = {name: statistics.median(s[1:]) for name, s in alternate.seconds.items()}
@@ -147,13 +148,12 @@ def report(options: Options, alternate: Alternate) -> None:
             for name, s in medians.items()
         )
     )
-    print(text)
     command = (
         f"trl_speed.py --dtype {options.dtype} --lengths {options.lengths} "
         f"--budget {options.budget}" + (f" --rows {options.rows} --device cuda" if cuda else "")
     )
     name = f"trl-speed-{options.dtype}-{options.lengths}{'-cuda' if cuda else ''}.md"
-    (RESULTS / name).write_text(f"# `python tests/benchmarks/{command}`\n\n{text}")
+    publish(name, command, text, options.save)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from transformers import AutoModelForSequenceClassification
 from textenv.arguments import first_line
 from textenv.lm.adapters import merged
 from textenv.lm.loading import (
-    UNREADABLE,
+    PASSED_ON,
     check_names_no_code,
     load_model,
     load_tokenizer,
@@ -33,7 +33,9 @@ def load_classifier(
     """
     try:
         name, _ = find(source)
-    except UNREADABLE as error:
+    except PASSED_ON:
+        raise
+    except Exception as error:
         raise _unreadable(source, error) from error
     check_names_no_code(name)
     try:
@@ -42,11 +44,15 @@ def load_classifier(
             model, loading = AutoModelForSequenceClassification.from_pretrained(
                 name, output_loading_info=True, use_safetensors=True, trust_remote_code=False
             )
-    except UNREADABLE as error:
+    except PASSED_ON:
+        raise
+    except Exception as error:
         raise _unreadable(source, error) from error
     try:
         tokenizer = load_tokenizer(source)
-    except UNREADABLE as error:
+    except PASSED_ON:
+        raise
+    except Exception as error:
         raise ValueError(
             f"reward={source!r} has no tokenizer beside the model, or none that can be read: save "
             "the model's own one there, with tokenizer.save_pretrained."

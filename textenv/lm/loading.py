@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from safetensors import SafetensorError
 from torch import nn
 
 from textenv.arguments import as_path, first_line
@@ -23,7 +22,9 @@ from textenv.lm.sources import BUNDLED, find
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-UNREADABLE = (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError)
+# What reading a model or a tokenizer passes on; any other error, and there are many kinds, says
+# that its files are damaged.
+PASSED_ON = (ImportError, MemoryError)
 ATTENTION = (None, "eager", "sdpa", "flex_attention")  # what a config may name
 LOADED_FROM = "loaded_from"  # the attribute that stores the source of a loaded object
 
@@ -66,7 +67,9 @@ def load_tokenizer(source: str | os.PathLike[str] | PreTrainedTokenizerBase):
     )
     try:
         tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False, **keywords)
-    except UNREADABLE as error:
+    except PASSED_ON:
+        raise
+    except Exception as error:
         raise missing from error
     # Without its files, transformers makes an empty tokenizer for some architectures.
     if len(tokenizer) <= len(tokenizer.all_special_ids):
@@ -201,7 +204,9 @@ def load_model(
                 name, dtype=read_as, trust_remote_code=False, output_loading_info=True, **keywords
             )
             model, report = loaded
-    except UNREADABLE as error:
+    except PASSED_ON:
+        raise
+    except Exception as error:
         raise ValueError(
             f"The model {os.fspath(source)!r} cannot be read ({first_line(error)}): its files are "
             "damaged or incomplete, or it is no causal language model that transformers knows."
@@ -232,7 +237,7 @@ def check_names_no_code(name: str) -> None:
 
     try:
         config = PretrainedConfig.get_config_dict(name)[0]
-    except UNREADABLE:
+    except Exception:
         return  # loading it says why
     check(config)
 

@@ -163,6 +163,18 @@ def test_a_reward_without_spread_is_noticed(text_agent, tmp_path, capsys):
     assert "equal" not in shown and len(shown.splitlines()) >= 6
 
 
+def test_what_is_said_of_equal_scores_is_said_ever_more_seldom(tmp_path, capsys):
+    recorder = RunRecorder(tmp_path)
+    for _ in range(200):  # three equal rollouts, then one that is not
+        for scores in ([1, 1], [1, 1], [1, 1], [1, 2]):
+            recorder._warn_without_spread(scores, 1)
+    for _ in range(200):
+        recorder._warn_without_spread([1, 1], 1)
+    said = capsys.readouterr().out
+    assert "In 3 rollouts" in said and "In 30 rollouts" in said
+    assert said.count("all scores were equal") == 2
+
+
 def test_an_error_in_learning_saves_what_was_learned(text_agent, tmp_path):
     agent = text_agent()
 

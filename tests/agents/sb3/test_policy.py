@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from sb3_contrib import TRPO
-from stable_baselines3 import A2C, PPO
+from stable_baselines3 import A2C, DQN, PPO
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.vec_env import DummyVecEnv
@@ -253,3 +253,9 @@ def test_evaluate_policy_and_evaluate_returns_give_one_mean(
     assert np.mean(mine) == pytest.approx(np.mean(returns), abs=1e-6)
     assert sorted(mine) == pytest.approx(sorted(returns), abs=1e-6)
     assert np.ptp(mine) > 0 and len(set(lengths)) > 1
+
+
+def test_an_algorithm_that_needs_values_of_actions_is_refused(model_folder):
+    env = text_vec_env("TextGen-v0", 2, tokenizer=model_folder, prompts=["a"], reward="length")
+    with pytest.raises(AttributeError, match="has no Q-values, which DQN learns: use an algorithm"):
+        DQN(SB3CausalLMPolicy, env, policy_kwargs={"model": model_folder}, device="cpu")

@@ -162,3 +162,39 @@ def test_a_config_may_name_ways_of_transformers_itself(tmp_path, make_model):
     assert load_model(tmp_path).config._attn_implementation == "eager"
     file.write_text(json.dumps(json.loads(file.read_text()) | {"attn_implementation": "a/b"}))
     assert load_model(tmp_path, attn_implementation="sdpa").config._attn_implementation == "sdpa"
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        {"num_attention_heads": 3}, {"num_attention_heads": 0}, {"num_key_value_heads": 3},
+        {"hidden_size": "wide"}, {"model_type": "nothing"}, {"vocab_size": -1},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_a_config_that_cannot_be_is_one_sentence_with_the_model(damage, make_model, tmp_path):
+    folder = tmp_path / "model"
+    make_model().save_pretrained(folder)
+    file = folder / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | damage))
+    with pytest.raises(ValueError, match=r"^The model '.*model' cannot be read \("):
+        load_model(folder)
+
+
+def test_pickled_weights_are_read_as_data_alone(make_model, tmp_path):
+    folder = tmp_path / "model"
+    make_model().save_pretrained(folder)
+    weights = load_model(str(folder)).state_dict()
+    (folder / "model.safetensors").unlink()
+    torch.save(weights, folder / "pytorch_model.bin")
+    again = load_model(str(folder)).state_dict()
+    assert all(torch.equal(again[name], weight) for name, weight in weights.items())
+
+    class Runs:
+        def __reduce__(self):
+            return (tmp_path / "ran").touch, ()
+
+    torch.save({"a": Runs()}, folder / "pytorch_model.bin")
+    with pytest.raises(ValueError, match="cannot be read"):
+        load_model(str(folder))
+    assert not (tmp_path / "ran").exists()
