@@ -147,10 +147,12 @@ def open_agent(
         agent = make_agent(options, hyperparameters)
     if options.eval_prompts is not None:
         load_prompts(options.evaluation_prompts())  # errors come early
-    parameters = sum(p.numel() for p in agent.policy.parameters())
+    parts = agent.policy.parameters(), agent.policy.critic_parameters()
+    every, critic = (sum(p.numel() for p in part) / 1e6 for part in parts)
+    own = f" and {critic:.1f} M of the critic" if critic >= 0.05 else ""
     console.say(
         (type(agent).__name__, "bold"),
-        f" on {options.model} ({parameters / 1e6:.1f} M parameters, {agent.device}, "
+        f" on {options.model} ({every - critic:.1f} M parameters{own}, {agent.device}, "
         f"{str(agent.policy.dtype).removeprefix('torch.')}), reward {options.reward}, seed "
         f"{options.seed}; {folder.path}",
     )
