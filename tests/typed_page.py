@@ -1,4 +1,4 @@
-"""What an editor sees, checked by ``mypy tests/typed_page.py``; nothing of it runs."""
+"""What an editor sees, checked by ``mypy`` and by pyright's engine; nothing of it runs."""
 
 from typing import assert_type
 
@@ -16,9 +16,9 @@ assert_type(agent, PPO)
 assert_type(agent.learn(100), PPO)
 assert_type(agent.num_timesteps, int)
 assert_type(PPO.load("runs/agent"), PPO)
-PPO("CausalLMPolicy", "TextGen-v0", lerning_rate=1e-4)  # type: ignore[call-arg]
-PPO("CausalLMPolicy", "TextGen-v0", n_envs="many")  # type: ignore[arg-type]
-REINFORCE("CausalLMPolicy", "TextGen-v0", n_epochs=2)  # type: ignore[call-arg]
+PPO("CausalLMPolicy", "TextGen-v0", lerning_rate=1e-4)  # type: ignore[call-arg] # pyright: ignore[reportCallIssue]
+PPO("CausalLMPolicy", "TextGen-v0", n_envs="many")  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
+REINFORCE("CausalLMPolicy", "TextGen-v0", n_epochs=2)  # type: ignore[call-arg] # pyright: ignore[reportCallIssue]
 assert_type(TRPO("MlpPolicy", "CartPole-v1", target_kl=0.02).predict(np.zeros(4))[0], np.ndarray)
 
 found = evaluate(BestOfN(4), "TextGen-v0", env_kwargs={"reference": "bundled", "kl_coef": 0.1})

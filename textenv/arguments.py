@@ -24,9 +24,20 @@ from dataclasses import dataclass, field, fields, is_dataclass, replace
 from functools import cache
 from numbers import Integral, Real
 from pathlib import Path
-from typing import Annotated, Any, Union, dataclass_transform, get_args, get_origin, get_type_hints
+from typing import (
+    Annotated,
+    Any,
+    TypeVar,
+    Union,
+    dataclass_transform,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
 
 import torch
+
+C = TypeVar("C", bound=type)
 
 
 @dataclass(frozen=True)
@@ -145,7 +156,7 @@ class Arguments:
         return super().__new__(cls)
 
 
-def takes(arguments: Any) -> Callable[[Any], Any]:
+def takes(arguments: Any) -> Callable[[C], C]:
     """Decorator of a class whose constructor hands ``**keywords`` on to a class of `Arguments`.
 
     `help` and `inspect.signature` then show these arguments as well, except those that the
@@ -153,7 +164,8 @@ def takes(arguments: Any) -> Callable[[Any], Any]:
     docstring of the class.
     """
 
-    def shown(cls: Any) -> Any:
+    def shown(decorated: C) -> C:
+        cls: Any = decorated
         own = _parameters(cls.__init__, hints_of(cls.__init__))
         keywords, named = own.pop(), {each.name for each in own}
         every = inspect.signature(arguments).parameters.values()
@@ -162,7 +174,7 @@ def takes(arguments: Any) -> Callable[[Any], Any]:
         cls.__init__.__signature__ = inspect.Signature(ordered)
         listed = _listed(arguments, named)
         cls.__doc__ = inspect.cleandoc(cls.__doc__ or "").replace(f"    **{keywords.name}", listed)
-        return cls
+        return decorated
 
     return shown
 
