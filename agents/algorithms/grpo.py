@@ -49,12 +49,16 @@ class GRPO(TakesSeveralSteps):
 
     def loss(self, batch: Batch) -> Tensor:
         log_probs = self.evaluate(batch).log_probs
-        losses = surrogates.clipped(
-            log_probs, batch.old_log_probs, batch.advantages, self.clip_range, self.clip_range_high
-        )
+        losses = self.surrogate(log_probs, batch)
         if self.kl_loss_coef > 0:
             losses = losses + self.kl_loss_coef * self.kl_to_reference(log_probs, batch)
         return batch.mean("policy_loss", losses, self.reduction)
+
+    def surrogate(self, log_probs: Tensor, batch: Batch) -> Tensor:
+        """The loss of each step ``[B, T]``; GSPO and CISPO have others (`surrogates`)."""
+        return surrogates.clipped(
+            log_probs, batch.old_log_probs, batch.advantages, self.clip_range, self.clip_range_high
+        )
 
     def kl_to_reference(self, log_probs: Tensor, batch: Batch) -> Tensor:
         """KL(π‖π_ref) of each step ``[B, T]``, nats."""

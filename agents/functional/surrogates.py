@@ -72,6 +72,45 @@ def dual_clipped(
     return torch.where(advantages < 0, torch.minimum(losses, bound), losses)
 
 
+def gspo(
+    log_probs: Tensor,
+    old_log_probs: Tensor,
+    advantages: Tensor,
+    mask: Tensor,
+    clip_range: float,
+    clip_range_high: float | None = None,
+) -> Tensor:
+    """`clipped` with one ratio for each response (GSPO: Zheng et al. 2025, eq. 5 to 7).
+
+    s = (π(y) / π_old(y))^(1/|y|), the geometric mean of the ratios of its steps `[..., T]` in
+    `mask`. Every step has the loss of its response, so that `reductions.sequence_mean` gives the
+    objective of the paper, where ε is about 3e-4. Rows have to be whole responses, each with one
+    advantage.
+    """
+    check_same_shape(log_probs=log_probs, old_log_probs=old_log_probs, mask=mask)
+    check_bool(mask=mask)
+    difference = ((log_probs - old_log_probs.detach()) * mask).sum(-1, keepdim=True)
+    mean = (difference / mask.sum(-1, keepdim=True).clamp(min=1)).expand_as(log_probs)
+    return clipped(mean, torch.zeros_like(mean), advantages, clip_range, clip_range_high)
+
+
+def cispo(
+    log_probs: Tensor,
+    old_log_probs: Tensor,
+    advantages: Tensor,
+    clip_range_high: float,
+    clip_range: float = 1.0,
+) -> Tensor:
+    """-sg(clip(r, 1 - ε, 1 + ε_high)) A log π(a) (CISPO: MiniMax-M1 2025, eq. 4 and 5).
+
+    The weight is clipped and fixed, and no step loses its gradient, as it does in `clipped`. ε = 1
+    leaves small ratios as they are, as in the paper.
+    """
+    check_same_shape(log_probs=log_probs, old_log_probs=old_log_probs, advantages=advantages)
+    weights = ratio(log_probs, old_log_probs).clamp(1 - clip_range, 1 + clip_range_high)
+    return weights.detach() * score_function(log_probs, advantages)
+
+
 @torch.no_grad()
 def clip_fraction(
     log_probs: Tensor,

@@ -72,6 +72,48 @@ def test_dual_clip_must_be_greater_than_1():
         surrogates.dual_clipped(LOG_PROBS, OLD, UP, 0.2, dual_clip=0.9)
 
 
+TWO = torch.tensor([[True, True, False, False]])  # a response of two steps: s² = 1.5 · 0.5
+
+
+@pytest.mark.parametrize(
+    ("advantages", "mask", "epsilon", "expected"),
+    [
+        (UP, TWO, 0.2, -(0.75**0.5)),  # 0.866 is inside
+        (UP, TWO, 0.1, -(0.75**0.5)),  # below 0.9, where only a bad response is clipped
+        (DOWN, TWO, 0.1, 0.9),
+        (UP, ~TWO, 0.2, -1.2),  # s² = 1.1 · 4
+        (DOWN, ~TWO, 0.2, 4.4**0.5),
+        (2 * UP, torch.ones_like(TWO), 0.5, -2 * 3.3**0.25),
+    ],
+)
+def test_gspo(advantages, mask, epsilon, expected):
+    losses = surrogates.gspo(LOG_PROBS, OLD, advantages, mask, epsilon)
+    assert_close(losses, torch.full_like(OLD, expected))
+
+
+def test_the_gradient_of_gspo_is_that_of_the_ratio_of_the_response():
+    log_probs = LOG_PROBS.clone().requires_grad_()
+    losses = surrogates.gspo(log_probs, OLD, UP, TWO, 0.2)
+    found = gradient((losses * TWO).sum() / 2, log_probs)  # the mean over its steps
+    assert_close(found, -(0.75**0.5) / 2 * TWO.double())  # ds/d log π_t = s/|y|
+    clipped = gradient(surrogates.gspo(log_probs, OLD, UP, ~TWO, 0.2), log_probs)
+    assert (clipped == 0).all()
+
+
+def test_cispo():
+    log_probs = LOG_PROBS.clone().requires_grad_()
+    losses = surrogates.cispo(log_probs, OLD, 2 * UP, 0.2)
+    weights = torch.tensor([[1.2, 0.5, 1.1, 1.2]], dtype=torch.float64)
+    assert_close(losses, -2 * weights * LOG_PROBS)
+    assert_close(gradient(losses, log_probs), -2 * weights)  # no step loses its gradient
+    both = surrogates.cispo(LOG_PROBS, OLD, DOWN, 0.2, clip_range=0.2)
+    assert_close(both, torch.tensor([[1.2, 0.8, 1.1, 1.2]], dtype=torch.float64) * LOG_PROBS)
+    fresh = OLD.clone().requires_grad_()
+    for name, more in (("cispo", (0.2,)), ("gspo", (torch.ones_like(TWO), 0.2))):
+        found = gradient(getattr(surrogates, name)(fresh, OLD, UP, *more), fresh)
+        assert_close(found, -UP)  # on fresh data both are the policy gradient
+
+
 def test_clip_fraction():
     mask = torch.tensor([[True, True, True, False]])
     assert surrogates.clip_fraction(LOG_PROBS, OLD, mask, 0.2).item() == pytest.approx(2 / 3)
