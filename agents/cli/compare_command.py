@@ -21,7 +21,14 @@ from agents.evaluation.comparison import EVALUATION_SEED
 from agents.evaluation.optimum import Known
 from agents.evaluation.tables import print_comparison
 from agents.runs import RunFolder, Signals
-from agents.runs.compare import Comparing, Job, folder_name, plot_file, write_result
+from agents.runs.compare import (
+    Comparing,
+    Job,
+    check_names,
+    folder_name,
+    plot_file,
+    write_result,
+)
 from agents.runs.names import AGENTS, Candidate, parse_candidate
 from agents.runs.options import (
     OPTIONS,
@@ -154,10 +161,8 @@ def _check(options: Compare, candidates: list[Candidate]) -> None:
     check_options(options)
     if not candidates:
         raise ValueError(f"--agents must name some of {', '.join(DEFAULT)}.")
-    folders = [folder_name(candidate.label) for candidate in candidates]
+    check_names([candidate.label for candidate in candidates], "--agents")
     for candidate in candidates:
-        if folders.count(folder_name(candidate.label)) > 1:
-            raise ValueError(f"--agents names {candidate.label!r} twice.")
         if isinstance(candidate.what, type) and issubclass(candidate.what, Agent):
             check_ranges(candidate.what, candidate.arguments)
 
@@ -229,14 +234,13 @@ def _measure(
         base = untouched(options)
     known = find_attainable(options, base, folder, known)
     actor: Any = candidate.what
-    timesteps, seconds, number = 0, 0.0, options.seed
+    timesteps, seconds = 0, 0.0
     if not isinstance(actor, UNTRAINED):
         actor, timesteps, seconds = _learned(actor, options, dict(hyperparameters), folder)
-        number = 0
     console.say((f"evaluating {options.eval_episodes} episodes of {options.agent}", "dim"))
     found = evaluate_text(
         actor, base.env, options.eval_episodes, EVALUATION_SEED,
-        prompts=options.evaluation_prompts(), draw=number,
+        prompts=options.evaluation_prompts(), draw=options.seed,
     )  # fmt: skip
     write_result(folder, found, timesteps, seconds)
     return known

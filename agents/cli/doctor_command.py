@@ -39,8 +39,13 @@ def main(arguments: list[str]) -> None:
     if not options.runs:
         print("Name at least one folder of a run.", file=sys.stderr)
         sys.exit(UNREADABLE)
+    try:
+        paths = runs_of(options.runs)
+    except FileNotFoundError as error:
+        complain(in_words(error))
+        sys.exit(UNREADABLE)
     codes = []
-    for path in runs_of(options.runs):
+    for path in paths:
         try:
             record, settings = RunNumbers.read(path), RunFolder(path).settings()
         except (OSError, ValueError, KeyError) as error:  # missing, or damaged
@@ -75,7 +80,7 @@ def print_diagnosis(path: Path, description: str, diagnosis: Diagnosis) -> None:
         print_hanging("✗ ", sentence, "red")
     if not diagnosis.findings:
         console.say(("✓", "green"), " No problem was found.")
-    for label, names in (("sound", diagnosis.passed), ("not looked at", diagnosis.skipped)):
+    for label, names in (("not found", diagnosis.passed), ("not looked at", diagnosis.skipped)):
         if names:
             print_hanging("  ", Text(f"{label}: {', '.join(names)}", "dim"))
 

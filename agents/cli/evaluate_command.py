@@ -46,7 +46,8 @@ class Evaluate(OfSavedAgent):
     """Episodes of the untouched model, for the optimal return and best-of-n, where they were not
     measured in training; 0 leaves them out."""
     seed: int = EVALUATION_SEED
-    """Seed of prompts and sampling; the default is that of the table that train prints."""
+    """Seed of prompts and sampling; by default they are those of the table that train prints, whose
+    prompts are the same for all runs, and whose texts are drawn by the seed of the run."""
 
 
 def main(arguments: list[str]) -> None:
@@ -57,7 +58,8 @@ def main(arguments: list[str]) -> None:
         agent, same_task = load_agent(options, prompts_of_evaluations(options.path))
     kl_coef = of_run.get("kl_coef") if options.kl_coef is None else options.kl_coef
     episodes = options.eval_episodes or of_run.get("eval_episodes", RunOptions.eval_episodes)
-    result = evaluate_text(agent, None, episodes, options.seed, kl_coef)
+    draw = of_run.get("seed", 0) if options.seed == EVALUATION_SEED else 0
+    result = evaluate_text(agent, None, episodes, options.seed, kl_coef, draw=draw)
     attainable = find_reach(agent, options, result.kl_coef, same_task)
     print_evaluations({"agent": result}, attainable)
 

@@ -25,6 +25,7 @@ from textenv.arguments import as_path, hints_of, sentences_of
 from textenv.lm.loading import hide_progress_bars
 
 T = TypeVar("T")
+YES_OR_NO = ("True", "true", "False", "false")
 # The options of a training run, as they are shown; those of the algorithm are a group of their own.
 GROUPS = {
     "task": (
@@ -129,13 +130,13 @@ def _with_flags(arguments: list[str], names: set[str]) -> list[str]:
     written: list[str] = []
     for argument in arguments:
         name, equals, value = argument.partition("=")
-        if argument in ("True", "False") and written and written[-1] in names:
+        if argument in YES_OR_NO and written and written[-1] in names:
             name, value = written.pop(), argument
-        elif not (equals and name in names and value in ("True", "False")):
+        elif not (equals and name in names and value in YES_OR_NO):
             name = argument
             written.append(argument)
             continue
-        written.append(name if value == "True" else f"--no-{name[2:]}")
+        written.append(name if value in YES_OR_NO[:2] else f"--no-{name[2:]}")
     return written
 
 

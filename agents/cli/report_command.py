@@ -7,13 +7,14 @@ from typing import Annotated
 
 import tyro
 
-from agents import algorithms, files
+from agents import files
 from agents.cli.errors import REFUSALS, checking_options, in_words
 from agents.cli.parsing import parsed
 from agents.cli.sources import OfSavedAgent, prompts_of_evaluations
 from agents.evaluation.comparison import EVALUATION_SEED
 from agents.evaluation.traces import trace_episodes
 from agents.reports import ReportedRun, as_page, read_runs, runs_of
+from agents.reports.gathering import is_kept
 from agents.training.console import complain, console
 from textenv.arguments import Range
 from textenv.rewards import RewardError
@@ -64,7 +65,7 @@ def default_output(runs: tuple[Path, ...]) -> Path:
 
 def sample_episodes(run: ReportedRun, path: Path, options: Report) -> None:
     """Sample the episodes of the heat maps; a run whose agent cannot be loaded says why."""
-    if not algorithms.is_own(run.settings.get("options", {}).get("agent", "ppo")):
+    if not is_kept(run.settings):
         run.note = "The model of others is not kept, so that no episode of it can be sampled."
         return
     console.say((f"sampling {options.heat_maps} episodes of", "dim"), f" {path}")

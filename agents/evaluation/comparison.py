@@ -94,7 +94,7 @@ class Comparison:
 
     def __repr__(self) -> str:
         written = io.StringIO()
-        to = RunConsole(file=written, width=COLUMNS)
+        to = RunConsole(file=written, width=COLUMNS, force_jupyter=False, color_system=None)
         for task in self.tasks:
             to.say(f"{task}, {len(self.returns(task))} candidates")
             print_comparison(self, task, to)

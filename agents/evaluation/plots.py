@@ -206,7 +206,8 @@ def with_return(progress: Progress, attainable: Attainable | None) -> Progress:
     Logs of stable-baselines3 have neither score nor KL, but only the return of the rewards.
     """
     if SCORE not in progress:
-        return {**progress, RETURN: progress["rollout/ep_rew_mean"]}
+        none = np.full(len(progress[TOKENS]), np.nan)  # no episode has ended yet
+        return {**progress, RETURN: progress.get("rollout/ep_rew_mean", none)}
     scores = progress[SCORE]
     if attainable is None:
         return {**progress, RETURN: scores}
@@ -260,8 +261,9 @@ def draw_plane(axes, attainable: Attainable, largest_kl: float) -> None:
     axes.fill_between(kls, scores - errors, scores + errors, **SHADE)
     if frontier:
         label = ("optimal frontier", (frontier[-1].kl, frontier[-1].score))
-        behind = {"facecolor": "white", "edgecolor": "none", "pad": 0.5, "alpha": 0.8}
-        axes.annotate(*label, fontsize=8, ha="right", va="bottom", bbox=behind, zorder=2)
+        axes.annotate(
+            *label, fontsize=8, ha="right", va="bottom", xytext=(-6, 6), textcoords="offset points"
+        )
     ns = range(1, min(optimum.samples, 64) + 1)
     best = [p for p in best_of_n_curve(attainable.scores, ns) if p.kl < right]
     axes.plot([p.kl for p in best], [p.score for p in best], "k:", linewidth=1)

@@ -174,7 +174,7 @@ def print_comparison(found: Comparison, task: str, console: RunConsole = console
         table.add_row(*(text_of((cell, style)) for cell in (row["candidate"], mean(row), *cells)))
     console.print_uncut(table)
     kl_coef = "β" if reach is None else f"{reach.kl_coef:g}"
-    cost = "" if "score" not in shown else f" = score − {kl_coef}·KL"
+    cost = "" if "kl" not in shown else f" = score − {kl_coef}·KL"
     meanings = [f"return{cost}, mean and 95 % interval over seeds"]
     meanings += [SHOWN[key][2] for key in shown if SHOWN[key][2]]
     console.say(f"\n{'; '.join(meanings)}.")
@@ -184,14 +184,16 @@ def print_comparison(found: Comparison, task: str, console: RunConsole = console
     if learned and min(learned.values()) < EQUAL * max(learned.values()):
         each = ", ".join(f"{name} {tokens:,.0f}" for name, tokens in learned.items())
         console.say(
-            f"tokens to learn from: {each}. A rollout is finished once it has begun, so that large "
-            "ones are not equal."
+            f"{'tokens' if 'score' in shown else 'steps'} to learn from: {each}. A rollout is "
+            "finished once it has begun, so that large ones are not equal."
         )
     print_differences(found.differences[task], names, console)
 
 
 def print_differences(differences: list[Difference], names: list[str], console: RunConsole) -> None:
     """Which candidates differ in return: by how much, or, of many, which ones."""
+    if not differences:  # of a single candidate, or of single seeds
+        return
     apart = [one for one in differences if one.p_value < 0.05]
     how = "(Games-Howell, 95 % for all pairs together)"
     console.say(f"\nwhat differs {how}:" if apart else f"\nno two of them differ {how}")

@@ -32,19 +32,28 @@ class ReportedRun:
 
 def runs_of(paths: Sequence[Path]) -> list[Path]:
     """The folders of runs: those that are given, and, where one is given that holds runs, as a
-    comparison's does, each of them that has learned."""
+    comparison's does, each of them that has a log."""
     found = []
     for path in paths:
-        inside = [] if RunFolder(path).is_run() else [*path.glob("*/"), *path.glob("*/*/")]
-        learned = [one for one in sorted(inside) if RunFolder(one).is_run()]
-        learned = [one for one in learned if RunFolder(one).progress.is_file()]
+        inside = [] if RunFolder(path).is_run() else sorted([*path.glob("*/"), *path.glob("*/*/")])
+        runs = [RunFolder(each) for each in inside if RunFolder(each).is_run()]
+        learned = [run.path for run in runs if run.progress.is_file()]
+        if runs and not learned:
+            raise FileNotFoundError(f"None of the runs in {str(path)!r} has a log of its learning.")
         found += learned or [path]
     return found
 
 
 def algorithm_of(settings: Mapping[str, Any]) -> str:
-    """The algorithm of a run, from its settings."""
-    return str(settings.get("algorithm", settings.get("options", {}).get("agent", "")))
+    """The algorithm of a run, from its settings, which for models of others name the candidate."""
+    named = settings.get("comparison", {}).get("candidate", "")
+    named = settings.get("options", {}).get("agent", named[0] if isinstance(named, list) else named)
+    return str(settings.get("algorithm", named))
+
+
+def is_kept(settings: Mapping[str, Any]) -> bool:
+    """Whether a run keeps its agent, which models of others do not."""
+    return "algorithm" in settings
 
 
 def read_runs(paths: Sequence[Path]) -> list[ReportedRun]:
@@ -62,7 +71,7 @@ def _read_run(path: Path, name: str) -> ReportedRun:
     evaluations = {
         when: TextEvaluation.load(folder.episodes(when), summary)
         for when, summary in folder.evaluations().items()
-        if folder.episodes(when).is_file()
+        if folder.episodes(when).is_file() and "score" in summary  # of text
     }
     return ReportedRun(
         name, folder.settings(), record, diagnose(record), evaluations.get("before"),

@@ -74,7 +74,7 @@ def learning(runs: Sequence[ReportedRun]) -> str:
     logs = {label(place, run): run.record.progress for place, run in enumerate(runs)}
     named = logs if len(runs) > 1 else {"": runs[0].record.progress}
     reach = common_reach(runs)
-    if any(run.record.is_text for run in runs):
+    if any(plots.SCORE in log and plots.KL in log for log in logs.values()):
         large = [
             ("return against tokens", plots.returns_panel(named, reach)),
             ("score against KL", plots.plane_panel(named, reach)),

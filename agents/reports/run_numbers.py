@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from agents.evaluation.plots import KL, SCORE, read_progress
+from agents.evaluation.plots import SCORE, read_progress
 from agents.runs.folder import RunFolder
 from agents.runs.train import stored_attainable
 
@@ -34,8 +34,8 @@ class RunNumbers:
 
     @property
     def is_text(self) -> bool:
-        """Whether it has the numbers of episodes of text, score and KL."""
-        return SCORE in self.progress and KL in self.progress
+        """Whether its episodes are texts, which have a score, and its steps therefore tokens."""
+        return SCORE in self.progress or "score" in self.evaluations.get("after", {})
 
     @classmethod
     def read(cls, path: str | Path) -> RunNumbers:
@@ -46,9 +46,11 @@ class RunNumbers:
         if not progress:
             raise FileNotFoundError(f"The run in {str(path)!r} has not logged a rollout yet.")
         reach = stored_attainable(folder)[1]  # as the log is of the prompts of the learning
-        options = settings.get("options", {})  # all that is known of a model of others
+        # All that is known of a model of others.
+        options = settings.get("options") or settings.get("comparison", {})
         task = {name: options[name] for name in OF_TASK if name in options}
         task |= {"reference": options["model"]} if "model" in options else {}
+        task |= options.get("env_kwargs") or {}
         return cls(
             progress,
             settings.get("hyperparameters", {"seed": options.get("seed")}),

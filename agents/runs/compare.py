@@ -18,6 +18,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Annotated, Any
 
+import gymnasium as gym
 import numpy as np
 import stable_baselines3.common.logger as sb3_logger
 from stable_baselines3.common.env_util import make_vec_env
@@ -42,9 +43,12 @@ from agents.runs.train import measure_attainable, stored_attainable
 from agents.sb3.models import text_model
 from agents.training import presets
 from agents.training.console import console, drawing
+from agents.training.device import find_device
 from agents.training.progress import ProgressBar
 from textenv.arguments import Range, as_path, check_ranges
 from textenv.sharing import is_data, plain
+
+RENAMED = {"n_episodes": "eval_episodes"}  # settings that earlier releases called otherwise
 
 
 @dataclass(frozen=True)
@@ -71,12 +75,14 @@ class Job:
         if folder.is_run() and not overwrite:
             found, wanted = folder.settings(), json.loads(json.dumps(self.settings, default=str))
             for part, values in wanted.items():
-                others = found.get(part, {})
+                before = found.get(part, {})
+                others = {RENAMED.get(name, name): value for name, value in before.items()}
                 for name in sorted(others):  # an earlier release may have had fewer
                     if values.get(name) != others[name]:
                         raise FileExistsError(
                             f"The run in {str(self.path)!r} has {name}={others[name]!r}, not "
-                            f"{values.get(name)!r}: choose another folder, or overwrite it."
+                            f"{values.get(name)!r}: choose another folder, or overwrite it "
+                            "(overwrite=True, --overwrite)."
                         )
         elif not folder.is_run() and self.path.is_dir():
             if folder.settings_file.exists():
@@ -188,7 +194,20 @@ class Comparing:
 
 def plot_file(folder: Path, task: str, tasks: Sequence[str]) -> Path:
     """The plot of one of the tasks of a comparison."""
-    return folder / (f"comparison-{task}.png" if len(tasks) > 1 else "comparison.png")
+    return folder / (f"comparison-{folder_name(task)}.png" if len(tasks) > 1 else "comparison.png")
+
+
+def check_names(names: Sequence[str], what: str) -> None:
+    """Raise an error where two names are those of one folder, in which only one result is kept."""
+    first: dict[str, str] = {}
+    for name in names:
+        folder = folder_name(name)
+        if folder in first:
+            raise ValueError(
+                f"{what} names {first[folder]!r} and {name!r}, whose runs would lie in one folder, "
+                f"{folder!r}: name each once, by other letters or digits."
+            )
+        first[folder] = name
 
 
 def write_result(
@@ -220,7 +239,7 @@ def compare(
     folder: str | Path | None = None,
     overwrite: bool = False,
     device: str = "auto",
-    report: Callable[[str], Any] = console.say,
+    report: Callable[[str], Any] | None = None,
 ) -> Comparison:
     """Train and evaluate each candidate on each seed of each task.
 
@@ -250,7 +269,7 @@ def compare(
             nothing but what is returned.
         overwrite: repeat runs that are in the folder.
         device: as of `Agent`.
-        report: is told what begins.
+        report: is told what begins; None prints it.
 
     Raises:
         FileExistsError: the folder has runs of other settings.
@@ -263,6 +282,7 @@ def compare(
             "candidates must be names, such as ['ppo', 'best-of-4'], or a mapping of names, such "
             f"as {{'PPO': PPO, 'best of 4': BestOfN(4)}}, and not {type(candidates).__name__}."
         )
+    check_names(list(candidates), "candidates")
     candidates = {name: _named(candidate) for name, candidate in candidates.items()}
     tasks = [env] if isinstance(env, str) else list(dict.fromkeys(env))
     numbers = list(dict.fromkeys(range(seeds) if isinstance(seeds, int | np.integer) else seeds))
@@ -270,9 +290,10 @@ def compare(
         if not values:
             raise ValueError(f"{name} is empty: there is nothing to compare.")
     common = {
-        "total_timesteps": total_timesteps, "n_episodes": eval_episodes, "env_kwargs": env_kwargs,
-        "policy_kwargs": policy_kwargs, "prompts": prompts, "evaluation_seed": evaluation_seed,
-        "reference_episodes": reference_episodes, "device": device,
+        "total_timesteps": total_timesteps, "eval_episodes": eval_episodes,
+        "env_kwargs": env_kwargs, "policy_kwargs": policy_kwargs, "prompts": prompts,
+        "evaluation_seed": evaluation_seed, "reference_episodes": reference_episodes,
+        "device": device,
     }  # fmt: skip
     with ExitStack() as stack:
         temporary = stack.enter_context(TemporaryDirectory()) if folder is None else folder
@@ -283,7 +304,7 @@ def compare(
             for name in candidates
         ]
         signals = stack.enter_context(Signals())
-        comparing = Comparing(signals, report)
+        comparing = Comparing(signals, report or console.say)
         found = comparing.run(jobs, until_decided, max_seeds, overwrite)
         if folder is not None:
             found.save(folder)
@@ -349,13 +370,15 @@ def _job(
             timesteps, seconds = actor.num_timesteps, time.perf_counter() - began
             seconds = getattr(actor, "learning_seconds", seconds)
         found = evaluate(
-            actor, None if learns else task, common["n_episodes"], common["evaluation_seed"],
+            actor, None if learns else task, common["eval_episodes"], common["evaluation_seed"],
             prompts=common["prompts"], env_kwargs=copy.deepcopy(common["env_kwargs"]),
             device=common["device"], draw=seed,
         )  # fmt: skip
         if known == (None, None):
             reach = _reach(actor, task, common)
             known = reach, reach
+        if known[0] is not None:  # for the same comparison later, and for its report
+            known[0].save(run.reference_scores)
         write_result(run, found, timesteps, seconds)
         return known
 
@@ -368,20 +391,21 @@ def _job(
 
 
 def _named(candidate: Any) -> Any:
-    """What a name means: a class with its hyper-parameters, or what needs no training. The path of
-    a saved agent, and whatever is no text, stays."""
+    """What a name means: a class, with its hyper-parameters if it has any, or what needs no
+    training. The path of a saved agent, and whatever is no text, stays."""
     if not isinstance(candidate, str) or (as_path(candidate).exists() and not is_name(candidate)):
         return candidate
     found = parse_candidate(candidate)
-    return found.what if isinstance(found.what, UNTRAINED) else (found.what, found.arguments)
+    return (found.what, found.arguments) if found.arguments else found.what
 
 
 def _reach(actor: Any, task: str, common: dict[str, Any]) -> Attainable | None:
     """What is attainable in a task of text with a reference that costs KL."""
-    given, count = common["env_kwargs"] or {}, common["reference_episodes"]
+    count, given = common["reference_episodes"], common["env_kwargs"] or {}
     if not isinstance(actor, Agent):
-        reference = given.get("reference")
-        if reference is None or given.get("kl_coef") == 0 or count == 0:
+        whole = {**gym.spec(environments.imported(task)).kwargs, **given}
+        reference = whole.get("reference")
+        if reference is None or not whole.get("kl_coef") or count == 0:
             return None
         actor = sampler(reference, task, copy.deepcopy(given), common["device"])
     return measure_attainable(actor, environments.kl_coef(actor.env), count, common["prompts"])
@@ -395,18 +419,26 @@ def _of_sb3(
     common: dict[str, Any],
 ) -> OnPolicyAlgorithm:
     """A model of stable-baselines3: on text with our policy, as the command line compares it."""
-    env_kwargs, arguments = (copy.deepcopy(each) for each in (common["env_kwargs"], arguments))
-    given, task = env_kwargs or {}, environments.imported(task)
+    # Live objects are new in each run, as they are for an agent.
+    given, policy, own = (
+        copy.deepcopy(dict(each or {}))
+        for each in (common["env_kwargs"], common["policy_kwargs"], arguments)
+    )
+    device, task = str(find_device(common["device"])), environments.imported(task)
+    own["policy_kwargs"] = {**policy, **own.get("policy_kwargs", {})}
     if environments.native_text_class(task) is None:
-        env = make_vec_env(task, seed=seed, env_kwargs=dict(given))
-        arguments = {"policy": "MlpPolicy", "device": common["device"], **arguments}
-        return cls(env=env, seed=seed, **arguments)
-    model = (common["policy_kwargs"] or {}).get("model", given.get("reference", "bundled"))
+        env = make_vec_env(task, own.pop("n_envs", 1), seed=seed, env_kwargs=given)
+        return cls(own.pop("policy", "MlpPolicy"), env, seed=seed, device=device, **own)
+    reference = given.get("reference")
+    model = own["policy_kwargs"].pop(
+        "model", reference if isinstance(reference, str | Path) else "bundled"
+    )
     budget = given.get("max_new_tokens") or defaults_of(task).get(
         "max_new_tokens", RunOptions.max_new_tokens
     )
-    own = {**presets.stable_baselines3(cls.__name__, model, budget), **arguments}
-    return text_model(cls, task, model, env_kwargs=given, seed=seed, device=common["device"], **own)
+    suits = presets.stable_baselines3(cls.__name__, model, budget)
+    own["policy_kwargs"] = {**suits["policy_kwargs"], **own["policy_kwargs"]}
+    return text_model(cls, task, model, env_kwargs=given, seed=seed, device=device, **suits | own)
 
 
 def _agent(

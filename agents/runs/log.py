@@ -5,6 +5,7 @@ import csv
 import io
 import json
 import math
+import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack
@@ -27,7 +28,8 @@ from agents.training.console import console
 
 LOG_MEGABYTES = 50.0  # of completions, table and events of a run, together
 MB = 10**6
-EVENTS = "events.out.tfevents."  # then the second, machine, process and number
+# The name of a file of events: its second, machine and process, and its number in the program.
+EVENTS = re.compile(r"events\.out\.tfevents\.(\d+)\..*\.\d+\.(\d+)")
 
 
 class Thinning:
@@ -201,21 +203,22 @@ class TensorBoard(TensorBoardOutputFormat):
         # with a number whose tenth comes before its ninth: no two may have the same second.
         later = int(time.time())
         for path in reversed(self._files()):
-            second, rest = path.name.removeprefix(EVENTS).split(".", 1)
-            if int(second) >= later:
-                path.rename(path.with_name(f"{EVENTS}{later - 1:010d}.{rest}"))
-            later = min(int(second), later - 1)
+            second, rest = int(path.name.split(".")[3]), path.name.split(".", 4)[4]
+            if second >= later:
+                second = later - 1
+                path.rename(path.with_name(f"events.out.tfevents.{second:010d}.{rest}"))
+            later = second
         self.writer = SummaryWriter(str(self.folder), purge_step=purge_step)
         self._is_closed = False
 
     def _files(self) -> list[Path]:
-        """The files of events, the oldest first."""
-
-        def made(path: Path) -> tuple[int, int]:
-            parts = path.name.removeprefix(EVENTS).split(".")
-            return int(parts[0]), int(parts[-1])
-
-        return sorted(self.folder.glob(f"{EVENTS}[0-9]*.[0-9]*"), key=made)
+        """The files of events that this library writes, the oldest first."""
+        found = [
+            (int(match[1]), int(match[2]), path)
+            for path in self.folder.glob("events.out.tfevents.*")
+            if (match := EVENTS.fullmatch(path.name))
+        ]
+        return [path for *_, path in sorted(found)]
 
     def _size(self) -> int:
         return sum(path.stat().st_size for path in self._files())

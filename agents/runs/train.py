@@ -291,7 +291,7 @@ def find_evaluation(
     console.say((f"evaluating {options.eval_episodes} episodes, {when}", "dim"))
     evaluation = evaluate_text(
         agent, n_episodes=options.eval_episodes, seed=EVALUATION_SEED,
-        prompts=options.evaluation_prompts(),
+        prompts=options.evaluation_prompts(), draw=options.seed,
     )  # fmt: skip
     evaluation.save(folder.episodes(when))
     summaries[when] = evaluation.summary() | {

@@ -118,7 +118,8 @@ def describe(folder: Path) -> dict[str, Any]:
     """The content of ``agent.json``; FileNotFoundError if there is none."""
     file = folder / DESCRIPTION
     if not file.is_file():
-        raise FileNotFoundError(f"There is no agent in {str(folder)!r}: agent.json is missing.")
+        what = "agent.json is missing" if folder.is_dir() else "there is no such folder"
+        raise FileNotFoundError(f"There is no agent in {str(folder)!r}: {what}.")
     description = files.read_json(file, CONTENT, OPTIONAL)
     with files.reading(file):
         check_task(description["task"])

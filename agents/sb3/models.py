@@ -1,11 +1,12 @@
 """Models of stable-baselines3 that learn on text, as this library compares them with its own."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 
-from agents.sb3.policy import SB3CausalLMPolicy
+from agents.sb3.policy import LiveModel, SB3CausalLMPolicy
 from agents.sb3.vec_env import text_vec_env
 from agents.training.device import find_device
 from agents.training.optimization import lr_schedule
@@ -26,14 +27,18 @@ def text_model(
     """An algorithm of stable-baselines3 with our policy, in its own text environment.
 
     ``hyperparameters`` are those of `agents.training.presets.stable_baselines3`, or others: of the
-    algorithm, and ``lr_schedule``, by which its ``learning_rate`` changes.
+    algorithm, and ``lr_schedule``, by which a ``learning_rate`` that is a number changes.
     """
-    env = text_vec_env(env_id, n_envs, **{"tokenizer": model, **env_kwargs})
-    policy = {"model": model, "temperature": temperature}
+    named = isinstance(model, str | Path)
+    tokenizer = {"tokenizer": model} if named else {}
+    env = text_vec_env(env_id, n_envs, **{**tokenizer, **env_kwargs})
+    source = model if named or isinstance(model, LiveModel) else LiveModel(model)
+    policy = {"model": source, "temperature": temperature}
     policy |= hyperparameters.pop("policy_kwargs", {})
     anneal = lr_schedule(hyperparameters.pop("lr_schedule", "constant"))
     rate = hyperparameters.pop("learning_rate")
+    schedule = rate if callable(rate) else lambda left: rate * anneal(left)
     return algorithm(
         SB3CausalLMPolicy, env, seed=seed, device=str(find_device(device)), policy_kwargs=policy,
-        learning_rate=lambda left: rate * anneal(left), **hyperparameters,
+        learning_rate=schedule, **hyperparameters,
     )  # fmt: skip

@@ -437,7 +437,7 @@ OPTIONS = {
     "train --reward-retries -1": ("reward_retries=-1", "at least 0"),
     "train --output /proc/run": ("/proc/run",),
     "train --resume nothing": ("'nothing'", "settings.json"),
-    "evaluate nothing": ("'nothing'", "agent.json"),
+    "evaluate nothing": ("'nothing'", "there is no such folder"),
     "evaluate nothing --eval-episodes 0": ("--eval-episodes 0", "at least 1"),
     "evaluate nothing --device gpu": ("device='gpu'",),
     "compare --agents pop": ("pop", "actor-critic"),
@@ -498,6 +498,6 @@ def test_a_damaged_agent_is_evaluated_in_one_sentence(damage, saved, tmp_path):
 
 def test_a_bug_keeps_its_traceback(saved, monkeypatch):
     """What goes wrong after the options were accepted is no fault of the user's."""
-    monkeypatch.setattr("agents.cli.evaluate_command.evaluate_text", lambda *_: {}["bug"])
+    monkeypatch.setattr("agents.cli.evaluate_command.evaluate_text", lambda *_, **__: {}["bug"])
     with pytest.raises(KeyError, match="bug"):
         main(["evaluate", str(saved)])

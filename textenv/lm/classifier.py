@@ -11,10 +11,10 @@ from transformers import AutoModelForSequenceClassification
 from textenv.arguments import first_line
 from textenv.lm.adapters import merged
 from textenv.lm.loading import (
-    PASSED_ON,
     check_names_no_code,
     load_model,
     load_tokenizer,
+    reading,
     without_bars,
 )
 from textenv.lm.sources import find
@@ -31,32 +31,23 @@ def load_classifier(
     ``source`` is a folder that `save_pretrained` wrote, or a hub id. A ValueError says that there
     is no such model, no weights for its classification head, or no tokenizer.
     """
-    try:
+    refusal = (
+        f"reward={source!r} cannot be loaded as a sequence-classification model ({{why}}): check "
+        "the folder or the hub id."
+    )
+    with reading(refusal):
         name, _ = find(source)
-    except PASSED_ON:
-        raise
-    except Exception as error:
-        raise _unreadable(source, error) from error
     check_names_no_code(name)
-    try:
-        # Only safetensors weights and no remote code: no downloaded code is executed.
-        with without_bars():
-            model, loading = AutoModelForSequenceClassification.from_pretrained(
-                name, output_loading_info=True, use_safetensors=True, trust_remote_code=False
-            )
-    except PASSED_ON:
-        raise
-    except Exception as error:
-        raise _unreadable(source, error) from error
-    try:
+    # Only safetensors weights and no remote code: no downloaded code is executed.
+    with reading(refusal), without_bars():
+        model, loading = AutoModelForSequenceClassification.from_pretrained(
+            name, output_loading_info=True, use_safetensors=True, trust_remote_code=False
+        )
+    with reading(
+        f"reward={source!r} has no tokenizer beside the model, or none that can be read: save the "
+        "model's own one there, with tokenizer.save_pretrained."
+    ):
         tokenizer = load_tokenizer(source)
-    except PASSED_ON:
-        raise
-    except Exception as error:
-        raise ValueError(
-            f"reward={source!r} has no tokenizer beside the model, or none that can be read: save "
-            "the model's own one there, with tokenizer.save_pretrained."
-        ) from error
     # transformers sets missing weights to random numbers, and the scores would look valid.
     if loading["missing_keys"]:
         raise ValueError(
@@ -64,13 +55,6 @@ def load_classifier(
             "choose a model that was trained as a sequence classifier."
         )
     return model.to(device), tokenizer
-
-
-def _unreadable(source: str, error: BaseException) -> ValueError:
-    return ValueError(
-        f"reward={source!r} cannot be loaded as a sequence-classification model "
-        f"({first_line(error)}): check the folder or the hub id."
-    )
 
 
 def new_classifier(

@@ -22,9 +22,6 @@ from textenv.lm.sources import BUNDLED, find
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-# What reading a model or a tokenizer passes on; any other error, and there are many kinds, says
-# that its files are damaged.
-PASSED_ON = (ImportError, MemoryError)
 ATTENTION = (None, "eager", "sdpa", "flex_attention")  # what a config may name
 LOADED_FROM = "loaded_from"  # the attribute that stores the source of a loaded object
 
@@ -51,6 +48,18 @@ def without_bars() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
+@contextmanager
+def reading(refusal: str) -> Iterator[None]:
+    """Within it the files of a model are read by transformers, whose errors, and there are many
+    kinds, become a ValueError with this sentence, in which ``{why}`` is what was wrong."""
+    try:
+        yield
+    except (ImportError, MemoryError):
+        raise
+    except Exception as error:
+        raise ValueError(refusal.replace("{why}", first_line(error))) from error
+
+
 def load_tokenizer(source: str | os.PathLike[str] | PreTrainedTokenizerBase):
     """The tokenizer of ``source`` (see `textenv.lm.sources`); a live one is returned as it is. A
     ValueError says that there is none with the model."""
@@ -61,19 +70,15 @@ def load_tokenizer(source: str | os.PathLike[str] | PreTrainedTokenizerBase):
     from transformers import AutoTokenizer
 
     name, keywords = find(source)
-    missing = ValueError(
+    missing = (
         f"tokenizer={str(source)!r}: there is no tokenizer beside the model, or none that can be "
         "read; save one there with tokenizer.save_pretrained, or name its own folder or hub id."
     )
-    try:
+    with reading(missing):
         tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False, **keywords)
-    except PASSED_ON:
-        raise
-    except Exception as error:
-        raise missing from error
     # Without its files, transformers makes an empty tokenizer for some architectures.
     if len(tokenizer) <= len(tokenizer.all_special_ids):
-        raise missing
+        raise ValueError(missing)
     setattr(tokenizer, LOADED_FROM, os.fspath(source))
     return tokenizer
 
@@ -197,20 +202,16 @@ def load_model(
     read_as = torch.float32 if packed else dtype
     # It also shows a progress bar for each tensor of such a file, whatever its settings are.
     silence = redirect_stderr(io.StringIO()) if packed else nullcontext()
-    try:
-        # Missing weights are drawn at random, before they are refused below.
-        with silence, without_bars(), torch.random.fork_rng(devices=[]):
-            loaded: Any = AutoModelForCausalLM.from_pretrained(
-                name, dtype=read_as, trust_remote_code=False, output_loading_info=True, **keywords
-            )
-            model, report = loaded
-    except PASSED_ON:
-        raise
-    except Exception as error:
-        raise ValueError(
-            f"The model {os.fspath(source)!r} cannot be read ({first_line(error)}): its files are "
-            "damaged or incomplete, or it is no causal language model that transformers knows."
-        ) from error
+    refusal = (
+        f"The model {os.fspath(source)!r} cannot be read ({{why}}): its files are damaged or "
+        "incomplete, or it is no causal language model that transformers knows."
+    )
+    # Missing weights are drawn at random, before they are refused below.
+    with reading(refusal), silence, without_bars(), torch.random.fork_rng(devices=[]):
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            name, dtype=read_as, trust_remote_code=False, output_loading_info=True, **keywords
+        )
+        model, report = loaded
     check_complete(source, report["missing_keys"])
     if packed:
         model = cast(_without_quantization_mark(model), dtype)

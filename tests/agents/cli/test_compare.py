@@ -28,6 +28,14 @@ def test_compare_trains_each_and_draws(options, printed, tmp_path):
         (row,) = [line.split() for line in text.splitlines() if line.startswith(f"{name} ")]
         assert float(row[1]) == pytest.approx(mean, abs=6e-4)
         assert summaries[0] != summaries[1]
+    # All answer the same prompts, and every seed draws texts of its own, also those of before.
+    before = [
+        pd.read_json(tmp_path / f"{name}-{seed}" / "episodes_before.jsonl", lines=True)
+        for name in ("ppo", "grpo") for seed in (0, 1)
+    ]  # fmt: skip
+    assert all(table["prompt"].equals(before[0]["prompt"]) for table in before)
+    responses = [tuple(table["response"]) for table in before]
+    assert responses[0] == responses[2] != responses[1] == responses[3]
     lines = text[: text.index("\nreturn =")].splitlines()
     first = next(i for i, line in enumerate(lines) if line.split()[:2] == ["return", "share"])
     rows = [re.split(" {2,}", line.strip()) for line in lines[first + 1 :]]
@@ -144,7 +152,7 @@ def test_nothing_is_kept_that_is_not_wanted(options, printed, tmp_path):
         (["--agents", "ppo(n_epochs=2"], "cannot be read"),
         (["--agents", "untouched(n=2)"], "untouched is not trained"),
         (["--agents", "best-of-0"], "n=0 must be a whole number, at least 1"),
-        (["--agents", "ppo", "ppo"], "--agents names 'ppo' twice"),
+        (["--agents", "ppo", "ppo"], "--agents names 'ppo' and 'ppo'"),
         (["--agents", "nowhere:Agent"], "agent='nowhere:Agent' cannot be imported"),
         (["--agents", "sb3:DQN"], "neither derived from agents.Agent nor an algorithm of"),
         (["--agents", "sb3:PPO(n_epoch=2)"], "sb3:PPO has no hyper-parameter n_epoch"),

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from agents import compare
 from agents.cli import main
 from agents.reports import as_page, read_runs
 
@@ -81,7 +82,7 @@ def test_the_folder_of_a_comparison_stands_for_the_runs_that_learned(small, tmp_
     main(["compare", *small, "--agents", *names, "--seeds", "2", "--output", str(tmp_path / "all")])
     text = Reader(report(tmp_path / "all", "--heat-maps", "1")).text
     assert "4 runs" in text and "untouched" not in text
-    assert "sb3:PPO(n_steps=4), seed 1" in text or "sb3:PPO, seed 1" in text
+    assert "sb3:PPO, seed 1" in text
     after = json.loads((tmp_path / "all" / "sb3-PPO-n_steps=4-1" / "evaluation.json").read_text())
     for name in ("return", "score"):
         assert f"{after['after'][name]['mean']:+z.3f}" in text
@@ -155,3 +156,33 @@ def test_where_the_file_is_by_default(runs, copied):
 def test_what_cannot_be_reported_ends_in_one_sentence(arguments, sentence):
     with pytest.raises(SystemExit, match=sentence):
         main(["report", *arguments])
+
+
+def test_comparisons_made_in_python(model_folder, tmp_path, capsys):
+    """A model of others has no agent to sample from; other tasks than text have no texts."""
+    task = {
+        "tokenizer": model_folder, "reference": model_folder, "kl_coef": 0.1, "prompts": ["a b"],
+        "reward": "length(3)", "max_new_tokens": 30, "min_new_tokens": 30,
+    }  # fmt: skip
+    settings = {
+        "seeds": 1, "eval_episodes": 4, "reference_episodes": 32, "device": "cpu",
+        "report": lambda _: None,
+    }  # fmt: skip
+    # Of the second one no episode has ended yet when its learning ends.
+    names = ["reinforce(n_envs=4)", "sb3:A2C(n_envs=4, n_steps=2)"]
+    text, control = tmp_path / "text", tmp_path / "control"
+    compare(names, env_kwargs=task, total_timesteps=8, folder=text, **settings)
+    compare(["ppo(n_envs=2)"], "CartPole-v1", total_timesteps=64, folder=control, **settings)
+    page = Reader(report(text, "--heat-maps", "1")).text
+    assert "A2C, seed 0" in page and "is not kept" in page and "There is no agent" not in page
+    assert "PPO, seed" in Reader(report(control, "--heat-maps", "0")).text
+    capsys.readouterr()
+    with pytest.raises(SystemExit):
+        main(["doctor", str(text), str(control)])
+    said = capsys.readouterr().out
+    assert "A2C, reward length(3), seed 0, 1 rollouts, 8 tokens" in said and "steps" in said
+    compare(["random"], env_kwargs=task, folder=tmp_path / "none", **settings)
+    for command in ("report", "doctor"):
+        with pytest.raises(SystemExit):
+            main([command, str(tmp_path / "none")])
+    assert "'" + str(tmp_path / "none") + "' has a log" in capsys.readouterr().err

@@ -11,7 +11,7 @@ import pytest
 import stable_baselines3 as sb3
 import torch
 
-from agents import GRPO, PPO, BestOfN, Untouched, compare
+from agents import GRPO, PPO, REINFORCE, BestOfN, RandomTokens, Untouched, compare
 from agents.evaluation import Returns, TextEvaluation
 from agents.evaluation.comparison import Comparison, Run
 from agents.evaluation.statistics import all_differences, interval, paired_difference
@@ -245,3 +245,76 @@ def test_it_prints_as_the_command_does(found):
     assert "good 100, bad 100, long 250" in repr(Comparison([*found.entries, more]))
     control = Comparison([Run("C", "ppo", seed, Returns(np.array([3.0, 5.0]))) for seed in (0, 1)])
     assert "4.000" in repr(control) and "KL" not in repr(control)
+
+
+def test_the_same_folder_later_knows_the_optimum_as_well(text_task, tmp_path):
+    settings = {
+        "seeds": 2, "total_timesteps": 60, "eval_episodes": 8, "env_kwargs": text_task,
+        "reference_episodes": 64, "device": "cpu", "folder": tmp_path,
+    }  # fmt: skip
+    said = []
+    first = compare(["reinforce(n_envs=8)", "random"], **settings, report=lambda _: None)
+    again = compare(["reinforce(n_envs=8)", "random"], **settings, report=said.append)
+    assert said == [] and repr(again) == repr(first) and "optimum" in repr(first)
+    pd.testing.assert_frame_equal(again.summary(), first.summary())
+    named = {"reinforce(n_envs=8)": (REINFORCE, {"n_envs": 8}), "random": RandomTokens()}
+    assert len(compare(named, **settings, report=said.append).runs) == 4 and said == []
+    settings_file = tmp_path / "random-TextGen-v0-0" / "settings.json"
+    text = settings_file.read_text()
+    settings_file.write_text(text.replace('"eval_episodes"', '"n_episodes"'))  # an earlier release
+    compare(named, **settings, report=said.append)
+    assert said == []
+    with pytest.raises(FileExistsError, match=r"eval_episodes=8, not 9: .*\(overwrite=True"):
+        compare(named, **settings | {"eval_episodes": 9})
+
+
+def test_names_of_one_folder_are_refused(text_task):
+    for names in ({"KL > 1": "random", "KL < 1": "greedy"}, {"?": "random", "!": "greedy"}):
+        with pytest.raises(ValueError, match="whose runs would lie in one folder"):
+            compare(names, env_kwargs=text_task)
+
+
+def test_classes_of_sb3_get_the_arguments_that_ours_get(text_task, model_folder, make_model):
+    made = []
+
+    class Noting(sb3.A2C):
+        def learn(self, *arguments, **keywords):
+            made.append(self)
+            return super().learn(*arguments, **keywords)
+
+    settings = {
+        "seeds": 1, "total_timesteps": 20, "eval_episodes": 4, "reference_episodes": 0,
+        "device": "cpu", "report": lambda _: None,
+    }  # fmt: skip
+    policy = {"model": model_folder, "temperature": 0.5, "critic_layers": 1}
+    schedule = {"n_envs": 4, "learning_rate": lambda left: 0.01 * left}
+    compare({"a": (Noting, schedule)}, env_kwargs=text_task, policy_kwargs=policy, **settings)
+    lm = made[-1].policy.lm
+    assert lm.sampling.temperature == 0.5 and lm.critic_body is not None
+    assert made[-1].lr_schedule(0.5) == 0.005
+    live = make_model()
+    weights = {name: weight.clone() for name, weight in live.state_dict().items()}
+    task = {**text_task, "reference": model_folder}
+    compare(
+        {"a": (Noting, {"n_envs": 4})}, env_kwargs=task, policy_kwargs={"model": live}, **settings
+    )
+    assert all(torch.equal(weight, weights[name]) for name, weight in live.state_dict().items())
+    control = {"a": (Noting, {"n_envs": 2, "n_steps": 8})}
+    compare(control, "CartPole-v1", policy_kwargs={"net_arch": [4]}, **settings)
+    assert made[-1].n_envs == 2 and made[-1].policy.net_arch == [4]
+
+
+def test_it_prints_itself_in_a_notebook_too(found, monkeypatch):
+    plain = repr(found)
+    monkeypatch.setattr("rich.console._is_jupyter", lambda: True)
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    assert repr(found) == plain and "good over bad" in plain and "\x1b" not in plain
+
+
+def test_what_was_not_compared_is_not_said_to_be_equal(found):
+    alone = Comparison([run for run in found.entries if run.candidate == "good"])
+    assert "differ" not in repr(alone)
+    control = [Run("C", name, 0, Returns(np.array([3.0, 5.0])), n) for name, n in
+               (("a", 100), ("b", 300))]  # fmt: skip
+    shown = repr(Comparison(control))
+    assert "steps to learn from: a 100, b 300" in shown and "differ" not in shown

@@ -127,3 +127,13 @@ def test_files_of_one_second_are_read_in_their_order(tmp_path):
         write(10 * (number + 1))
         log.close()
     assert event_steps(tmp_path).tolist() == [10 * (number + 1) for number in range(12)]
+
+
+def test_files_of_others_are_left_alone(tmp_path):
+    other = tmp_path / "events.out.tfevents.1700000000.host.12.0.v2"
+    other.write_bytes(b"of TensorFlow")
+    log, write = events(tmp_path, 0, 0)
+    for number in range(1, 1501):
+        write(10 * number)
+    log.close()
+    assert other.read_bytes() == b"of TensorFlow"
