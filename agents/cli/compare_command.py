@@ -24,7 +24,7 @@ from agents.runs import RunFolder, Signals
 from agents.runs.compare import (
     Comparing,
     Job,
-    check_names,
+    check_folders,
     folder_name,
     plot_file,
     write_result,
@@ -161,7 +161,7 @@ def _check(options: Compare, candidates: list[Candidate]) -> None:
     check_options(options)
     if not candidates:
         raise ValueError(f"--agents must name some of {', '.join(DEFAULT)}.")
-    check_names([candidate.label for candidate in candidates], "--agents")
+    check_folders([candidate.label for candidate in candidates], "--agents")
     for candidate in candidates:
         if isinstance(candidate.what, type) and issubclass(candidate.what, Agent):
             check_ranges(candidate.what, candidate.arguments)

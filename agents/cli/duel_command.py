@@ -38,7 +38,8 @@ class Duel(OfCandidates):
     """Let agents answer the same prompts, and let a judge say whose answer is better."""
 
     agents: tyro.conf.Positional[list[str]]
-    """Two or more: folders of runs or of agents, or models as for train."""
+    """Two or more: folders of runs or of agents, models as for train, or "untouched", the model
+    from which the first of them has learned."""
     judge: str | None = None
     """The reward whose higher score wins, as for train; also the folder of a reward model. By
     default that of the task. "person": somebody, on the page of the command label."""

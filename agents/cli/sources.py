@@ -14,6 +14,7 @@ from agents.runs.options import evaluation_prompts, saved_options
 from agents.saving import agent_folder
 from textenv.arguments import Range
 
+UNTOUCHED = "untouched"
 OF_EPISODES = ("prompts", "reward", "max_new_tokens", "min_new_tokens", "stop", "chat")
 
 
@@ -38,7 +39,8 @@ class OfCandidates:
     """Options of the commands in which agents answer the same prompts."""
 
     agents: list[str] = field(default_factory=lambda: ["bundled"])
-    """One or two: folders of runs or of agents, or models as for train."""
+    """One or two: folders of runs or of agents, models as for train, or "untouched", the model from
+    which the first of them has learned."""
     prompts: str | None = None
     """As for train; by default those of the task."""
     max_new_tokens: Annotated[int | None, Range(1)] = None
@@ -61,13 +63,13 @@ def open_candidates(
 ) -> list[Agent | Sampler]:
     """Agents that only sample, all in the task of the first one that learned.
 
-    ``sources`` are folders of runs or of agents, or models as for ``train``; ``given`` are
-    arguments of the environment that take precedence. ``held_out`` takes the prompts of a run's
-    evaluations.
+    ``sources`` are folders of runs or of agents, models as for ``train``, or "untouched", the
+    reference of that task; ``given`` are arguments of the environment that take precedence.
+    ``held_out`` takes the prompts of a run's evaluations.
     """
     folders = [agent_folder.find(source) for source in sources]
     saved = [(folder / agent_folder.DESCRIPTION).is_file() for folder in folders]
-    env_id, task = "TextGen-v0", dict(given)
+    env_id, task, models = "TextGen-v0", dict(given), list(sources)
     described = agent_folder.describe(folders[saved.index(True)])["task"] if any(saved) else None
     if described is not None:
         prompts = prompts_of_evaluations(sources[saved.index(True)]) if held_out else None
@@ -76,11 +78,18 @@ def open_candidates(
         env_id = described["id"]
         arguments = environments.saved_arguments(described, given)
         task = {name: value for name, value in arguments.items() if name in OF_EPISODES}
+        if arguments.get("reference") is not None:
+            models = [arguments["reference"] if one == UNTOUCHED else one for one in sources]
+    if UNTOUCHED in models:
+        raise ValueError(
+            f"{UNTOUCHED!r} is the reference of the task of an agent that has learned, and there "
+            "is none here: name a model instead, such as 'bundled'."
+        )
     return [
         load_saved(folder, task, device, n_envs=ROWS)
         if learned
-        else sampler(source, env_id, task, device)
-        for source, folder, learned in zip(sources, folders, saved, strict=True)
+        else sampler(model, env_id, task, device)
+        for model, folder, learned in zip(models, folders, saved, strict=True)
     ]
 
 

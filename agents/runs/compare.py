@@ -45,7 +45,7 @@ from agents.training import presets
 from agents.training.console import console, drawing
 from agents.training.device import find_device
 from agents.training.progress import ProgressBar
-from textenv.arguments import Range, as_path, check_ranges
+from textenv.arguments import Range, as_path, check_names, check_ranges
 from textenv.sharing import is_data, plain
 
 RENAMED = {"n_episodes": "eval_episodes"}  # settings that earlier releases called otherwise
@@ -197,7 +197,7 @@ def plot_file(folder: Path, task: str, tasks: Sequence[str]) -> Path:
     return folder / (f"comparison-{folder_name(task)}.png" if len(tasks) > 1 else "comparison.png")
 
 
-def check_names(names: Sequence[str], what: str) -> None:
+def check_folders(names: Sequence[str], what: str) -> None:
     """Raise an error where two names are those of one folder, in which only one result is kept."""
     first: dict[str, str] = {}
     for name in names:
@@ -282,7 +282,7 @@ def compare(
             "candidates must be names, such as ['ppo', 'best-of-4'], or a mapping of names, such "
             f"as {{'PPO': PPO, 'best of 4': BestOfN(4)}}, and not {type(candidates).__name__}."
         )
-    check_names(list(candidates), "candidates")
+    check_folders(list(candidates), "candidates")
     candidates = {name: _named(candidate) for name, candidate in candidates.items()}
     tasks = [env] if isinstance(env, str) else list(dict.fromkeys(env))
     numbers = list(dict.fromkeys(range(seeds) if isinstance(seeds, int | np.integer) else seeds))
@@ -396,7 +396,10 @@ def _named(candidate: Any) -> Any:
     if not isinstance(candidate, str) or (as_path(candidate).exists() and not is_name(candidate)):
         return candidate
     found = parse_candidate(candidate)
-    return (found.what, found.arguments) if found.arguments else found.what
+    if not found.arguments:
+        return found.what
+    check_names(found.what, found.arguments, ["n_envs"])  # which an algorithm of sb3 has here
+    return found.what, found.arguments
 
 
 def _reach(actor: Any, task: str, common: dict[str, Any]) -> Attainable | None:

@@ -1,11 +1,13 @@
 """Candidates by their names: algorithms, those of others, and what needs no training."""
 
 import ast
+import difflib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import stable_baselines3
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 
 from agents import algorithms
@@ -75,7 +77,7 @@ def _what(name: str) -> Any:
     if name in AGENTS:
         return AGENTS[name]
     if ":" in name:
-        cls = import_object(re.sub("^sb3:", "stable_baselines3:", name), "agent")
+        cls = _class_of_sb3(name) if name.startswith("sb3:") else import_object(name, "agent")
         if getattr(cls, "__name__", "") in OWN_POLICY:
             raise ValueError(
                 f"The candidate {name} needs a policy of its own: compare it from Python, as a "
@@ -87,8 +89,25 @@ def _what(name: str) -> Any:
             f"The candidate {name} is neither derived from agents.Agent nor an algorithm of "
             "stable-baselines3 that learns on-policy."
         )
-    known = ", ".join([*AGENTS, *WITHOUT_TRAINING])
+    known = [*AGENTS, *WITHOUT_TRAINING]
     raise ValueError(
-        f"The candidate {name} is unknown: use one of {known}, best-of-N, 'sb3:PPO', or "
-        "'module:Class' of your own."
+        f"The candidate {name} is unknown: {_guess(name, known)}use one of {', '.join(known)}, "
+        "best-of-N, 'sb3:PPO', or 'module:Class' of your own."
     )
+
+
+def _class_of_sb3(name: str) -> Any:
+    algorithm = name.removeprefix("sb3:")
+    if algorithm not in stable_baselines3.__all__:
+        near = _guess(algorithm, stable_baselines3.__all__)
+        raise ValueError(
+            f"The candidate {name} is unknown: {near}use 'sb3:PPO' or 'sb3:A2C'; of sb3-contrib "
+            "'sb3_contrib:TRPO'."
+        )
+    return getattr(stable_baselines3, algorithm)
+
+
+def _guess(name: str, known: Sequence[str]) -> str:
+    """The nearest name as a question; nothing if none is near."""
+    near = difflib.get_close_matches(name, known, n=1)
+    return f"did you mean {near[0]}? Or " if near else ""

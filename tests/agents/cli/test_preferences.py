@@ -47,6 +47,10 @@ def test_from_preferences_to_a_duel(printed, tmp_path):
         "--reference-episodes 0 --output run"
     )
     assert re.search(r"judge .*/rm\n", printed("duel run bundled --pairs 4"))  # of the first's task
+    untouched, bundled = (
+        printed(f"duel run {name} --pairs 4") for name in ("untouched", "bundled")
+    )
+    assert untouched.replace("untouched", "bundled").split() == bundled.split()
     text = printed("duel run bundled bundled --pairs 40 --judge length(12) --seed 3")
     assert "judge length(12)" in text
     rows = [line for line in text.splitlines() if "against" in line]
@@ -82,6 +86,7 @@ REFUSED = {
     "duel bundled": "at least two agents",
     "duel bundled bundled --judge sentimint": "did you mean 'sentiment'",
     "duel bundled ./nothing": "'./nothing'",
+    "duel bundled untouched": "name a model instead",
     "duel bundled bundled --pairs 0": "--pairs 0 must be",
     "duel bundled bundled --device gpu": "device='gpu' is unknown",
 }

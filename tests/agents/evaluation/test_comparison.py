@@ -229,9 +229,14 @@ def test_a_name_that_is_none_is_refused():
         (["dqn"], "The candidate dqn is unknown: use one of grpo"),
         ({"x": "runs/nowhere"}, "The candidate runs/nowhere is unknown"),
         (["ppo(2)"], "cannot be read"),
+        (["pppo"], "did you mean ppo"),
+        (["sb3:PPOO"], "did you mean PPO"),
     ):
         with pytest.raises(ValueError, match=sentence):
             compare(wrong, report=lambda _: None)
+    for misspelt in ("ppo(n_epoch=2)", "sb3:PPO(n_epoch=2)"):
+        with pytest.raises(TypeError, match="Did you mean 'n_epochs'"):
+            compare([misspelt], report=lambda _: None)
     with pytest.raises(TypeError, match="candidates must be names"):
         compare([PPO], report=lambda _: None)
 

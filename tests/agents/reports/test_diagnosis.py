@@ -120,6 +120,14 @@ CASES = [
         ],
     ),
     (
+        problems.nothing_gained,
+        [
+            record(evaluations={"before": {"return": summary(a)}, "after": {"return": summary(b)}})
+            for a, b in ((0.009, -0.039), (0.1, 0.12))
+        ],
+        [record(evaluations={"before": {"return": summary(0)}, "after": {"return": summary(0.1)}})],
+    ),
+    (
         problems.cut_at_budget,
         [record(rollout_finished=[0.9] * 6 + [0.01, 0.01])],
         [record(rollout_finished=[0] * 6 + [0.1, 0.1])],
