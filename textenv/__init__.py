@@ -7,8 +7,9 @@ prompts, a reward and a token budget of their own, such as ``Haiku-v0`` (`texten
 
 import gymnasium as gym
 
+from textenv.dialogues import Reply, RespondError
 from textenv.env import TextGenEnv
-from textenv.episode import Episode
+from textenv.episode import Episode, Turn
 from textenv.kl.schedules import AdaptiveKL
 from textenv.kl.shaping import ActionRecord
 from textenv.parabola import ParabolaEnv
@@ -18,8 +19,8 @@ from textenv.tasks import TASKS, TaskSpec, register_tasks
 from textenv.vector_env import TextGenVectorEnv
 
 __all__ = [
-    "TASKS", "ActionRecord", "AdaptiveKL", "Episode", "ParabolaEnv", "RewardError", "Shared",
-    "TaskSpec", "TextGenEnv", "TextGenVectorEnv",
+    "TASKS", "ActionRecord", "AdaptiveKL", "Episode", "ParabolaEnv", "Reply", "RespondError",
+    "RewardError", "Shared", "TaskSpec", "TextGenEnv", "TextGenVectorEnv", "Turn",
 ]  # fmt: skip
 
 gym.register(

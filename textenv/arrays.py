@@ -93,6 +93,7 @@ class Origin(NamedTuple):
 
     episodes: np.ndarray  # [B] int64, the number of each row's episode, unique in this process
     steps: int  # how many times tokens have been appended to the table
+    lengths: np.ndarray | None = None  # [B] int64, where replies make rows grow by several tokens
 
 
 class TokenObservation(dict):

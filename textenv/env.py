@@ -140,7 +140,7 @@ class TextGenEnv(SpecOfLiveObjects, gym.Env):
         index = checked_options(options, ("prompt_index",)).get("prompt_index")
         if index is None:
             index = self.np_random.integers(len(self.prompts))
-        observation, infos = self._row.reset(options={"prompt_index": np.array([index])})
+        observation, infos = self._row.reset(seed=seed, options={"prompt_index": np.array([index])})
         return _first(observation), self._info(infos)
 
     def step(self, action: Any):

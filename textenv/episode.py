@@ -21,6 +21,29 @@ class ReadOnlyData(dict):
         return ReadOnlyData, (dict(self),)
 
 
+@dataclass(frozen=True, eq=False)
+class Turn:
+    """What the policy wrote in one go, and what the environment replied.
+
+    Attributes:
+        text: The decoded text, without special tokens and without the stop string that ended it.
+        ids: Its tokens, int64 `[N]`, the stop token included.
+        finish_reason: `"stop"` if a stop token or a stop string ended it, `"length"` if a token
+            budget did.
+        reply: The text of the reply; `""` if nothing was replied.
+        reply_ids: All tokens that the environment has appended after the turn, int64 `[M]`, with
+            those of a chat template. None where the episode has ended.
+        reward: Of the turn, as the reply gave it.
+    """
+
+    text: str
+    ids: np.ndarray
+    finish_reason: str
+    reply: str = ""
+    reply_ids: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
+    reward: float = 0.0
+
+
 # The arrays make a field-by-field `==` ambiguous, so two episodes are equal only if they are
 # the same object.
 @dataclass(frozen=True, eq=False)
@@ -31,12 +54,15 @@ class Episode:
         prompt: The prompt's text, rendered by the chat template where the prompt is a
             conversation.
         response: The decoded response, without special tokens and without the stop string that
-            ended it.
+            ended it. Of a dialogue, what the policy wrote, a line for each turn.
         prompt_ids: The prompt's tokens, int64 `[P]`.
-        response_ids: The response's tokens, int64 `[T]`, the stop token included.
+        response_ids: The response's tokens, int64 `[T]`, the stop token included: the tokens that
+            the policy chose, without those of replies.
         finish_reason: `"stop"` if a stop token or a stop string ended the response, `"length"`
-            if the token budget ended it.
+            if the token budget ended it. A dialogue ends by `"end"` if the environment ended it,
+            by `"turns"` after the last turn allowed, else by `"length"`; `""` while it goes on.
         data: The other columns of the prompt's row, such as an answer or a label. Read-only.
+        turns: A `Turn` for each; without a dialogue there is one.
     """
 
     prompt: str
@@ -45,8 +71,22 @@ class Episode:
     response_ids: np.ndarray
     finish_reason: str
     data: Mapping[str, Any] = field(default_factory=dict)
+    turns: tuple[Turn, ...] = ()
+
+    @property
+    def transcript(self) -> str:
+        """What was said after the prompt, each turn and each reply in a line of its own if it does
+        not bring the space between them along."""
+        said = [text for turn in self.turns for text in (turn.text, turn.reply) if text]
+        return "".join(
+            text if not before or before[-1].isspace() or text[0].isspace() else f" {text}"
+            for before, text in zip(["", *said], said, strict=False)
+        )
 
     def __post_init__(self) -> None:
+        if not self.turns and self.finish_reason:
+            turn = Turn(self.response, self.response_ids, self.finish_reason)
+            object.__setattr__(self, "turns", (turn,))
         # What a reward changes in it all the same ends with the episode.
         data = {name: _copied(value) for name, value in self.data.items()}
         object.__setattr__(self, "data", ReadOnlyData(data))

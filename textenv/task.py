@@ -9,13 +9,18 @@ import numpy as np
 import torch
 
 from textenv.arguments import Arguments, Range, check_ranges, checked_device
+from textenv.dialogues.between import Replies
+from textenv.dialogues.respond import resolve_respond
+from textenv.lm.legal import token_space
 from textenv.lm.loading import load_model, load_tokenizer
 from textenv.lm.stop_rule import StopRule
 from textenv.lm.vocabulary import check_same_tokenizer, vocabulary_size
 from textenv.prompts.chat import without_template
-from textenv.prompts.load import encode_prompts, load_prompts
+from textenv.prompts.load import encode_prompts, load_prompts, with_tools
 from textenv.rewards import resolve_reward
 from textenv.sharing import is_data, plain, unwrap_shared
+
+OF_DIALOGUES = "max_turns", "max_turn_tokens", "max_reply_tokens"
 
 
 class TextTask(Arguments):
@@ -65,9 +70,23 @@ class TextTask(Arguments):
     (``{"target": 6.0}``). 0 reports the KL and does not change the reward."""
     no_stop_penalty: Annotated[float, Range()] = 0.0
     "subtracted from the reward of an episode that never stopped."
+    respond: Any = None
+    """what the environment replies to a turn: a function of the dialogue so far, of a batch of
+    them, a class with a state for each row, or ``"module:function"``
+    (`textenv.dialogues.respond`)."""
+    max_turns: Annotated[int, Range(1)] = 4
+    "with ``respond``, the turns of an episode; no reply follows the last one."
+    max_turn_tokens: Annotated[int | None, Range(1)] = None
+    """with ``respond``, the token budget of a turn; None: what is left of ``max_new_tokens``, which
+    counts the policy's tokens in all turns."""
+    max_reply_tokens: Annotated[int, Range(1)] = 32
+    "with ``respond``, the tokens of a reply; a longer one is cut."
+    legal_tokens: Sequence[str | int] | None = None
+    """the tokens that may be chosen, as ids or as texts that are one token; None: all. Policies of
+    this project never choose others."""
     reward_timeout: Annotated[float | None, Range(above=0)] = None
-    """seconds that the reward may take for the episodes that it is asked about at once; None waits
-    for ever. A reward that hangs is an error that names the episode."""
+    """seconds that the reward, or ``respond``, may take for the episodes that it is asked about at
+    once; None waits for ever. One that hangs is an error that names the episode."""
     reward_retries: Annotated[int, Range(0)] = 0
     "how often a reward that failed is asked again before that is an error."
     device: str | torch.device = "cpu"
@@ -79,9 +98,11 @@ class TextTask(Arguments):
         self._check_arguments()
         self.tokenizer, self.kl_coef = load_tokenizer(given["tokenizer"]), given["kl_coef"]
         self._check_template()
-        self.prompts = encode_prompts(
-            load_prompts(given["prompts"]), self.tokenizer, self.max_prompt_tokens, self.chat
-        )
+        self.respond = None if given["respond"] is None else resolve_respond(given["respond"])
+        prompts = load_prompts(given["prompts"])
+        if self.respond is not None and self.respond.schemas:
+            prompts = [with_tools(prompt, self.respond.schemas) for prompt in prompts]
+        self.prompts = encode_prompts(prompts, self.tokenizer, self.max_prompt_tokens, self.chat)
         self.reward = resolve_reward(given["reward"], self.device)
         for number, prompt in enumerate(self.prompts):
             try:
@@ -92,6 +113,10 @@ class TextTask(Arguments):
 
         vocabulary = vocabulary_size(self.tokenizer)
         self.max_length = max(len(prompt.ids) for prompt in self.prompts) + self.max_new_tokens
+        if self.respond is not None:
+            self.replies = self._encoders()
+            frame = max(encoder.frame for encoder in self.replies.values())
+            self.max_length += (self.max_turns - 1) * (self.max_reply_tokens + frame)
         observation: dict[str, gym.Space] = {
             "input_ids": gym.spaces.Box(0, vocabulary - 1, (self.max_length,), np.int64),
             "attention_mask": gym.spaces.Box(0, 1, (self.max_length,), np.int8),
@@ -102,7 +127,10 @@ class TextTask(Arguments):
                 "stop_tokens": gym.spaces.Box(0, vocabulary - 1, ids, np.int64),
                 "stop_column": gym.spaces.Box(0, self.max_length, (1,), np.int64),
             }
-        self.spaces = gym.spaces.Dict(observation), gym.spaces.Discrete(vocabulary)
+        if self.respond is not None:
+            observation["own_tokens"] = gym.spaces.Box(0, 1, (self.max_length,), np.int8)
+        actions = token_space(self.tokenizer, self.legal_tokens)
+        self.spaces = gym.spaces.Dict(observation), actions
 
         self.reference = given["reference"]
         if self.reference is not None:
@@ -112,6 +140,13 @@ class TextTask(Arguments):
 
     def _check_arguments(self) -> None:
         check_ranges(TextTask, self.arguments)
+        without_dialogue = self.arguments["respond"] is None
+        for name in OF_DIALOGUES:
+            if without_dialogue and self.arguments[name] != getattr(TextTask, name):
+                raise ValueError(
+                    f"{name}={self.arguments[name]!r} has no effect without respond=, which makes "
+                    "an episode a dialogue."
+                )
         if self.min_new_tokens > self.max_new_tokens:
             raise ValueError(
                 f"min_new_tokens={self.min_new_tokens} must be between 0 and "
@@ -129,6 +164,19 @@ class TextTask(Arguments):
                 f"kl_coef={self.arguments['kl_coef']!r} without a reference has no effect: pass "
                 "reference=, the model to stay close to."
             )
+
+    def _encoders(self) -> dict[bool, Replies]:
+        """What encodes replies in conversations (True) and in plain texts (False), as far as the
+        prompts are such. A chat template writes the same between turns of all of them."""
+        encoders: dict[bool, Replies] = {}
+        for prompt in self.prompts:
+            is_chat = prompt.is_conversation
+            if is_chat not in encoders:
+                messages = (prompt.data["prompt"], prompt.data) if is_chat else None
+                encoders[is_chat] = Replies(
+                    self.tokenizer, self.stop_rule.is_stop_token, messages, self.respond.role
+                )
+        return encoders
 
     def _check_template(self) -> None:
         """Name the task, where it is a registered one that asks in conversations: nobody gave

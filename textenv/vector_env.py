@@ -28,6 +28,7 @@ from textenv.kl.shaping import KLShaping
 from textenv.lm.vocabulary import check_same_tokenizer
 from textenv.rendering.ansi import MODES, Renderer, checked_mode
 from textenv.rows import infos as columns
+from textenv.rows.dialogue import Dialogue
 from textenv.rows.scoring import SCORINGS, check_scoring
 from textenv.rows.starts import Starts
 from textenv.rows.stops import Stops, action_masks
@@ -126,11 +127,18 @@ class TextGenVectorEnv(SpecOfLiveObjects, VectorEnv):
         self.device, first_stops = arrays.device, self.task.stop_rule.first_stops
         if self.shaping is not None and array == "torch":
             self.shaping.to(self.device)
-        self._table = table = TokenTable(rows, self.max_length, arrays, copy, first_stops)
+        self._table = table = TokenTable(
+            rows, self.max_length, arrays, copy, first_stops, self.task.respond is not None
+        )
         self._stops = Stops(self.task.stop_rule, table)
         self._starts = Starts(self.prompts, rows, self.group_size)
         self._renderer = Renderer(self.render_mode, rows, self.task)
-        self._scoring = SCORINGS[scoring](self.task, self.shaping, table, self._starts)
+        self._dialogue = None
+        if self.task.respond is not None:
+            self._dialogue = Dialogue(self.task, table, self._starts)
+        self._scoring = SCORINGS[scoring](
+            self.task, self.shaping, table, self._starts, self._dialogue
+        )
         self._some_ended, self._has_reset = True, False  # some row is between two episodes
 
     @property
@@ -145,7 +153,7 @@ class TextGenVectorEnv(SpecOfLiveObjects, VectorEnv):
 
     def action_masks(self) -> np.ndarray:
         """Which tokens make sense, bool ``[B, vocabulary]`` (`textenv.TextGenEnv.action_masks`)."""
-        return action_masks(self._table, int(self.task.spaces[1].n), self._policy)
+        return action_masks(self._table, self.task.spaces[1], self._policy)
 
     def bind(self, policy: Any, row: int | None = None) -> None:
         """Read ``policy.action_record`` at every step, to shape rewards by KL; None unbinds.
@@ -195,7 +203,7 @@ class TextGenVectorEnv(SpecOfLiveObjects, VectorEnv):
             self._starts.draw(mask, together=True)
         else:
             self._starts.choose(mask, options["prompt_index"])
-        infos = self._begin(mask, {})
+        infos = self._begin(mask, {}, together=True)
         self._has_reset = True
         return self._table.observation(), infos
 
@@ -211,11 +219,17 @@ class TextGenVectorEnv(SpecOfLiveObjects, VectorEnv):
         waiting = to_numpy(~table.running) if self._some_ended else None
         scoring.record_actions(actions)
         table.append(actions)
-        stops = self._stops.after(actions)
-        ended = table.running & (stops | table.budget_spent())
+        stops, replies, of_turns = self._stops.after(actions), dict[str, Any](), None
+        if self._dialogue is None:
+            ended = table.running & (stops | table.budget_spent())
+        else:
+            scoring.check_actions(table.running)
+            self._some_ended = True  # if `respond` fails
+            ended, replies = self._dialogue.after(stops)
+            of_turns = replies.get("turn_reward")
         self._some_ended = finished = scoring.finish_rows(ended, stops)
-        rewards, terminated, infos = scoring.rewards(ended, finished)
-        infos = self._shown(infos)
+        rewards, terminated, infos = scoring.rewards(ended, finished, of_turns)
+        infos = self._shown(replies | infos)
         if self.render_mode is not None:
             self._renderer.remember(table.response_lengths(), waiting, rewards, infos)
 
@@ -230,11 +244,16 @@ class TextGenVectorEnv(SpecOfLiveObjects, VectorEnv):
         truncated = table.arrays.zeros(self.num_envs, np.bool_)
         return table.observation(), rewards, terminated, truncated, infos
 
-    def _begin(self, mask: np.ndarray, infos: dict[str, Any]) -> dict[str, Any]:
-        """Put the drawn prompts into the rows of ``mask``; the infos, with those of the reset."""
+    def _begin(
+        self, mask: np.ndarray, infos: dict[str, Any], together: bool = False
+    ) -> dict[str, Any]:
+        """Put the drawn prompts into the rows of ``mask``; the infos, with those of the reset.
+        ``together`` as of `Starts.draw`."""
         rows = np.flatnonzero(mask)
         prompts = self._starts.current_prompts(rows)
         self._table.begin(rows, [prompt.ids for prompt in prompts], self.task.max_new_tokens)
+        if self._dialogue is not None:
+            self._dialogue.begin(rows, self._starts.chances(mask, together))
         self._scoring.begin(mask)
         self._renderer.begin(rows)
         if self.shaping is not None:
@@ -254,7 +273,8 @@ class TextGenVectorEnv(SpecOfLiveObjects, VectorEnv):
         if self.render_mode is None:
             return None
         prompts = self._starts.current_prompts(np.arange(self.num_envs))
-        return self._renderer.render(self._table.tokens, self._table.lengths, prompts)
+        own = self._table.own_columns().get("own_tokens")
+        return self._renderer.render(self._table.tokens, self._table.lengths, prompts, own)
 
     def state_dict(self) -> dict[str, Any]:
         """The state between two steps, as data: random generators, and the rows that are running.
@@ -265,6 +285,8 @@ class TextGenVectorEnv(SpecOfLiveObjects, VectorEnv):
         if self.scoring == "step" and self._has_reset:
             kl_coef = {} if self.shaping is None else {"kl_coef": self.shaping.kl_coef.copy()}
             state |= {"table": self._table.state_dict(), "some_ended": self._some_ended, **kl_coef}
+            if self._dialogue is not None:
+                state["dialogue"] = self._dialogue.state_dict()
         return state
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -274,6 +296,8 @@ class TextGenVectorEnv(SpecOfLiveObjects, VectorEnv):
         if "table" in state:
             self._table.load_state_dict(state["table"])
             self._some_ended = bool(state["some_ended"])
+            if self._dialogue is not None:
+                self._dialogue.load_state_dict(state["dialogue"])
         if self.shaping is not None:
             self.shaping.forget()
             if "kl_coef" in state:

@@ -70,9 +70,9 @@ def load_agent(options: Evaluate, eval_prompts: Any) -> tuple[Agent, bool]:
     ``eval_prompts`` are those of the run's evaluations; None takes those of its learning.
     """
     path = agent_folder.find(options.path)
-    given = {
+    given = options.code() | {
         name: getattr(options, name)
-        for name in ("reward", "reference", "max_new_tokens", "stop", "prompts")
+        for name in ("reference", "max_new_tokens", "stop", "prompts")
         if getattr(options, name) not in (None, [])
     }
     task = (agent_folder.describe(path)["task"] or {}).get("kwargs", {})
@@ -88,5 +88,5 @@ def find_reach(
     """The optimum and best-of-n: from the samples of the training run, or from new ones."""
     file = RunFolder(options.path).reference_scores
     if same_task and kl_coef > 0 and file.is_file() and options.reference_episodes > 0:
-        return Attainable(Attainable.load(file).scores, kl_coef)
+        return Attainable.load(file).at(kl_coef)
     return measure_attainable(agent, kl_coef, options.reference_episodes, None)

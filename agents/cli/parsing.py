@@ -29,9 +29,10 @@ YES_OR_NO = ("True", "true", "False", "false")
 # The options of a training run, as they are shown; those of the algorithm are a group of their own.
 GROUPS = {
     "task": (
-        "env", "model", "reward", "prompts", "chat", "max_new_tokens", "stop", "kl_coef",
-        "temperature", "reward_timeout", "reward_retries",
+        "env", "model", "reward", "prompts", "chat", "max_new_tokens", "stop", "legal_tokens",
+        "kl_coef", "temperature", "reward_timeout", "reward_retries",
     ),
+    "dialogue": ("respond", "max_turns", "max_turn_tokens", "max_reply_tokens"),
     "learning": (
         "agent", "agents", "total_timesteps", "n_envs", "lora", "critic_layers", "seed", "seeds",
         "until_decided", "max_seeds", "device", "dtype",

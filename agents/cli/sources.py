@@ -10,12 +10,15 @@ from agents.evaluation.evaluate import algorithm_of
 from agents.evaluation.sampling import ROWS, Sampler, sampler
 from agents.experience import environments
 from agents.runs import RunFolder
-from agents.runs.options import evaluation_prompts, saved_options
+from agents.runs.options import CODE, OF_DIALOGUE, evaluation_prompts, saved_options
 from agents.saving import agent_folder
 from textenv.arguments import Range
 
 UNTOUCHED = "untouched"
-OF_EPISODES = ("prompts", "reward", "max_new_tokens", "min_new_tokens", "stop", "chat")
+OF_EPISODES = (
+    "prompts", "reward", "max_new_tokens", "min_new_tokens", "stop", "chat", "legal_tokens",
+    *OF_DIALOGUE,
+)  # fmt: skip
 
 
 @dataclass(kw_only=True)
@@ -25,13 +28,18 @@ class OfSavedAgent:
     reward: str | None = None
     """Another reward. A reward "module:function" must be given here: code that a file names is
     not imported."""
+    respond: str | None = None
+    """What replies in a dialogue, for the same reason."""
     device: str = "auto"
     """"auto" uses an accelerator if there is one."""
 
     def load(self, folder: Path) -> Agent:
         """The newest agent of a run, or the one of a folder, in its task."""
-        task = {} if self.reward is None else {"reward": self.reward}
-        return load_saved(agent_folder.find(folder), task, self.device)
+        return load_saved(agent_folder.find(folder), self.code(), self.device)
+
+    def code(self) -> dict[str, str]:
+        """What is given of the reward and the responder."""
+        return {name: value for name in CODE if (value := getattr(self, name)) is not None}
 
 
 @dataclass(kw_only=True)

@@ -13,7 +13,7 @@ from agents.cli.parsing import parse_train, read_options
 from agents.evaluation.plots import read_rows
 from agents.evaluation.tables import print_evaluations
 from agents.runs import Interrupted, RunFolder, Signals
-from agents.runs.options import RunOptions, settings_to_go_on
+from agents.runs.options import RunOptions, code_of, settings_to_go_on
 from agents.runs.recorder import SAVE_EVERY
 from agents.runs.train import (
     TrainedRun,
@@ -26,7 +26,6 @@ from agents.runs.train import (
 )
 from agents.training.console import console
 from textenv.arguments import Range
-from textenv.rewards import names_code
 
 
 @dataclass
@@ -39,6 +38,8 @@ class Resume:
     """Tokens to generate while learning, in all; more than before lengthens the run."""
     reward: str | None = None
     """The reward again, if it is "module:function": code that a file names is not imported."""
+    respond: str | None = None
+    """What replies in a dialogue again, for the same reason."""
     agent: str | None = None
     """The algorithm again, if it is a "module:Class" of your own, for the same reason."""
     save_every: str = SAVE_EVERY
@@ -87,7 +88,7 @@ def parse_resume(arguments: list[str]) -> tuple[RunOptions, dict[str, Any]] | No
     }  # fmt: skip
     if given.total_timesteps is not None:
         now["total_timesteps"] = given.total_timesteps
-    again = {"agent": given.agent, "reward": given.reward}
+    again = {"agent": given.agent, "reward": given.reward, "respond": given.respond}
     return settings_to_go_on(given.resume, again, now)
 
 
@@ -159,5 +160,6 @@ def resume_command(options: RunOptions, folder: RunFolder) -> str:
 
 
 def _code(options: RunOptions) -> str:
-    """The reward, if it names code: what a file names is not imported."""
-    return f" --reward {shlex.quote(options.reward)}" if names_code(options.reward) else ""
+    """The reward and the responder, if they name code: what a file names is not imported."""
+    code = code_of(vars(options))
+    return "".join(f" --{name} {shlex.quote(value)}" for name, value in code.items())

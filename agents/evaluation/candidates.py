@@ -93,8 +93,9 @@ def text_policy(candidate: Any, env: Any, deterministic: bool = False) -> Any:
     """What acts for a candidate in a text environment, whose reference acts for those that need no
     training. A candidate is anything that `agents.evaluate` takes, except a folder."""
     text_env = environments.text_environments(env)[0]
-    vocabulary = int(text_env.task.spaces[1].n)
-    sampling = Sampling(vocabulary=vocabulary, forbids_early_stops=True)
+    actions = text_env.task.spaces[1]
+    sampling = Sampling(vocabulary=int(actions.n), forbids_early_stops=True)
+    sampling = sampling.banning(getattr(actions, "illegal", ()))
     if isinstance(candidate, UNTRAINED):
         policy: Any = _untrained(candidate, text_env, sampling)
     else:

@@ -3,22 +3,30 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from agents import files
 from agents.evaluation.sampling import evaluation_env, sample_on
 from agents.experience import environments
 from agents.policies.acting import ReferencePolicy
+from textenv import TASKS
+from textenv.lm.log_probs import states_of_steps
+from textenv.lm.parts import split
 from textenv.optimum import BestOf, Optimum, best_of_n_curve, checked, optimum
+from textenv.rewards.names import import_object
+from textenv.sharing import plain
 
 MIN_PER_PROMPT = 32  # of many prompts, only some are sampled, but these often enough
 BEST_OF = (4, 16)  # shown in tables
+PLANNED = 2  # prompts by which a game is planned
 
 
 @dataclass(frozen=True, repr=False)
@@ -27,6 +35,9 @@ class Attainable:
 
     scores: Sequence[np.ndarray]  # of the reference, ``[N]`` for each prompt (`reference_scores`)
     kl_coef: float  # β > 0 of the return, units of the score per nat
+    # The optimum of a game that was planned; samples give that of who knows what the game hides.
+    planned: Optimum | None = None
+    is_dialogue: bool = False
 
     def __repr__(self) -> str:
         levels = ", ".join(f"{name} {self.value(at):+z.3f}" for name, at in self.points().items())
@@ -35,7 +46,23 @@ class Attainable:
     @cached_property
     def optimum(self) -> Optimum:
         """The optimal policy at this β."""
-        return optimum(self.scores, self.kl_coef)
+        return self.planned or optimum(self.scores, self.kl_coef)
+
+    @property
+    def note(self) -> str | None:
+        """What is to be said of the optimum, in a sentence."""
+        if self.is_dialogue and self.planned is None:
+            return (
+                "Where replies depend on chance, or on what the policy does not read, the optimum "
+                "is an upper bound."
+            )
+        return self.optimum.warning
+
+    def at(self, kl_coef: float) -> Attainable:
+        """The same at another β, for which nothing has been planned."""
+        if kl_coef == self.kl_coef:
+            return self
+        return replace(self, kl_coef=kl_coef, planned=None)
 
     def value(self, point: Optimum | BestOf) -> float:
         """The return of the optimum or of best-of-n: score − β·KL."""
@@ -50,6 +77,9 @@ class Attainable:
     def save(self, path: Path) -> None:
         """Write the scores as JSON."""
         data = {"kl_coef": self.kl_coef, "scores": [scores.tolist() for scores in self.scores]}
+        if self.is_dialogue:
+            planned = None if self.planned is None else vars(self.planned)
+            data |= {"planned": planned, "is_dialogue": True}
         files.write_text(path, json.dumps(data) + "\n")
 
     @classmethod
@@ -60,7 +90,11 @@ class Attainable:
             found = [checked(scores) for scores in data["scores"]]
             if not found or len({len(scores) for scores in found}) > 1 or not data["kl_coef"] > 0:
                 raise ValueError("it needs kl_coef above 0, and as many scores of each prompt")
-            return cls(found, data["kl_coef"])
+            planned = data.get("planned")
+            return cls(
+                found, data["kl_coef"], planned and Optimum(**planned),
+                data.get("is_dialogue", False),
+            )  # fmt: skip
 
 
 # What is attainable on the prompts of the evaluations, and on those of the learning.
@@ -104,3 +138,41 @@ def reference_scores(
     per_prompt = max(1, n_episodes // len(chosen))
     returns = sample_on(own, policy, np.tile(chosen, per_prompt)).returns
     return list(np.array(returns).reshape(per_prompt, len(chosen)).T)
+
+
+def planned_optimum(agent: Any, kl_coef: float, prompts: Any = None) -> Optimum | None:
+    """The optimum of a registered game that has a plan, for the reference of an agent's
+    environment, by its first few prompts; None for any other task.
+
+    ``prompts`` as of `reference_scores`.
+    """
+    env = environments.text_environments(agent.env)[0]
+    spec = TASKS.get(getattr(agent.env.spec, "id", ""))
+    if spec is None or spec.planned is None:
+        return None
+    own = {name: plain(value) for name, value in env.task.arguments.items()}
+    if any(own[name] != value for name, value in spec.kwargs.items() if name != "prompts"):
+        return None
+    changes = {"reference": None} if prompts is None else {"reference": None, "prompts": prompts}
+    starts = {prompt.text: prompt for prompt in env.sibling(1, **changes).prompts}
+    some = [prompt.ids.tolist() for prompt in list(starts.values())[:PLANNED]]
+    body, head = split(environments.reference(agent.env))
+    device = next(body.parameters()).device
+
+    @torch.no_grad()
+    def log_probs(contexts: Sequence[Sequence[int]]) -> np.ndarray:
+        lengths = torch.tensor([len(context) for context in contexts])
+        ids = torch.zeros(len(contexts), int(lengths.max()), dtype=torch.int64)
+        for row, context in zip(ids, contexts, strict=True):
+            row[: len(context)] = torch.tensor(context)
+        hidden = states_of_steps(body, ids, lengths, device)
+        logits = agent.policy.sampling.apply(head(hidden))
+        return logits.log_softmax(-1).double().cpu().numpy()
+
+    plan = import_object(spec.planned, "planned")
+    token = env.tokenizer.convert_tokens_to_ids
+    value, score, start = plan(some, token, log_probs, kl_coef)
+    return Optimum(
+        kl_coef, value, score, kl=(score - value) / kl_coef, start=start, samples=MIN_PER_PROMPT,
+        effective_samples=math.inf, standard_error=0.0, bias=0.0,
+    )  # fmt: skip

@@ -260,7 +260,8 @@ def draw_plane(axes, attainable: Attainable, largest_kl: float) -> None:
     axes.plot(kls, scores, color="black", linewidth=1.2)
     axes.fill_between(kls, scores - errors, scores + errors, **SHADE)
     if frontier:
-        label = ("optimal frontier", (frontier[-1].kl, frontier[-1].score))
+        name = "upper bound" if attainable.is_dialogue else "optimal frontier"
+        label = (name, (frontier[-1].kl, frontier[-1].score))
         axes.annotate(
             *label, fontsize=8, ha="right", va="bottom", xytext=(-6, 6), textcoords="offset points"
         )

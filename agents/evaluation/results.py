@@ -33,6 +33,7 @@ class TextEvaluation:
         kl_coef: β, units of the score per nat, by which the episodes are judged.
         sampled_tokens: all tokens that were sampled for these episodes, also those of texts that
             were not chosen (best of n).
+        transcripts: of dialogues, the responses with what was replied; else empty.
     """
 
     scores: np.ndarray
@@ -45,6 +46,12 @@ class TextEvaluation:
     tokens_per_second: float
     kl_coef: float = 0.0
     sampled_tokens: int = 0
+    transcripts: Sequence[str] = ()
+
+    @property
+    def texts(self) -> Sequence[str]:
+        """What people read: the transcripts of dialogues, or the responses."""
+        return self.transcripts or self.responses
 
     def __repr__(self) -> str:
         kl = f", KL {self.kls.mean():z.2f} nats" if len(self.kls) else ""
@@ -103,7 +110,7 @@ class TextEvaluation:
         with files.reading(path):
             for name, field in EPISODE_COLUMNS.items():
                 values = [row[name] for row in rows if name in row]
-                is_text, needed = name in ("prompt", "response"), name not in SOME_HAVE
+                is_text, needed = name in TEXTS, name not in SOME_HAVE
                 for value in values:
                     files.check_kind(name, value, str if is_text else int | float)
                 if len(values) != len(rows) and (needed or (name == "kl" and values)):
@@ -135,11 +142,10 @@ def read_episodes(path: Path) -> list[dict[str, Any]]:
 # Columns of a file of episodes, and the attributes that they are from.
 EPISODE_COLUMNS = {
     "prompt": "prompts", "response": "responses", "score": "scores", "paid": "paid", "kl": "kls",
-    "recomputed_kl": "recomputed_kls", "length": "lengths",
+    "recomputed_kl": "recomputed_kls", "length": "lengths", "transcript": "transcripts",
 }  # fmt: skip
-
-
-SOME_HAVE = ("kl", "recomputed_kl")
+TEXTS = ("prompt", "response", "transcript")
+SOME_HAVE = ("kl", "recomputed_kl", "transcript")
 
 
 def mean_and_error(values: np.ndarray) -> dict[str, float | None]:

@@ -56,16 +56,14 @@ def print_evaluations(
 
 def print_sampling_error(attainable: Attainable, console: RunConsole) -> None:
     """How well the optimum is known, and what follows for a share of the way."""
-    optimum = attainable.optimum
+    how = f"an estimate, ± {attainable.optimum.standard_error:.3f} (a standard error, as every ±)"
+    if attainable.planned is not None:
+        how = "planned over all dialogues; ± is a standard error"
     console.say(
-        (
-            f"The optimum is an estimate, ± {optimum.standard_error:.3f} (a standard error, as "
-            "every ±): by chance a share can be below 0 % or above 100 %.",
-            "dim",
-        )
+        (f"The optimum is {how}: by chance a share can be below 0 % or above 100 %.", "dim")
     )
-    if optimum.warning:
-        console.say((optimum.warning, "yellow"))
+    if attainable.note:
+        console.say((attainable.note, "yellow"))
 
 
 def rounded(evaluation: TextEvaluation) -> bool:
@@ -133,7 +131,7 @@ def recomputed(evaluation: TextEvaluation) -> str:
 def print_samples(name: str, evaluation: TextEvaluation, console: RunConsole) -> None:
     """The first few episodes, each with its score."""
     console.say("\n", (name, "bold"))
-    episodes = list(zip(evaluation.scores, evaluation.prompts, evaluation.responses, strict=True))
+    episodes = list(zip(evaluation.scores, evaluation.prompts, evaluation.texts, strict=True))
     for score, prompt, response in episodes[:SAMPLES]:
         console.say(*sample_line(score, prompt, response))
 

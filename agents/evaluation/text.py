@@ -14,6 +14,7 @@ from agents.experience.rollout import Rollout, joined
 from agents.policies.acting import ForeignPolicy
 from agents.training import presets
 from textenv.lm.early_stops import all_early_stops
+from textenv.lm.responses import columns_of_actions
 from textenv.optimum import best_of_n_kl
 
 LOGITS_AT_ONCE = 2**25  # of a plain forward pass; 128 MB in float32
@@ -86,7 +87,7 @@ def evaluate_text(
     return TextEvaluation(
         column("score"), column("return"), kls, plain, lengths, episodes["prompt"][:n_episodes],
         episodes["response"][:n_episodes], sum(episodes["length"]) / seconds,
-        kl_coef if shaped else 0.0, int(lengths.sum()),
+        kl_coef if shaped else 0.0, int(lengths.sum()), episodes.get("transcript", [])[:n_episodes],
     )  # fmt: skip
 
 
@@ -106,6 +107,7 @@ def best_of(draws: Sequence[TextEvaluation]) -> TextEvaluation:
         np.zeros(0), chosen("lengths"), first.prompts, chosen("responses").tolist(),
         float(np.mean([draw.tokens_per_second for draw in draws])), first.kl_coef,
         sum(draw.sampled_tokens for draw in draws),
+        chosen("transcripts").tolist() if first.transcripts else (),
     )  # fmt: skip
 
 
@@ -132,8 +134,9 @@ def recomputed_kl(
     input_ids, prompt_lengths = (
         rollout.observations[key] for key in ("input_ids", "prompt_lengths")
     )
-    steps = torch.arange(rollout.mask.shape[1], device=input_ids.device)
-    columns = (prompt_lengths[:, None] + steps - 1).clamp(max=input_ids.shape[1] - 1)
+    own_tokens = rollout.observations.get("own_tokens")
+    columns = columns_of_actions(prompt_lengths, rollout.mask.shape[1], own_tokens)
+    columns = (columns - 1).clamp(0, input_ids.shape[1] - 1)
     early = all_early_stops(rollout.observations, rollout.mask.shape[1])
 
     def log_probs(model: Any, rows: torch.Tensor) -> torch.Tensor:
@@ -149,5 +152,7 @@ def recomputed_kl(
     for rows in every_row.split(at_once):
         with policy.autocast():
             own = log_probs(policy.model, rows)
-        kls.append(((own - log_probs(reference, rows)) * rollout.mask[rows]).sum(dim=1))
+        # Beyond an episode there may be a token that is never chosen, at −∞ in both.
+        of_tokens = (own - log_probs(reference, rows)).masked_fill(~rollout.mask[rows], 0)
+        kls.append(of_tokens.sum(dim=1))
     return torch.cat(kls).cpu().numpy()

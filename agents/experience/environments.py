@@ -303,10 +303,12 @@ def saved_arguments(task: Mapping[str, Any], given: Mapping[str, Any]) -> dict[s
             f"Python as env_kwargs={{{missing[0]!r}: ...}}."
         )
     arguments = {**task["kwargs"], **given}
-    if "reward" not in given and names_code(arguments.get("reward")):
-        raise ValueError(
-            f"The agent was trained with reward={arguments['reward']!r}, which names code. Code "
-            "that a file names is not imported: name it yourself, as --reward module:function on "
-            "the command line, or in Python as env_kwargs={'reward': 'module:function'}."
-        )
+    for name in ("reward", "respond"):
+        value = arguments.get(name)
+        if name not in given and value != known.kwargs.get(name) and names_code(value):
+            raise ValueError(
+                f"The agent was trained with {name}={value!r}, which names code. Code that a file "
+                f"names is not imported: name it yourself, as --{name} module:function on the "
+                f"command line, or in Python as env_kwargs={{{name!r}: 'module:function'}}."
+            )
     return arguments

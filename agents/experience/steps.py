@@ -18,8 +18,11 @@ from agents.experience.rollout import Rollout, Step
 from agents.experience.segments import Segments
 from agents.policies.base import Policy
 from textenv.arrays import to_numpy
+from textenv.rows.infos import OF_DIALOGUES
 
 OnStep = Callable[[Step], bool]  # called after each step of the environment; False stops learning
+
+OF_EPISODE = ("response", "score", "finish_reason", "transcript", *OF_DIALOGUES)  # infos
 
 STEPS = 128  # of each row in a rollout, if the caller gives no number
 BETWEEN_ROLLOUTS = (  # what a `StepCollector` keeps
@@ -204,7 +207,7 @@ def copied(observation: Any) -> Any:
 
 def is_of_episode(key: str) -> bool:
     """Whether a column of infos is kept for each episode that ends."""
-    return key in ("response", "score", "finish_reason") or key.startswith("score/")
+    return key in OF_EPISODE or key.startswith("score/")
 
 
 class _Record:

@@ -110,6 +110,7 @@ class CausalLMPolicy(nn.Module, Policy):
         banned = _checked_tokens(banned_tokens, vocabulary)
         check_supported(self.model, observation_space["input_ids"].shape[0])
         self.sampling = Sampling(temperature, banned, vocabulary, forbids_early_stops=True)
+        self.sampling = self.sampling.banning(getattr(action_space, "illegal", ()))
         size = outputs.shape[1]  # of the hidden states: some bodies end in a projection
         # Random weights are not needed here, and would change the global random state.
         self.value_head = nn.utils.skip_init(nn.Linear, size, 1, device=device, dtype=torch.float32)
@@ -265,8 +266,12 @@ class CausalLMPolicy(nn.Module, Policy):
         self, first: dict[str, Any], last: dict[str, Any]
     ) -> dict[str, Tensor]:
         lengths = torch.as_tensor(first["attention_mask"]).sum(dim=1, dtype=torch.int64)
-        stops = {key: torch.as_tensor(first[key]) for key in KEYS if key in first}
-        return {"input_ids": torch.as_tensor(last["input_ids"]), "prompt_lengths": lengths} | stops
+        begins = {key: torch.as_tensor(first[key]) for key in KEYS if key in first}
+        if "own_tokens" in last:  # those after the first observation
+            own = torch.as_tensor(last["own_tokens"])
+            after = torch.arange(own.shape[1], device=own.device) >= lengths[:, None]
+            begins["own_tokens"] = own * after
+        return {"input_ids": torch.as_tensor(last["input_ids"]), "prompt_lengths": lengths} | begins
 
     def is_batched(self, observation: dict[str, Any]) -> bool:
         return np.ndim(observation["input_ids"]) == 2

@@ -304,6 +304,54 @@ def short_responses(record: RunNumbers) -> str | None:
     )
 
 
+def turns_cut(record: RunNumbers) -> str | None:
+    """Late, more than 80 % of the turns of dialogues end at their token budget.
+
+    A turn that is cut has no end of its own, so that replies interrupt it. Where a turn is one
+    token, as in a game of single moves, that is its length.
+    """
+    share = record.late("rollout/turns_cut") / record.late("rollout/turns")
+    length = record.late("rollout/ep_len_mean") / record.late("rollout/turns")
+    if share <= 0.8 or length <= 1.01:
+        return None
+    return (
+        f"{share:.0%} of the turns are cut before they stop: raise "
+        f"{record.now('max_turn_tokens')} or {record.now('max_new_tokens')}, or name a stop string "
+        "(stop)."
+    )
+
+
+def replies_cut(record: RunNumbers) -> str | None:
+    """Late, more than one reply in 20 episodes is cut to its token budget.
+
+    The policy then reads a part of what the environment answers, and cannot learn from the rest.
+    """
+    cut = record.late("rollout/replies_cut")
+    if cut <= 0.05:
+        return None
+    return (
+        f"Of each episode {cut:.2g} replies are cut: raise {record.now('max_reply_tokens')}, or "
+        "let respond answer in fewer words."
+    )
+
+
+def nothing_replied(record: RunNumbers) -> str | None:
+    """Late, dialogues have no token of a reply, though more than one turn is allowed.
+
+    So a tool is never called, or the first turn ends each dialogue, and the task is one without
+    replies.
+    """
+    tokens = record.late("rollout/reply_length")
+    if tokens > 0 or record.task.get("max_turns", 2) == 1:
+        return None
+    turns = record.late("rollout/turns")
+    return (
+        f"Nothing is ever replied: episodes have {turns:.2g} turns and no token of a reply, so "
+        "show what a turn that is answered looks like in the prompts, and change "
+        f"{record.now('respond')}."
+    )
+
+
 def responses_alike(record: RunNumbers) -> str | None:
     """distinct-2, different word pairs by all, is less than a quarter of that before learning.
 
@@ -325,7 +373,7 @@ DIAGNOSES = (
     a_single_rollout, constant_reward, groups_without_spread, first_ratio, clipping_too_much,
     nothing_clipped, trust_region_refused, weak_critic, kl_running_away, nothing_moved,
     entropy_collapsed, worth_less, nothing_gained, cut_at_budget, short_responses,
-    responses_alike,
+    responses_alike, turns_cut, replies_cut, nothing_replied,
 )  # fmt: skip
 
 # What follows from another problem, which alone is then named: its cure is another one.

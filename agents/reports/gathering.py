@@ -84,6 +84,9 @@ def common_reach(runs: Sequence[ReportedRun]) -> Attainable | None:
 
     Runs of one task have their own samples of the same model, so that those of the first run serve.
     """
-    names = "reward", "prompts", "kl_coef", "reference", "max_new_tokens", "stop"
+    names = (
+        "reward", "prompts", "kl_coef", "reference", "max_new_tokens", "stop", "respond",
+        "max_turns",
+    )  # fmt: skip
     tasks = [{name: run.record.task.get(name) for name in names} for run in runs]
     return runs[0].learning_reach if all(task == tasks[0] for task in tasks) else None

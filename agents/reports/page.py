@@ -87,8 +87,8 @@ def learning(runs: Sequence[ReportedRun]) -> str:
         for column, title in COLUMNS.items()
         if any(column in log for log in logs.values())
     ]
-    warning = "" if reach is None else reach.optimum.warning
-    note = f'<p class="note">{shown(warning)}</p>' if warning else ""
+    said = None if reach is None else reach.note
+    note = f'<p class="note">{shown(said)}</p>' if said else ""
     return (
         f'<div class="plots large">{"".join(figure(*one) for one in large)}</div>{note}'
         f'<div class="plots small">{"".join(figure(*one) for one in small)}</div>'

@@ -14,7 +14,15 @@ from agents.evaluation.plots import SCORE, read_progress
 from agents.runs.folder import RunFolder
 from agents.runs.train import stored_attainable
 
-OF_TASK = ("reward", "prompts", "kl_coef", "max_new_tokens", "stop")  # arguments of environments
+OF_TASK = (
+    "reward",
+    "prompts",
+    "kl_coef",
+    "max_new_tokens",
+    "stop",
+    "respond",
+    "max_turns",
+)  # arguments of environments
 
 
 class NotLogged(KeyError):

@@ -45,7 +45,7 @@ def sample_table(runs: Sequence[ReportedRun], places: Sequence[int], several: bo
 
 def sample(title: str, evaluation: TextEvaluation, row: int) -> str:
     """One response with its score."""
-    text = shown(evaluation.responses[row].strip()) or "<em>(no text)</em>"
+    text = shown(evaluation.texts[row].strip()) or "<em>(no text)</em>"
     score = evaluation.scores[row]
     sign = "good" if score > 0 else "bad" if score < 0 else "even"
     return (

@@ -10,14 +10,15 @@ from typing import Any
 
 from textenv.arguments import as_path
 
-NAMES = ("model", "prompts", "eval_prompts", "reward")  # of the options that may name files
+CODE = ("reward", "respond")  # which may be "module:name"
+NAMES = ("model", "prompts", "eval_prompts", *CODE)  # of the options that may name files
 WHOLE = 1 << 24  # bytes of a file that are read; of a larger one so many pieces
 PIECES, PIECE = 64, 1 << 16
 
 
 def fingerprints(options: Any) -> dict[str, str]:
     """The fingerprints of what the options of a run name, as far as these are files."""
-    found = {name: fingerprint(getattr(options, name), name == "reward") for name in NAMES}
+    found = {name: fingerprint(getattr(options, name), name in CODE) for name in NAMES}
     return {name: value for name, value in found.items() if value is not None}
 
 

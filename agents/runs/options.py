@@ -5,6 +5,7 @@ own. The options are data, so that a run can be made again from its ``settings.j
 """
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -29,7 +30,14 @@ from textenv.sharing import columns_of, plain, unwrap_shared
 
 OF_TASK = "(task)"  # the value of an option that is left to the environment
 HELD_OUT = "(held out)"  # the task's own prompts to evaluate with
-TASK_OPTIONS = {"prompts": str, "reward": str, "max_new_tokens": int, "stop": list, "chat": bool}
+CODE = "reward", "respond"  # options that may name code
+OF_DIALOGUE = {
+    "respond": str, "max_turns": int, "max_turn_tokens": int, "max_reply_tokens": int
+}  # fmt: skip
+TASK_OPTIONS = {
+    "prompts": str, "reward": str, "max_new_tokens": int, "stop": list, "chat": bool,
+    "legal_tokens": list, **OF_DIALOGUE,
+}  # fmt: skip
 
 
 # Arguments of an agent that are options of the run, or functions.
@@ -54,6 +62,17 @@ class TaskOptions:
     """Token budget of a response."""
     stop: list[str] = field(default_factory=list)
     """Stop strings, in addition to the end-of-sequence token."""
+    legal_tokens: list[str] = field(default_factory=list)
+    """The only tokens that may be chosen; by default all."""
+    respond: str | None = None
+    """"module:function" or "module:Class" that replies to each turn, which makes an episode a
+    dialogue."""
+    max_turns: Annotated[int, Range(1)] = 4
+    """Turns of a dialogue."""
+    max_turn_tokens: Annotated[int | None, Range(1)] = None
+    """Token budget of a turn; by default what is left of max_new_tokens, which counts all turns."""
+    max_reply_tokens: Annotated[int, Range(1)] = 32
+    """Tokens of a reply; a longer one is cut."""
     overwrite: bool = False
     """Replace a run that is in the folder."""
     save_every: str = SAVE_EVERY
@@ -218,7 +237,7 @@ def defaults_of(env_id: str) -> dict[str, Any]:
     found = {}
     for name, kind in TASK_OPTIONS.items():
         value = unwrap_shared(registered.get(name))
-        if name == "stop" and value is not None:
+        if name in ("stop", "legal_tokens") and value is not None:
             every = list(value) if isinstance(value, list | tuple) else [value]
             value = every if all(isinstance(stop, str) for stop in every) else [OF_TASK]
         if value is not None:
@@ -250,8 +269,9 @@ def settings_to_go_on(
 ) -> tuple[RunOptions, dict[str, Any]]:
     """The options and hyper-parameters of the run in a folder, to go on with.
 
-    ``again`` are the run's agent and reward, which have to be named again if they are code: code
-    that a file names is not imported. ``now`` are options that may differ from those of the run.
+    ``again`` are the run's agent, reward and responder, which have to be named again if they are
+    code: code that a file names is not imported. ``now`` are options that may differ from those of
+    the run.
     """
     folder = RunFolder(path)
     settings = folder.settings()
@@ -266,8 +286,11 @@ def settings_to_go_on(
             f"The run in {str(path)!r} is of {saved['agent']}, which cannot go on after a break: "
             "the same compare command repeats it."
         )
-    _check_named_again(path, "agent", saved["agent"] not in algorithms.NAMES, again, saved)
-    _check_named_again(path, "reward", names_code(saved["reward"]), again, saved)
+    own = saved["agent"] not in algorithms.NAMES
+    _check_named_again(path, "agent", saved["agent"], again, own)
+    code = code_of(saved)
+    for name in CODE:
+        _check_named_again(path, name, saved.get(name), again, name in code)
     known = hyperparameter_names(algorithms.find(saved["agent"]))
     check_ranges(RunOptions, now)
     options = RunOptions(**{name: value for name, value in saved.items() if name in OPTIONS} | now)
@@ -275,17 +298,29 @@ def settings_to_go_on(
     return options, {name: value for name, value in chosen.items() if name in known}
 
 
+def code_of(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The reward and the responder of a run's options, where they name code of the user."""
+    known = gym.registry.get(options.get("env", RunOptions.env).rpartition(":")[2])
+    registered = {} if known is None else known.kwargs
+    named = {name: options.get(name) for name in CODE}
+    return {
+        name: value
+        for name, value in named.items()
+        if value != registered.get(name) and names_code(value)
+    }
+
+
 def _check_named_again(
-    path: str | Path, what: str, is_code: bool, again: dict[str, Any], saved: dict[str, Any]
+    path: str | Path, what: str, saved: Any, again: dict[str, Any], is_code: bool
 ) -> None:
     here = again.get(what)
     if is_code and here is None:
         raise ValueError(
-            f"The run in {str(path)!r} has {what}={saved[what]!r}, which names code. Code that a "
+            f"The run in {str(path)!r} has {what}={saved!r}, which names code. Code that a "
             f"file names is not imported: name it yourself, as {what}."
         )
-    if here not in (None, saved[what]):
+    if here not in (None, saved):
         raise ValueError(
-            f"{what}={here!r} is another one than that of the run, {saved[what]!r}: begin a new "
+            f"{what}={here!r} is another one than that of the run, {saved!r}: begin a new "
             "run for it."
         )

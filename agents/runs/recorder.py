@@ -217,12 +217,12 @@ class RunRecorder(RolloutCallback):
         chosen = [{name: episodes[name][row] for name in columns} for row in rows]
         self.completions.write(self.model.num_timesteps, chosen)
         text = "\n\n".join(
-            f"**{one['score']:+z.2f}** {asked(one['prompt'])} ▸ {one['response']}"
+            f"**{one['score']:+z.2f}** {asked(one['prompt'])} ▸ {read(one)}"
             for one in chosen[:IN_TENSORBOARD]
         )
         self.logger.record("samples", text, exclude=("stdout", "log", "json", "csv"))
         for one in chosen[: self.show_samples]:
-            console.say(*sample_line(one["score"], one["prompt"], one["response"]))
+            console.say(*sample_line(one["score"], one["prompt"], read(one)))
 
     def _warn_without_spread(self, scores: list[float], group_size: int) -> None:
         equal = groups_without_spread(scores, group_size) == 1
@@ -250,3 +250,8 @@ def parse_interval(text: str) -> tuple[float, int | None]:
         f"save_every={text!r} must be a time or a number of rollouts, such as '2 min', '30 s' or "
         "'20 rollouts'."
     )
+
+
+def read(completion: dict[str, Any]) -> str:
+    """The text of an episode as people read it: with the replies, if there are any."""
+    return completion.get("transcript") or completion["response"]

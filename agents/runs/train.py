@@ -16,14 +16,18 @@ from agents import algorithms, files
 from agents.agent import Agent
 from agents.evaluation import TextEvaluation, evaluate_text
 from agents.evaluation.comparison import EVALUATION_SEED
-from agents.evaluation.optimum import Attainable, Known, reference_scores
+from agents.evaluation.optimum import Attainable, Known, planned_optimum, reference_scores
 from agents.evaluation.plots import learning_curve, read_progress
 from agents.evaluation.sampling import Sampler, sampler
+from agents.experience import environments
 from agents.runs.folder import RunFolder
 from agents.runs.options import (
+    CODE,
+    OF_DIALOGUE,
     OF_TASK,
     RunOptions,
     choose_dtype,
+    code_of,
     complete,
     settings_to_go_on,
 )
@@ -36,7 +40,6 @@ from agents.training.progress import ProgressBar
 from textenv.arguments import as_path
 from textenv.lm.loading import hide_progress_bars
 from textenv.prompts.load import load_prompts
-from textenv.rewards import names_code
 
 FEW = 9  # rollouts of responses that take their whole budget; those of shorter ones are more
 
@@ -100,7 +103,7 @@ def train(
     if resume:
         if folder is None:
             raise ValueError("resume=True needs the folder of the run, folder=.")
-        again = {"reward": settings.pop("reward", None)}
+        again = {name: settings.pop(name, None) for name in CODE}
         again["agent"] = agent if ":" in agent else None
         options, hyperparameters = settings_to_go_on(folder, again, settings)
         options.resume = as_path(folder)
@@ -139,10 +142,10 @@ def open_agent(
     console.say((f"loading {options.model}", "dim"))
     resumed = folder.has_checkpoint
     if resumed:
-        given = {"reward": options.reward} if names_code(options.reward) else {}
         agent: Agent = algorithms.find(options.agent).load(
-            folder.newest, env_kwargs=given, device=str(find_device(options.device))
-        )
+            folder.newest, env_kwargs=code_of(vars(options)),
+            device=str(find_device(options.device)),
+        )  # fmt: skip
     else:
         agent = make_agent(options, hyperparameters)
     if options.eval_prompts is not None:
@@ -221,7 +224,14 @@ def untouched(options: RunOptions) -> Sampler:
 
 def task_arguments(options: RunOptions, dtype: str) -> dict[str, Any]:
     """The arguments of the environment of a run; ``dtype`` is that of the reference."""
-    names = ("prompts", "chat", "reward", "max_new_tokens", "stop")
+    names = ["prompts", "chat", "reward", "max_new_tokens", "stop"]
+    names += ["legal_tokens"] if options.legal_tokens else []
+    # Without a dialogue those that were given are refused.
+    names += [
+        name
+        for name in OF_DIALOGUE
+        if options.respond is not None or getattr(options, name) != getattr(RunOptions, name)
+    ]
     given = {name: getattr(options, name) for name in names}
     return {
         **{name: value for name, value in given.items() if value not in (OF_TASK, [OF_TASK])},
@@ -337,7 +347,8 @@ def measure_attainable(
         return None
     console.say((f"sampling {n_episodes} episodes of the untouched model, for the optimum", "dim"))
     scores = reference_scores(actor, None, n_episodes, EVALUATION_SEED + 1, prompts)
-    return Attainable(scores, kl_coef)
+    is_dialogue = environments.text_environments(actor.env)[0].task.respond is not None
+    return Attainable(scores, kl_coef, planned_optimum(actor, kl_coef, prompts), is_dialogue)
 
 
 def draw(options: RunOptions, folder: RunFolder, attainable: Attainable | None) -> None:

@@ -11,9 +11,11 @@ from agents import distributed
 from agents.experience.rollout import Rollout
 from agents.training.console import console
 from textenv.arguments import as_path
+from textenv.rows.infos import OF_DIALOGUES
 from textenv.shown import printable
 
 NAMES = {"return": "ep_rew_mean", "length": "ep_len_mean", "score": "score_mean", "kl": "kl"}
+NAMES |= {name: name for name in OF_DIALOGUES}
 
 
 def make_logger(agent: Any, name: str | None, new_run: bool) -> Logger:
@@ -99,7 +101,7 @@ def log_entry(
             share = groups_without_spread(episodes["score"], group_size)
             means["rollout/groups_without_spread"] = share
     if episodes.get("finish_reason"):
-        stopped = [reason == "stop" for reason in episodes["finish_reason"]]
+        stopped = [reason != "length" for reason in episodes["finish_reason"]]
         means["rollout/finished"] = float(np.mean(stopped))
     parts = [key for key in episodes if key.startswith("score/") and episodes[key]]
     means |= {f"rollout/{key}": float(np.mean(episodes[key])) for key in parts}

@@ -121,6 +121,11 @@ PLAIN = {
     "reference_dtype": "bfloat16",
     "kl_coef": {"target": 3.0, "horizon": 500, "initial": 0.1},
     "no_stop_penalty": 0.5,
+    "respond": "builtins:ascii",
+    "max_turns": 2,
+    "max_turn_tokens": 2,
+    "max_reply_tokens": 5,
+    "legal_tokens": ["a", 3],
     "reward_timeout": 9.0,
     "reward_retries": 2,
 }
@@ -147,6 +152,11 @@ def test_a_schedule_is_data_and_live_objects_are_named(make_small, make_model, t
         "reference_dtype": "float32",
         "kl_coef": {"target": 3, "horizon": 10_000, "initial": 0.1},
         "no_stop_penalty": 0.0,
+        "respond": None,
+        "max_turns": 4,
+        "max_turn_tokens": None,
+        "max_reply_tokens": 32,
+        "legal_tokens": None,
         "reward_timeout": None,
         "reward_retries": 0,
     }

@@ -81,6 +81,7 @@ class KLShaping:
         check_supported(reference, task.max_length)
         self.schedule: KLSchedule = resolve_schedule(task.kl_coef)
         self.num_rows, self.max_length, self.vocabulary = num_rows, task.max_length, vocabulary
+        self.illegal = getattr(task.spaces[1], "illegal", ())
         self.kl_coef = np.zeros(num_rows)  # β of each row's episode, set when it begins
         self.policy: BoundPolicy | None = None
         self.row: int | None = None
@@ -125,7 +126,8 @@ class KLShaping:
         """The bound policy's rule from logits to probabilities, for this vocabulary."""
         from textenv.lm.log_probs import Sampling
 
-        return getattr(self.policy, "sampling", Sampling()).limited_to(self.vocabulary)
+        sampling = getattr(self.policy, "sampling", Sampling()).limited_to(self.vocabulary)
+        return sampling.banning(self.illegal) if self.illegal else sampling
 
     # --- the policy's record ----------------------------------------------------------------
 
@@ -235,7 +237,8 @@ class KLShaping:
     ) -> Tensor:
         """Batch scoring: reference log-probs ``[B, T]`` of whole responses; 0 outside the mask.
 
-        ``begins``: the ``prompt_lengths``, and what `textenv.lm.early_stops.all_early_stops` reads.
+        ``begins``: the ``prompt_lengths``, ``own_tokens`` if there are any, and what
+        `textenv.lm.early_stops.all_early_stops` reads.
         """
         from textenv.lm.log_probs import response_states, token_log_probs
         from textenv.lm.responses import Responses
@@ -249,7 +252,7 @@ class KLShaping:
         for begin in range(0, len(mask), rows_at_once):
             rows = slice(begin, begin + rows_at_once)
             part = {key: value[rows] for key, value in begins.items()}
-            responses = Responses(input_ids[rows], part["prompt_lengths"], mask[rows])
+            responses = Responses.of({"input_ids": input_ids[rows], **part}, mask[rows])
             hidden, tokens = response_states(body, responses), responses.counted(actions[rows])
             early_stops = responses.early_stops(part)
             log_probs, _ = token_log_probs(

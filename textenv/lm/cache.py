@@ -123,7 +123,8 @@ class RowCache(Cache):
     The decoder sets before each forward pass where its keys and values are written:
 
     - `prefill`: whole prompts are written from column 0 on;
-    - `step`: one token for each of the first rows is written at that row's own position.
+    - `step`: one token for each of the first rows is written at that row's own position;
+    - `extend`: several tokens of some rows are written at their own positions.
     """
 
     def __init__(self, num_layers: int, num_rows: int, max_length: int):
@@ -138,6 +139,11 @@ class RowCache(Cache):
     def prefill(self, rows: Tensor, sources: Tensor) -> None:
         """Next pass: row ``rows[i]`` of the table stores sequence ``sources[i]`` of the pass."""
         self.rows, self.sources, self.positions = rows, sources, None
+
+    def extend(self, rows: Tensor, positions: Tensor, columns: int) -> None:
+        """Next pass: tokens of the ``rows`` ``[R]`` of the table, written at ``positions``
+        ``[R, K]``; attention as in `step`."""
+        self.rows, self.positions, self.columns = rows, positions, columns
 
     def step(self, positions: Tensor, columns: int) -> None:
         """Next pass: one token for each of the first R rows, written at ``positions`` ``[R]``.
@@ -183,6 +189,12 @@ class _RowLayer(_Layer):
             self.keys[cache.rows, :, :width] = key_states[cache.sources]
             self.values[cache.rows, :, :width] = value_states[cache.sources]
             return key_states, value_states  # a new prompt attends only to itself
+        if cache.positions.dim() == 2:  # several tokens of some rows
+            assert cache.rows is not None
+            at = cache.rows[:, None], slice(None), cache.positions
+            self.keys[at], self.values[at] = (s.transpose(1, 2) for s in (key_states, value_states))
+            read = (table[:, :, : cache.columns] for table in (self.keys, self.values))
+            return tuple(table[cache.rows] for table in read)
         first = slice(len(cache.positions))  # a view, no copy
         self.keys[self._every[first], :, cache.positions] = key_states[:, :, 0]
         self.values[self._every[first], :, cache.positions] = value_states[:, :, 0]

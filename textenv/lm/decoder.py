@@ -23,8 +23,9 @@ class Decoder:
     """A language model's next-token logits for a batch of growing token rows.
 
     It stores the tokens of each row, and passes to the model only what is missing in the cache: the
-    one new token of a row that grew, all tokens of a row that is new or was changed, none of a row
-    that waits. Equal prompts (the members of a group) are prefilled once.
+    new tokens of a row that grew, all tokens of a row that is new or was changed, none of a row
+    that waits. A row grows by one token, or in a dialogue by a reply as well. Equal prompts (the
+    members of a group) are prefilled once.
 
     The rows that step are the first ones of the cache, so that attention reads them in place: where
     a row begins to wait, it changes places with one that goes on.
@@ -110,15 +111,17 @@ class Decoder:
                 f"the observation has the shape {tuple(input_ids.shape)}."
             )
         if origin is not None and not input_ids.is_cpu:
-            fresh, grown = self._changes_by_origin(lengths, origin)
+            fresh, lacking = self._changes_by_origin(lengths, origin)
         else:
-            fresh, grown = self._changes_by_comparison(input_ids, lengths)
+            fresh, lacking = self._changes_by_comparison(input_ids, lengths)
             if rows is not None:
-                fresh, grown = self._put_off(fresh, grown, rows)
-        if grown.any():
+                fresh, lacking = self._put_off(fresh, lacking, rows)
+        if (lacking == 1).any():
             # A captured step is one of all rows: those that wait process their last token again,
-            # which does no harm, and the prefill of those that are new overwrites it.
-            self._step(input_ids, lengths, grown | (self.captured is not None))
+            # which does no harm, and what those that are new or grew by more read overwrites it.
+            self._step(input_ids, lengths, (lacking == 1) | (self.captured is not None))
+        if (lacking > 1).any():
+            self._extend(input_ids, lengths, lacking)
         if fresh.any():
             self._prefill(input_ids, lengths, fresh.nonzero()[:, 0])
         if rows is None:
@@ -127,7 +130,8 @@ class Decoder:
         return self.results[0][rows], self.results[1][rows]
 
     def _changes_by_origin(self, lengths: Tensor, origin: Origin) -> tuple[Tensor, Tensor]:
-        """Rows to prefill and rows that may have grown by one token, as CPU masks ``[B]``.
+        """Rows to prefill, a mask ``[B]``, and how many tokens the others may lack ``[B]``; both on
+        the CPU.
 
         A row of the same episode that did not grow only processes its last token again.
         """
@@ -138,32 +142,37 @@ class Decoder:
             fresh = torch.ones(self.num_rows, dtype=torch.bool)
         else:
             fresh = torch.from_numpy(origin.episodes != before.episodes)
-        self.bounds = (self.bounds + max(steps, 0)).clamp(max=self.max_length)
+        lacking = torch.full_like(self.bounds, max(steps, 0))
+        if origin.lengths is not None:  # known on the host, and exact
+            after = torch.from_numpy(origin.lengths)
+            lacking = (after - self.bounds).clamp(min=steps)
+        self.bounds = (self.bounds + lacking).clamp(max=self.max_length)
         self.bounds[fresh] = 0  # until they are read
         self.columns = int(self.bounds.max())
-        return fresh, ~fresh & (steps == 1)
+        return fresh, lacking.masked_fill(fresh, 0)
 
     def _changes_by_comparison(self, input_ids: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """Rows to prefill and rows that have grown by one token, as CPU masks ``[B]``."""
+        """Rows to prefill, a mask ``[B]``, and how many tokens the others lack ``[B]``; both on the
+        CPU."""
         self.origin = None
         input_ids, lengths = input_ids.cpu(), lengths.cpu()
         width = input_ids.shape[1]
         ahead = torch.arange(width) >= self.seen_lengths[:, None]
         extends = ((input_ids == self.seen[:, :width]) | ahead).all(dim=1)
         lacking = lengths - self.seen_lengths
-        fresh = ~extends | (lacking < 0) | (lacking > 1) | (self.seen_lengths == 0)
+        fresh = ~extends | (lacking < 0) | (self.seen_lengths == 0)
         self.seen[:, :width] = input_ids
         self.seen_lengths = lengths.clone()
         self.columns = int(lengths.max())
-        return fresh, ~fresh & (lacking == 1)
+        return fresh, lacking.masked_fill(fresh, 0)
 
-    def _put_off(self, fresh: Tensor, grown: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+    def _put_off(self, fresh: Tensor, lacking: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Of the changes only those of ``rows``; those of the others are seen at a later call."""
-        others = torch.ones_like(grown)
+        others = torch.ones_like(fresh)
         others[rows.cpu()] = False
         self.seen_lengths[others & fresh] = 0
-        self.seen_lengths[others & grown] -= 1
-        return fresh & ~others, grown & ~others
+        self.seen_lengths -= lacking * others
+        return fresh & ~others, lacking.masked_fill(others, 0)
 
     def _step(self, input_ids: Tensor, lengths: Tensor, steps: Tensor) -> None:
         """One more token of each row of the CPU mask ``steps`` ``[B]``."""
@@ -190,6 +199,20 @@ class Decoder:
         mask = (self.every_column[:columns] <= positions)[:, None, None]
         hidden = self.read(self.cache, tokens, positions, mask)[:, 0]
         return self.head(hidden).float(), hidden.float()
+
+    def _extend(self, input_ids: Tensor, lengths: Tensor, lacking: Tensor) -> None:
+        """Read the last tokens of the rows that ``lacking`` ``[B]``, on the CPU, has more than one
+        of. One that lacks fewer than others reads its last token again, which does no harm."""
+        rows = (lacking > 1).nonzero()[:, 0]
+        at, steps = to_device(rows, input_ids.device), torch.arange(int(lacking.max()))
+        back = (lacking[rows, None] - 1 - steps).clamp(min=0)
+        positions = (lengths[at] - 1)[:, None] - to_device(back, input_ids.device)
+        tokens = to_device(input_ids[at].gather(1, positions), self.device)
+        positions, rows = to_device(positions, self.device), to_device(rows, self.device)
+        self.cache.extend(self.places.at(rows), positions, self.columns)
+        mask = (self.every_column[: self.columns] <= positions[:, :, None])[:, None]
+        hidden = self.read(self.cache, tokens, positions, mask)[:, -1]
+        self._keep(rows, (self.head(hidden).float(), hidden.float()))
 
     def _prefill(self, input_ids: Tensor, lengths: Tensor, rows: Tensor) -> None:
         """Read the prompts of ``rows``, indices on the CPU, from their beginning."""

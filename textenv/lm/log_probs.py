@@ -59,6 +59,12 @@ class Sampling:
     def limited_to(self, vocabulary: int) -> Sampling:
         return replace(self, vocabulary=vocabulary)
 
+    def banning(self, tokens: tuple[int, ...]) -> Sampling:
+        """The same without some more tokens."""
+        if set(tokens) <= set(self.banned_tokens):
+            return self
+        return replace(self, banned_tokens=tuple(sorted({*self.banned_tokens, *tokens})))
+
 
 @cache
 def _index(tokens: tuple[int, ...], device: torch.device) -> Tensor:
@@ -85,7 +91,8 @@ def response_states(body: nn.Module, responses: Responses, share_prompts: bool =
     passes = whole_rows if prompts is None else partial(after_prompts, prompts=prompts)
     for rows, hidden, first in passes(body, responses):
         row, step = mask[rows].nonzero(as_tuple=True)
-        at = to_device(torch.stack([row, first[row] + step]), device)
+        column = first[row] + responses.offsets[rows][row, step]
+        at = to_device(torch.stack([row, column]), device)
         states.append(hidden[at[0], at[1]])
         places.append(place[rows][mask[rows]])
     return torch.cat(states)[to_device(torch.cat(places).argsort(), device)]

@@ -112,7 +112,8 @@ def _check_lengths(model: Any, max_length: int) -> None:
     if context is not None and 0 < context < max_length:  # XLNet has −1, for no limit
         raise ValueError(
             f"Episodes may take {max_length} tokens (longest prompt + max_new_tokens), but the "
-            f"context of {name} is {context}: lower max_new_tokens or max_prompt_tokens."
+            f"context of {name} is {context}: lower max_new_tokens or max_prompt_tokens, or in "
+            "dialogues, whose replies count as well, max_turns or max_reply_tokens."
         )
     layers = getattr(config, "layer_types", None)
     window = getattr(config, "sliding_window", None)

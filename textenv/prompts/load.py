@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ import numpy as np
 
 from textenv.arguments import brief
 from textenv.prompts.chat import (
+    Rendered,
     checked_messages,
     checked_text,
     render_conversation,
@@ -42,6 +43,18 @@ class EncodedPrompt:
     text: str
     ids: np.ndarray
     data: Mapping[str, Any]
+
+    @property
+    def is_conversation(self) -> bool:
+        """Whether a chat template has rendered it."""
+        return isinstance(self.text, Rendered)
+
+
+def with_tools(prompt: Prompt | EncodedPrompt, schemas: list[Any]) -> Prompt | EncodedPrompt:
+    """A prompt whose chat template shows tools, unless its row names some of its own."""
+    if isinstance(prompt, EncodedPrompt) or "tools" in prompt.data:
+        return prompt
+    return replace(prompt, data={**prompt.data, "tools": schemas})
 
 
 def encode_prompts(

@@ -14,6 +14,7 @@ from textenv.task import TextTask
 
 MODES = ("ansi", "rgb_array")
 RESET = "\x1b[0m"
+GREY_TEXT = "\x1b[90m"
 # Background colours of a terminal with 256 colours, from weak to strong.
 REDS = (224, 217, 210, 203, 196)
 GREENS = (194, 157, 120, 83, 46)
@@ -66,21 +67,38 @@ class Renderer:
         self.numbers[rows, at] = to_numpy(infos.get("kl", rewards))[rows]
 
     def render(
-        self, tokens: Array, lengths: Array, prompts: Sequence[EncodedPrompt]
+        self,
+        tokens: Array,
+        lengths: Array,
+        prompts: Sequence[EncodedPrompt],
+        own_tokens: Array | None = None,
     ) -> tuple[Any, ...]:
         """Each row's text, with a plain prompt and a coloured response; or pictures uint8
-        ``[height, width, 3]`` of one size. Tokens are ``[B, L]``, lengths ``[B]``."""
+        ``[height, width, 3]`` of one size. Tokens are ``[B, L]``, lengths ``[B]``, and
+        ``own_tokens`` ``[B, L]`` is 1 where they are not those of replies, which are grey."""
         tokens, lengths = to_numpy(tokens), to_numpy(lengths)
         rendered: list[Any] = []
         for row, prompt in enumerate(prompts):
-            response = tokens[row, len(prompt.ids) : lengths[row]]
+            response = slice(len(prompt.ids), lengths[row])
             text = printable(prompt.text)
-            pieces = [printable(self.tokenizer.decode([token])) for token in response]
-            numbers = self.numbers[row, : len(pieces)]
+            pieces = [printable(self.tokenizer.decode([token])) for token in tokens[row, response]]
+            own = np.ones(len(pieces), np.bool_)
+            if own_tokens is not None:
+                own = to_numpy(own_tokens)[row, response] == 1
+            numbers = np.zeros(len(pieces))
+            numbers[own] = self.numbers[row, : own.sum()]
             if self.mode == "rgb_array":
-                rendered.append(self._page.draw([Piece(text, GREY), *on_colours(pieces, numbers)]))
+                drawn = [
+                    piece if mine else Piece(piece.text, GREY)
+                    for piece, mine in zip(on_colours(pieces, numbers), own, strict=True)
+                ]
+                rendered.append(self._page.draw([Piece(text, GREY), *drawn]))
             else:
-                rendered.append(text + coloured(pieces, numbers))
+                shown = [
+                    piece if mine else f"{GREY_TEXT}{piece}{RESET}"
+                    for piece, mine in zip(pieces, own, strict=True)
+                ]
+                rendered.append(text + coloured(shown, numbers))
         return tuple(rendered)
 
 

@@ -3,7 +3,7 @@
 import logging
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import FrameType
 from typing import Any
 
@@ -27,9 +27,10 @@ def score_within_limits(
     """
     for attempt in range(retries + 1):
         try:
-            if timeout is None:
-                return score_in_parts(reward, episodes)
-            return _in_time(reward, episodes, timeout)
+            return within_time(
+                lambda: score_in_parts(reward, episodes), timeout, f"reward {name_of(reward)!r}",
+                episodes,
+            )  # fmt: skip
         except RewardError as error:
             if attempt == retries:
                 raise
@@ -37,17 +38,23 @@ def score_within_limits(
     raise AssertionError("not reached: the last attempt returns or raises")
 
 
-def _in_time(reward: Reward, episodes: Sequence[Episode], timeout: float) -> Any:
+def within_time(
+    work: Callable[[], Any], timeout: float | None, what: str, episodes: Sequence[Episode]
+) -> Any:
+    """What ``work`` returns. ``what`` it is, and the ``episodes`` that it was given, are named by
+    the RewardError of one that takes longer than ``timeout`` seconds (None waits for ever)."""
+    if timeout is None:
+        return work()
     answers: list[Any] = []
     errors: list[BaseException] = []
 
-    def work() -> None:
+    def in_thread() -> None:
         try:
-            answers.append(score_in_parts(reward, episodes))
+            answers.append(work())
         except BaseException as error:
             errors.append(error)
 
-    thread = threading.Thread(target=work, name=f"reward {name_of(reward)}", daemon=True)
+    thread = threading.Thread(target=in_thread, name=what, daemon=True)
     thread.start()
     thread.join(timeout)
     if errors:
@@ -56,7 +63,7 @@ def _in_time(reward: Reward, episodes: Sequence[Episode], timeout: float) -> Any
         return answers[0]
     frame = sys._current_frames().get(thread.ident or 0)
     raise RewardError(
-        f"reward {name_of(reward)!r} has not answered within reward_timeout={timeout:g} s; "
+        f"{what} has not answered within reward_timeout={timeout:g} s; "
         f"{_whereabouts(frame, episodes)}."
     )
 

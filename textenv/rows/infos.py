@@ -14,6 +14,7 @@ from textenv.episode import Episode
 from textenv.rewards import part_names
 from textenv.task import TextTask
 
+OF_DIALOGUES = "turns", "reply_length", "turns_cut", "replies_cut"
 SAME_STEP_KEYS = ("final_obs", "_final_obs", "final_info", "_final_info")
 
 
@@ -73,14 +74,15 @@ def as_numbers(
     """The numbers in the infos of a reset or a step, with the same keys at each of them: numpy
     columns that are valid in all rows.
 
-    These are ``prompt_index``; ``response_length``, ``score``, ``stopped`` (1 if the finish reason
-    is "stop"), ``score_NAME`` and ``no_stop_penalty``, 0 before an episode's last step; and
+    These are ``prompt_index``; ``response_length``, ``score``, ``stopped`` (0 if the finish reason
+    is "length"), ``score_NAME`` and ``no_stop_penalty``, 0 before an episode's last step, and so
+    are the numbers of a dialogue; ``turn_reward``, 0 but at the end of a turn; and
     ``ref_log_prob`` and, where a policy is bound (``with_kl``), ``kl``, 0 at a reset. What
     SAME_STEP adds stays as it is. The parts of a sum are not ``score/NAME`` here, since a slash in
     HDF5 would make ``score`` a folder.
     """
     if "finish_reason" in infos:
-        stopped = infos["finish_reason"] == "stop"
+        stopped = infos["finish_reason"] != "length"
         infos = infos | {"stopped": stopped, "_stopped": infos["_finish_reason"]}
     dtypes: dict[str, Any] = {"response_length": np.int64, "stopped": np.int64, "score": np.float64}
     for name in part_names(task.reward):
@@ -90,6 +92,12 @@ def as_numbers(
             infos = infos | {f"score_{name}": values, f"_score_{name}": valid}
     if task.no_stop_penalty != 0:
         dtypes["no_stop_penalty"] = np.float64
+    if task.respond is not None:
+        dtypes |= {"turn_reward": np.float64, "score_turns": np.float64}
+        dtypes |= dict.fromkeys(OF_DIALOGUES, np.int64)
+        if "score/turns" in infos:
+            infos = infos | {"score_turns": infos["score/turns"]}
+            infos |= {"_score_turns": infos["_score/turns"]}
     if task.reference is not None:
         dtypes |= dict.fromkeys(
             ("ref_log_prob", "kl") if with_kl else ("ref_log_prob",), np.float64

@@ -18,6 +18,7 @@ from textenv.kl.shaping import KLShaping, shaped_reward
 from textenv.lm.early_stops import next_early_stops
 from textenv.rewards import score_within_limits
 from textenv.rows import infos as columns
+from textenv.rows.dialogue import Dialogue
 from textenv.rows.starts import Starts
 from textenv.rows.token_table import TokenTable
 from textenv.rows.transcripts import transcribe
@@ -32,29 +33,44 @@ class Scoring:
     """What both have in common: the reward of a task is called with episodes that have ended."""
 
     def __init__(
-        self, task: TextTask, shaping: KLShaping | None, table: TokenTable, starts: Starts
+        self,
+        task: TextTask,
+        shaping: KLShaping | None,
+        table: TokenTable,
+        starts: Starts,
+        dialogue: Dialogue | None = None,
     ):
         self.task, self.shaping, self.table, self.starts = task, shaping, table, starts
+        self.dialogue = dialogue
 
     def score(self, mask: np.ndarray) -> tuple[np.ndarray, Infos]:
         """The rewards ``[N]`` of the rows of ``mask`` (bool ``[B]``) at their last tokens, without
         KL: the score, minus the penalty of an episode that never stopped.
 
-        In the infos, ``score`` is the value that the reward returned; the penalty and the parts of
-        a weighted sum have their own entries.
+        In the infos, ``score`` is the value that the reward returned, plus the rewards of turns,
+        which are paid at their own ends; these, the penalty and the parts of a weighted sum have
+        their own entries.
         """
-        rows, task = np.flatnonzero(mask), self.task
-        prompts = self.starts.current_prompts(rows)
-        episodes = transcribe(self.table, rows, prompts, task.stop_rule)
+        rows, task, dialogue = np.flatnonzero(mask), self.task, self.dialogue
+        if dialogue is None:
+            prompts = self.starts.current_prompts(rows)
+            episodes = transcribe(self.table, rows, prompts, task.stop_rule)
+        else:
+            episodes = dialogue.episodes(rows)
         scores, parts = score_within_limits(
             task.reward, episodes, task.reward_timeout, task.reward_retries
         )
-        infos = columns.last_step(mask, episodes, scores)
+        if dialogue is None:
+            infos = columns.last_step(mask, episodes, scores)
+        else:
+            parts = parts | {"turns": dialogue.totals(mask)}
+            infos = columns.last_step(mask, episodes, scores + parts["turns"])
+            infos |= dialogue.of_ends(mask)
         for name, part in parts.items():
             infos |= columns.column(f"score/{name}", mask, part, np.float64)
         if task.no_stop_penalty == 0:
             return scores, infos
-        never_stopped = np.array([episode.finish_reason != "stop" for episode in episodes])
+        never_stopped = np.array([episode.finish_reason == "length" for episode in episodes])
         penalties = task.no_stop_penalty * never_stopped
         return scores - penalties, infos | columns.column(
             "no_stop_penalty", mask, penalties, np.float64
@@ -84,28 +100,34 @@ class StepScoring(Scoring):
             next_early_stops(table.stops(), lengths),
         )  # fmt: skip
 
-    def finish_rows(self, ended: Array, stops: Array) -> bool:
-        """End the episodes of the rows ``ended``. Returns whether episodes can be scored now.
-
-        A RuntimeError says that an action is not the one that the policy chose; no step has been
-        taken.
-        """
+    def check_actions(self, ended: Array) -> np.ndarray:
+        """``ended`` ``[B]`` on the host. A RuntimeError says that an action is not the one that the
+        policy chose; no step has been taken."""
         if self._recorded is None or self.shaping is None:
-            self._ended = to_numpy(ended)
-        else:  # all that the host has to know of this step comes in one copy
-            columns = to_tensor(self.table.running), to_tensor(ended), self._recorded[2]
-            ran, self._ended, wrong = (column.numpy() for column in to_host(*columns))
-            self._ran = ran.copy()  # on the CPU it is the table's, which is changed below
-            if wrong.any():
-                self.table.take_back()
-                self.shaping.refuse(f"row {int(wrong.argmax())}")
+            return to_numpy(ended)
+        # All that the host has to know of this step comes in one copy.
+        columns = to_tensor(self.table.running), to_tensor(ended), self._recorded[2]
+        ran, on_host, wrong = (column.numpy() for column in to_host(*columns))
+        self._ran = ran.copy()  # on the CPU it is the table's, which is changed later
+        if wrong.any():
+            self.table.take_back()
+            self.shaping.refuse(f"row {int(wrong.argmax())}")
+        return on_host
+
+    def finish_rows(self, ended: Array, stops: Array) -> bool:
+        """End the episodes of the rows ``ended``. Returns whether episodes can be scored now."""
+        # In a dialogue it was done before the reply.
+        self._ended = self.check_actions(ended) if self.dialogue is None else to_numpy(ended)
         some = bool(self._ended.any())
         if some:
             self.table.end(ended, stops)
         return some
 
-    def rewards(self, ended: Array, finished: bool) -> tuple[Array, Array, Infos]:
-        """Rewards ``[B]``, terminated ``[B]`` and infos of the step."""
+    def rewards(
+        self, ended: Array, finished: bool, of_turns: np.ndarray | None = None
+    ) -> tuple[Array, Array, Infos]:
+        """Rewards ``[B]``, terminated ``[B]`` and infos of the step. ``of_turns``: the rewards
+        ``[B]`` of turns that have ended in it."""
         arrays, infos = self.table.arrays, Infos()
         rewards = arrays.zeros(self.table.num_rows, np.float64)
         if finished:
@@ -114,6 +136,8 @@ class StepScoring(Scoring):
             at_the_end = np.zeros(len(mask))
             at_the_end[mask] = paid
             rewards = arrays.convert(at_the_end)
+        if of_turns is not None:
+            rewards = rewards + arrays.convert(of_turns)
         if self._recorded is not None and self.shaping is not None:
             reference_log_probs, own, _ = self._recorded
             reference_log_probs = arrays.convert(reference_log_probs)
@@ -138,6 +162,9 @@ class BatchScoring(Scoring):
         if self.shaping is not None:
             self.shaping.begin_batch()
 
+    def check_actions(self, ended: Array) -> None:
+        """They are checked when the batch is complete."""
+
     def record_actions(self, actions: Array) -> None:
         """Store the policy's record of its actions; the reference scores them at the end."""
         if self.shaping is not None:
@@ -156,8 +183,11 @@ class BatchScoring(Scoring):
             asks and not bool(self.table.running.any())
         )
 
-    def rewards(self, ended: Array, finished: bool) -> tuple[Array, Array, Infos]:
-        """Rewards ``[B]``, terminated ``[B]`` and infos: zeros until all rows have ended."""
+    def rewards(
+        self, ended: Array, finished: bool, of_turns: np.ndarray | None = None
+    ) -> tuple[Array, Array, Infos]:
+        """Rewards ``[B]``, terminated ``[B]`` and infos: zeros until all rows have ended. The
+        rewards of turns are then known of all of them."""
         arrays, rows = self.table.arrays, self.table.num_rows
         none = arrays.zeros(rows, np.bool_)
         if not finished:
@@ -168,6 +198,9 @@ class BatchScoring(Scoring):
             to_tensor(arrays.convert(paid)), to_tensor(self.table.response_lengths()),
             int(infos["response_length"].max()),
         )  # fmt: skip
+        if self.dialogue is not None:
+            of_all = arrays.convert(self.dialogue.rewards(every, token_rewards.shape[1]))
+            token_rewards = token_rewards + to_tensor(of_all)
         if self.shaping is not None:
             token_rewards, token_infos = self._shaped(token_rewards, mask, self.shaping)
             infos |= token_infos
@@ -177,7 +210,10 @@ class BatchScoring(Scoring):
     def _shaped(self, rewards: Tensor, mask: Tensor, shaping: KLShaping) -> tuple[Tensor, Infos]:
         """The token rewards ``[B, T]`` shaped by the KL, and the infos about it."""
         table, convert = self.table, self.table.arrays.convert
-        begins = {"prompt_lengths": table.prompt_lengths, **table.stops()}
+        begins = {
+            "prompt_lengths": table.prompt_lengths, **table.stops(of_whole_rows=True),
+            **table.own_columns(),
+        }  # fmt: skip
         reference_log_probs = shaping.score(
             to_tensor(table.tokens)[:, : table.max_length],
             {key: to_tensor(value) for key, value in begins.items()},

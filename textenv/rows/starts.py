@@ -28,6 +28,8 @@ class Starts:
         self._drawn: list[list[int]] = [[] for _ in range(groups)]  # draws that a row still needs
         self._forgotten = [0] * groups  # the number of earlier draws, used by all rows
         self._episodes = np.zeros(num_rows, np.int64)  # the number of draws that each row has used
+        self._entropy = [0] * groups  # the seed of each group
+        self._begun = np.zeros(num_rows, np.int64)  # episodes whose chance has a seed
 
     def checked_mask(self, mask: Any, may_be_some: bool) -> np.ndarray:
         """The rows to reset, bool ``[B]``; None means all rows. ``may_be_some``: whether some rows
@@ -71,6 +73,8 @@ class Starts:
                 self._generators[group], _ = seeding.np_random(int(given[first]))
                 self._drawn[group], self._forgotten[group] = [], 0
                 self._episodes[first : first + self.group_size] = 0
+                self._begun[first : first + self.group_size] = 0
+                self._entropy[group] = int(given[first])
 
     def seed_by_chance(self) -> None:
         """Seed every group with random numbers from the operating system."""
@@ -87,6 +91,8 @@ class Starts:
             "prompt_index": self.prompt_index.copy(),
             "prompts": self._fingerprint(),
             "seeded": self.seeded,
+            "entropy": list(self._entropy),
+            "begun": self._begun.copy(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -107,6 +113,8 @@ class Starts:
         self._episodes = np.array(state["episodes"], np.int64)
         self.prompt_index = np.array(state["prompt_index"], np.int64)
         self.seeded = bool(state["seeded"])
+        self._entropy = list(state.get("entropy", self._entropy))  # earlier releases had none
+        self._begun = np.array(state.get("begun", self._begun), np.int64)
 
     def _fingerprint(self) -> int:
         """A number that differs for other prompts."""
@@ -129,6 +137,21 @@ class Starts:
                 self._episodes[members] = self._episodes[members].max()
         for row in rows.tolist():
             self.prompt_index[row] = self._next(row)
+
+    def chances(self, mask: np.ndarray, together: bool) -> list[int]:
+        """Seeds for what is random in the next episodes of the rows of ``mask`` beside the policy:
+        the k-th episodes of the rows of a group have the same. ``together`` as of `draw`."""
+        rows = np.flatnonzero(mask)
+        if together:
+            for group in np.unique(rows // self.group_size):
+                members = rows[rows // self.group_size == group]
+                self._begun[members] = self._begun[members].max()
+        seeds = []
+        for row in rows.tolist():
+            entropy = self._entropy[row // self.group_size], int(self._begun[row])
+            seeds.append(int(np.random.SeedSequence(entropy).generate_state(1)[0]))
+            self._begun[row] += 1
+        return seeds
 
     def choose(self, mask: np.ndarray, prompt_index: Any) -> None:
         """Set the prompts of the rows of ``mask`` to those that the caller chose; none is drawn."""

@@ -42,10 +42,11 @@ class Stops:
         return completed
 
 
-def action_masks(table: TokenTable, vocabulary: int, policy: Any = None) -> np.ndarray:
-    """Which tokens make sense next, bool ``[B, vocabulary]``. Those that the ``sampling`` of a
-    policy bans are False, too."""
-    masks = np.ones((table.num_rows, vocabulary), np.bool_)
+def action_masks(table: TokenTable, actions: Any, policy: Any = None) -> np.ndarray:
+    """Which tokens of an action space make sense next, bool ``[B, vocabulary]``. Those that the
+    ``sampling`` of a policy bans are False, too."""
+    masks = np.ones((table.num_rows, int(actions.n)), np.bool_)
+    masks[:, list(getattr(actions, "illegal", ()))] = False
     masks[:, list(getattr(getattr(policy, "sampling", None), "banned_tokens", ()))] = False
     early_stops = next_early_stops(table.stops(), to_tensor(table.lengths))
     if early_stops is not None:

@@ -10,6 +10,8 @@ from textenv.lm.stop_rule import StopRule
 from textenv.prompts.load import EncodedPrompt
 from textenv.rows.token_table import TokenTable
 
+DECODED_BEFORE = 16  # tokens
+
 
 def transcribe(
     table: TokenTable, rows: np.ndarray, prompts: Sequence[EncodedPrompt], stop: StopRule
@@ -39,3 +41,28 @@ def transcribe(
             Episode(prompt.text, response, ids[:split], ids[split:], reason, prompt.data)
         )
     return episodes
+
+
+def texts_of_turns(
+    stop: StopRule, tokens: Sequence[np.ndarray], begins: np.ndarray, stopped: np.ndarray
+) -> list[str]:
+    """The texts of N turns, which are the ends of ``tokens`` from the columns ``begins`` ``[N]``
+    on, without the stop string where a stop has ended them. A few tokens before a turn are decoded
+    with it, as the prompt is in `transcribe`."""
+    firsts = np.maximum(begins - DECODED_BEFORE, 0)
+    whole = [row[first:] for row, first in zip(tokens, firsts, strict=True)]
+    before = [row[first:at] for row, first, at in zip(tokens, firsts, begins, strict=True)]
+    decoded = stop.tokenizer.batch_decode([*whole, *before], skip_special_tokens=True)
+    texts = []
+    for row, begin, by_a_stop, text, head in zip(
+        tokens, begins, stopped, decoded[: len(whole)], decoded[len(whole) :], strict=True
+    ):
+        text = (
+            text[len(head) :]
+            if text.startswith(head)
+            else stop.tokenizer.decode(row[begin:], skip_special_tokens=True)
+        )
+        if by_a_stop and not stop.is_stop_token[row[-1]]:
+            text = stop.without_stop_string(text)
+        texts.append(text)
+    return texts

@@ -16,6 +16,7 @@ import gymnasium as gym
 from textenv.tasks import (
     countdown,
     digit_sum,
+    guess_number,
     haiku,
     letter_count,
     reasoning,
@@ -28,7 +29,15 @@ __all__ = ["TASKS", "TaskSpec", "reasoning", "register_tasks"]
 
 TASKS: dict[str, TaskSpec] = {
     module.TASK.id: module.TASK
-    for module in (sentiment, haiku, digit_sum, letter_count, word_reversal, countdown)
+    for module in (
+        sentiment,
+        haiku,
+        digit_sum,
+        letter_count,
+        word_reversal,
+        countdown,
+        guess_number,
+    )
 }
 
 

@@ -1,7 +1,7 @@
 """What a registered task consists of."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 from textenv.sharing import plain
@@ -13,7 +13,8 @@ class TaskSpec:
 
     ``held_out`` are prompts of the same form as ``prompts``, none of which is among these. Pass
     them as ``prompts=`` to evaluate. ``kl_coef`` is a β that suits the task, units of the score per
-    nat, for commands that train; None leaves it to them.
+    nat, for commands that train; None leaves it to them. ``planned`` names the function that finds
+    the optimum of a game, where samples of the reference do not (`textenv.tasks.guess_number`).
     """
 
     id: str  # which ``gym.make`` takes
@@ -24,10 +25,17 @@ class TaskSpec:
     max_new_tokens: int
     stop: tuple[str, ...] | None = None
     chat: bool = False
+    legal_tokens: tuple[str, ...] | None = None
+    respond: str | None = None
+    max_turns: int | None = None
+    max_turn_tokens: int | None = None
+    max_reply_tokens: int | None = None
     kl_coef: float | None = None
+    planned: str | None = None
 
     @property
     def kwargs(self) -> dict[str, Any]:
         """The arguments of the environment, as data."""
-        names = "prompts", "reward", "max_new_tokens", "stop", "chat"
-        return {name: plain(getattr(self, name)) for name in names if getattr(self, name)}
+        others = ("id", "description", "held_out", "kl_coef", "planned")
+        given = {each.name: getattr(self, each.name) for each in fields(self)}
+        return {name: plain(value) for name, value in given.items() if name not in others and value}

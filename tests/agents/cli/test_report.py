@@ -81,7 +81,7 @@ def test_the_folder_of_a_comparison_stands_for_the_runs_that_learned(small, tmp_
     names = ["reinforce", "sb3:PPO(n_steps=4)", "untouched"]
     main(["compare", *small, "--agents", *names, "--seeds", "2", "--output", str(tmp_path / "all")])
     text = Reader(report(tmp_path / "all", "--heat-maps", "1")).text
-    assert "4 runs" in text and "untouched" not in text
+    assert "4 runs" in text and "untouched, seed" not in text
     assert "sb3:PPO, seed 1" in text
     after = json.loads((tmp_path / "all" / "sb3-PPO-n_steps=4-1" / "evaluation.json").read_text())
     for name in ("return", "score"):

@@ -174,7 +174,7 @@ def test_the_help_is_in_groups_whose_sentences_flow(capsys):
             main([command, "--help"])
         shown = capsys.readouterr().out
         groups = re.findall(r"(\w+) options  ", shown)
-        assert groups[:4] == ["task", "learning", "evaluation", "run"]
+        assert groups[:5] == ["task", "dialogue", "learning", "evaluation", "run"]
         assert shown.index("--reward STR") < shown.index(" learning options")
         text = re.sub(r"\s+", " ", shown)
         assert "in addition to the end-of-sequence token. (default: none)" in text

@@ -16,11 +16,14 @@ def own_forward(policy, rollout, temperature=1.0, banned=()):
     columns = [torch.zeros(rollout.mask.shape) for _ in range(3)]
     for row, length in enumerate(rollout.mask.sum(dim=1).tolist()):
         prompt = int(rollout.observations["prompt_lengths"][row])
-        ids = rollout.observations["input_ids"][row, : prompt + length]
-        assert_close(ids[prompt:], rollout.actions[row, :length])
+        chosen = torch.arange(prompt, prompt + length)  # columns of actions
+        if "own_tokens" in rollout.observations:
+            chosen = rollout.observations["own_tokens"][row].nonzero()[:, 0]
+        ids = rollout.observations["input_ids"][row, : int(chosen[-1]) + 1]
+        assert_close(ids[chosen], rollout.actions[row, :length])
         with torch.no_grad():
             output = policy.model(input_ids=ids[None], output_hidden_states=True)
-        at = slice(prompt - 1, prompt + length - 1)
+        at = chosen - 1
         logits = output.logits[0, at, : policy.sampling.vocabulary].float() / temperature
         logits[:, list(banned)] = -torch.inf
         distribution = torch.distributions.Categorical(logits=logits)
@@ -28,7 +31,7 @@ def own_forward(policy, rollout, temperature=1.0, banned=()):
         for column, values in zip(
             columns,
             (
-                distribution.log_prob(ids[prompt:]),
+                distribution.log_prob(ids[chosen]),
                 distribution.entropy(),
                 policy.value_head(hidden)[:, 0].detach(),
             ),

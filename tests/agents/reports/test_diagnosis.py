@@ -138,6 +138,24 @@ CASES = [
         [record(rollout_ep_len_mean=[14] + [5] * 7, rollout_score_mean=flat(0))],
     ),
     (
+        problems.turns_cut,
+        [record(rollout_turns=flat(2), rollout_turns_cut=flat(1.8), rollout_ep_len_mean=flat(9))],
+        [
+            record(rollout_turns=flat(2), rollout_turns_cut=flat(1), rollout_ep_len_mean=flat(9)),
+            record(rollout_turns=flat(2), rollout_turns_cut=flat(2), rollout_ep_len_mean=flat(2)),
+        ],
+    ),
+    (
+        problems.replies_cut,
+        [record(rollout_replies_cut=flat(0.3))],
+        [record(rollout_replies_cut=flat(0.01))],
+    ),
+    (
+        problems.nothing_replied,
+        [record(rollout_reply_length=flat(0), rollout_turns=flat(1))],
+        [record(rollout_reply_length=flat(0.5), rollout_turns=flat(2))],
+    ),
+    (
         problems.responses_alike,
         [record(evaluations={"before": {"distinct_2": 0.6}, "after": {"distinct_2": 0.1}})],
         [record(evaluations={"before": {"distinct_2": 0.6}, "after": {"distinct_2": 0.3}})],

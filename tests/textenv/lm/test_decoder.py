@@ -288,3 +288,38 @@ def test_adapters_of_peft_take_part(
     assert_same_as_full_forward(decoder, model, rows)
     rows.grow(0, 1)
     assert_same_as_full_forward(decoder, model, rows)
+
+
+@every_kind
+def test_rows_that_grow_by_several_tokens_are_extended(
+    architecture, attention, make_model, make_rows, assert_same_as_full_forward
+):
+    model = make_model(architecture, attention)
+    decoder = Decoder(model, num_rows=4, max_length=LENGTH)
+    rows = make_rows([5, 6], [9, 8, 7, 6, 5], [3, 3, 4], [4])
+    assert_same_as_full_forward(decoder, model, rows)
+    for step, grown in enumerate(
+        [{0: 3, 1: 1, 2: 2}, {0: 1, 1: 1, 3: 4}, {1: 2, 2: 2, 3: 3}, {0: 1, 1: 1, 2: 1, 3: 1}]
+    ):
+        for row, count in grown.items():
+            for token in range(count):
+                rows.grow(row, token=20 + 3 * token + step)
+        assert_same_as_full_forward(decoder, model, rows)
+
+
+def test_what_is_read_are_the_new_tokens(make_model, make_rows, count_passes):
+    model = make_model()
+    decoder = Decoder(model, num_rows=3, max_length=LENGTH)
+    rows = make_rows([5, 6], [9, 8, 7, 6, 5], [3, 3, 4])
+    rows.next_of(decoder)
+    shapes = count_passes(model)
+    for grown, passes in [
+        ({0: 3, 1: 1, 2: 2}, [(1, 1), (2, 3)]),
+        ({0: 1, 1: 1}, [(2, 1)]),
+        ({2: 4}, [(1, 4)]),
+    ]:
+        for row, count in grown.items():
+            rows.grow(*[row] * count)
+        rows.next_of(decoder)
+        assert shapes == passes
+        shapes.clear()

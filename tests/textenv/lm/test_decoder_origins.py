@@ -218,3 +218,34 @@ def test_the_environment_tells_its_reference_where_episodes_begin(
     torch.testing.assert_close(reference_log_probs(OnAccelerator), compared, rtol=0, atol=1e-4)
     with pytest.raises(pytest.fail.Exception):
         reference_log_probs(torch.Tensor)
+
+
+@pytest.mark.parametrize("captured", [False, True])
+@pytest.mark.parametrize("kind", ["step", "batch"])
+def test_replies_are_read_by_the_lengths_that_the_host_knows(
+    kind, captured, mode, make_envs, make_model, batch, read_observation
+):
+    """A row grows by a token and its reply, while others wait, go on, or begin anew."""
+    if kind == "batch" and mode.name != "DISABLED":
+        pytest.skip("rows wait in this mode alone")
+    replies = ["", "ab", "cdefg", None]
+    talk = {
+        "respond": lambda e: replies[(sum(e.turns[-1].ids) + len(e.turns)) % 4],
+        "max_turns": 3, "max_turn_tokens": 2, "max_reply_tokens": 4,
+    }  # fmt: skip
+    model = make_model()
+    driving = batch if kind == "batch" else {"autoreset_mode": mode}
+    env = make_envs(array="torch", **talk, **driving)
+    decoder = Decoder(model, env.num_envs, env.max_length, captured=captured)
+    observation, _ = env.reset(seed=0)
+    random, grown = np.random.default_rng(1), 0
+    for _ in range(24):
+        read_observation(decoder, model, observation)
+        before = observation["attention_mask"].sum(1)
+        actions = torch.tensor(random.choice([0, 50, 60, 61], env.num_envs))
+        observation, _, ended, _, _ = env.step(actions)
+        grown += int((observation["attention_mask"].sum(1) - before > 1).sum())
+        if mode.name == "DISABLED" and ended.any():
+            some = {} if kind == "batch" else {"options": {"reset_mask": ended}}
+            observation, _ = env.reset(**some)
+    assert grown > 8
