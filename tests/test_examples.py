@@ -146,3 +146,31 @@ def test_plain_torch_loop(run):
     printed = run("plain_torch_loop.py", updates=2, num_envs=8, episodes=3)
     assert -1 <= numbers("trained by hand +mean return # ± #", printed)[0] <= 1
     assert printed.count("update ") == 2
+
+
+RIGHT = {
+    "return of the episode, for all its actions", "return-to-go", "GAE over actions, true critic",
+    "GAE over actions, wrong critic, λ = 1", "GAE over turns, true critic",
+    "GAE over turns, wrong critic, λ = 1", "leave-one-out, episodes",
+    "leave-one-out, turns by position",
+}  # fmt: skip
+
+
+def test_credit_in_dialogues(capsys):
+    example = runpy.run_path(str(EXAMPLES / "credit_in_dialogues.py"))
+    for seed in range(3):
+        game = example["play"](seed)
+        exact = example["exact_gradient"](game)
+        assert game.probabilities().sum().item() == pytest.approx(1)
+        for name, (credit, in_pairs) in example["CREDITS"].items():
+            found = example["expected_gradient"](game, credit, in_pairs)
+            what, error, _ = example["verdict"](exact, found)
+            if name in RIGHT:
+                assert what == "the gradient of J" and error < 1e-12
+            elif name == "group-centered, episodes":
+                assert what == "in proportion to it"
+                torch.testing.assert_close(found, exact / 2)
+            else:
+                assert what == "another direction" and error > 1e-3
+    example["main"]()
+    assert capsys.readouterr().out.count("the gradient of J") == len(RIGHT)

@@ -176,7 +176,8 @@ def _job(task: Compare, candidate: Candidate, seed: int, output: Path) -> Job:
     preset, hyperparameters = presets.training(task.model), dict[str, Any]()
     what, arguments, known = candidate.what, dict(candidate.arguments), set[str]()
     if isinstance(what, type) and issubclass(what, Agent):
-        preset, hyperparameters = chosen_presets(candidate.name, task.model, arguments.get("lora"))
+        lora, env = arguments.get("lora"), task.env[0]
+        preset, hyperparameters = chosen_presets(candidate.name, task.model, lora, env)
         known = {*hyperparameters, *OF_POLICY, *offered_hyperparameters(what)}
     elif isinstance(what, type):
         budget = given["max_new_tokens"]

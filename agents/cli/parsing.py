@@ -169,10 +169,11 @@ def parse_train(arguments: list[str]) -> tuple[RunOptions, dict[str, Any]]:
     """
     name = chosen(arguments, "--agent", RunOptions.agent)
     cls_of_agent, lora = algorithms.find(name), chosen(arguments, "--lora", "None")
+    env = chosen(arguments, "--env", RunOptions.env)
     preset, hyperparameters = chosen_presets(
-        name, chosen(arguments, "--model", RunOptions.model), None if lora == "None" else lora
+        name, chosen(arguments, "--model", RunOptions.model), None if lora == "None" else lora, env
     )
-    preset |= defaults_of(chosen(arguments, "--env", RunOptions.env))
+    preset |= defaults_of(env)
     fields = _hyperparameter_fields(cls_of_agent, hyperparameters)
     group = dataclasses.make_dataclass(cls_of_agent.__name__, fields)
     group.__doc__ = f"Hyper-parameters of {cls_of_agent.__name__}."

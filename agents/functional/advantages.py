@@ -8,8 +8,11 @@ reward. Of steps, arguments and results are [B, T]:
 - `next_values`: V(s_{t+1}): 0 where terminated, V(final observation) where truncated.
 - `episode_end`: bool, the episode ends after step t, terminated or truncated.
 - `mask`: bool, the steps that count. The others return 0, and divide the row like an end.
-- `gamma`, `gae_lambda`: in [0, 1].
+- `gamma`, `gae_lambda`: in [0, 1]; numbers, or one for each step, such as those of `once_a_turn`.
+- `turn_end`: bool, of dialogues: the environment replies after step t, or the episode ends.
 """
+
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -20,7 +23,7 @@ from agents.functional._shapes import check_rows
 def discounted_returns(
     rewards: Tensor,
     episode_end: Tensor,
-    gamma: float,
+    gamma: float | Tensor,
     next_values: Tensor | None = None,
     mask: Tensor | None = None,
 ) -> Tensor:
@@ -51,7 +54,11 @@ def trajectory_return(rewards: Tensor, gamma: float, mask: Tensor) -> Tensor:
 
 
 def temporal_difference_errors(
-    rewards: Tensor, values: Tensor, next_values: Tensor, gamma: float, mask: Tensor | None = None
+    rewards: Tensor,
+    values: Tensor,
+    next_values: Tensor,
+    gamma: float | Tensor,
+    mask: Tensor | None = None,
 ) -> Tensor:
     """δ_t = r_t + γ V(s_{t+1}) - V(s_t) (Sutton & Barto 2018, eq. 6.5)."""
     check_rows(rewards=rewards, values=values, next_values=next_values, mask=mask)
@@ -63,8 +70,8 @@ def generalized_advantages(
     values: Tensor,
     next_values: Tensor,
     episode_end: Tensor,
-    gamma: float,
-    gae_lambda: float,
+    gamma: float | Tensor,
+    gae_lambda: float | Tensor,
     mask: Tensor | None = None,
 ) -> Tensor:
     """GAE(γ, λ): A_t = δ_t + γλ A_{t+1} within an episode (Schulman et al. 2016, eq. 16).
@@ -77,6 +84,15 @@ def generalized_advantages(
     )
     errors = temporal_difference_errors(rewards, values, next_values, gamma, mask)
     return _discounted_sums(errors, _continues(episode_end, mask), gamma * gae_lambda)
+
+
+def once_a_turn(factor: float, turn_end: Tensor) -> Tensor:
+    """γ or λ that applies at the ends of turns, and is 1 within a turn [B, T].
+
+    With it `generalized_advantages` sees a whole turn as one action, as on the level of messages
+    (Zhou et al. 2024, ArCHer, section 3): A of each of its tokens takes V from the ends of turns.
+    """
+    return torch.where(turn_end, factor, 1.0)
 
 
 def moving_average_baseline(baseline: float, batch_mean: float, momentum: float) -> float:
@@ -117,6 +133,42 @@ def leave_one_out(scores: Tensor, group_size: int) -> Tensor:
     times G / (G - 1).
     """
     return group_centered(scores, group_size) * (group_size / (group_size - 1))
+
+
+def over_turns(
+    compare: Callable[[Tensor], Tensor],
+    returns: Tensor,
+    turn_end: Tensor,
+    mask: Tensor,
+    group_size: int,
+) -> Tensor:
+    """Returns-to-go compared by position: those of the k-th turns of a group's members that have
+    one, at each step of the turn [B, T]. A turn that no other member has is compared with 0.
+
+    Args:
+        compare: `[n] -> [n]` of n members, at least 2: `group_centered`, `group_relative` or
+            `leave_one_out` with ``group_size=n``.
+        returns: [B, T], such as `discounted_returns`; that of a turn is the one at its first step.
+        group_size: each `group_size` consecutive rows answer the same prompt.
+    """
+    check_rows(returns=returns, turn_end=turn_end, mask=mask)
+    begins = mask.clone()
+    begins[:, 1:] &= turn_end[:, :-1]
+    turn = begins.cumsum(dim=1) - 1  # of each step
+    advantages = torch.zeros_like(returns)
+    for k in range(int(turn.max()) + 1):
+        first = begins & (turn == k)
+        of_turn = _counted(returns, first).sum(dim=1)
+        for members in _groups(torch.arange(len(returns)), group_size):
+            there = members[first[members].any(dim=1)]
+            if len(there) > 1:
+                compared = compare(of_turn[there])
+                steps = (turn[there] == k) & mask[there]
+                advantages[there] += torch.where(steps, compared[:, None], 0.0)
+            elif len(there) == 1:
+                steps = (turn[there] == k) & mask[there]
+                advantages[there] += torch.where(steps, of_turn[there][:, None], 0.0)
+    return advantages
 
 
 def normalize(
@@ -173,12 +225,12 @@ def _continues(episode_end: Tensor, mask: Tensor | None) -> Tensor:
     return continues
 
 
-def _discounted_sums(terms: Tensor, continues: Tensor, discount: float) -> Tensor:
-    """S_t = x_t + discount · S_{t+1} while the episode continues, x_t where it does not."""
-    columns = []
+def _discounted_sums(terms: Tensor, continues: Tensor, discount: float | Tensor) -> Tensor:
+    """S_t = x_t + discount_t · S_{t+1} while the episode continues, x_t where it does not."""
+    columns, discounts = [], torch.as_tensor(discount).expand(terms.shape)
     next_sum = torch.zeros_like(terms[:, 0])
     for t in reversed(range(terms.shape[1])):
-        next_sum = terms[:, t] + discount * torch.where(continues[:, t], next_sum, 0.0)
+        next_sum = terms[:, t] + discounts[:, t] * torch.where(continues[:, t], next_sum, 0.0)
         columns.append(next_sum)
     return torch.stack(columns[::-1], dim=1)
 

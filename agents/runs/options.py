@@ -157,14 +157,17 @@ def offered_hyperparameters(cls: type) -> list[str]:
 
 
 def chosen_presets(
-    agent: str, model: Any, lora: Any = None
+    agent: str, model: Any, lora: Any = None, env: str = RunOptions.env
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The presets of an algorithm and a model: for `RunOptions`, and for the hyper-parameters."""
+    """The presets of an algorithm, a model and a task: for `RunOptions`, and for the
+    hyper-parameters."""
     cls = algorithms.find(agent)
     chosen = {
         **presets.hyperparameters(cls, sequential=True, model=model, lora=lora),
         **presets.training(model),
     }
+    if env in TASKS and presets.is_small(model) and lora is None:
+        chosen |= TASKS[env].settings
     offered = offered_hyperparameters(cls)
     return (
         {name: value for name, value in chosen.items() if name in OPTIONS},
@@ -175,8 +178,9 @@ def chosen_presets(
 def complete(given: dict[str, Any]) -> tuple[RunOptions, dict[str, Any]]:
     """The options of a run and the hyper-parameters of its algorithm, of which some are given."""
     agent, model = given.get("agent", RunOptions.agent), given.get("model", RunOptions.model)
-    options, hyperparameters = chosen_presets(agent, model, given.get("lora"))
-    options |= defaults_of(given.get("env", RunOptions.env))
+    env = given.get("env", RunOptions.env)
+    options, hyperparameters = chosen_presets(agent, model, given.get("lora"), env)
+    options |= defaults_of(env)
     check_names(algorithms.find(agent), given.keys() - set(OPTIONS), OPTIONS)
     hyperparameters |= {name: value for name, value in given.items() if name not in OPTIONS}
     options |= {name: value for name, value in given.items() if name in OPTIONS}
