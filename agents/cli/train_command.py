@@ -42,6 +42,8 @@ class Resume:
     """What replies in a dialogue again, for the same reason."""
     agent: str | None = None
     """The algorithm again, if it is a "module:Class" of your own, for the same reason."""
+    accept_changes: bool = False
+    """Go on although prompts, the reward's code or a model have changed since the run began."""
     save_every: str = SAVE_EVERY
     """Time or rollouts between two checkpoints: "30 s", "2 min", "20 rollouts"."""
     show_samples: Annotated[int, Range(0)] = 0
@@ -89,7 +91,7 @@ def parse_resume(arguments: list[str]) -> tuple[RunOptions, dict[str, Any]] | No
     if given.total_timesteps is not None:
         now["total_timesteps"] = given.total_timesteps
     again = {"agent": given.agent, "reward": given.reward, "respond": given.respond}
-    return settings_to_go_on(given.resume, again, now)
+    return settings_to_go_on(given.resume, again, now, given.accept_changes)
 
 
 def _refuse_settings(arguments: list[str]) -> None:

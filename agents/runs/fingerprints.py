@@ -70,6 +70,7 @@ def check_unchanged(path: str | Path, before: Mapping[str, str], options: Any) -
         if now.get(name, value) != value:
             raise ValueError(
                 f"The run in {str(path)!r} began with other content of {name}="
-                f"{getattr(options, name)!r}, which has changed since: put back what was there, or "
-                "begin a new run."
+                f"{getattr(options, name)!r}, which has changed since: put back what was there, "
+                "begin a new run, or accept it (accept_changes=True, --accept-changes), for "
+                "example after an error was mended."
             )

@@ -269,13 +269,13 @@ def saved_options(folder: RunFolder) -> dict[str, Any]:
 
 
 def settings_to_go_on(
-    path: str | Path, again: dict[str, Any], now: dict[str, Any]
+    path: str | Path, again: dict[str, Any], now: dict[str, Any], accept_changes: bool = False
 ) -> tuple[RunOptions, dict[str, Any]]:
     """The options and hyper-parameters of the run in a folder, to go on with.
 
     ``again`` are the run's agent, reward and responder, which have to be named again if they are
     code: code that a file names is not imported. ``now`` are options that may differ from those of
-    the run.
+    the run. ``accept_changes``: of the files that it is made from.
     """
     folder = RunFolder(path)
     settings = folder.settings()
@@ -298,7 +298,8 @@ def settings_to_go_on(
     known = hyperparameter_names(algorithms.find(saved["agent"]))
     check_ranges(RunOptions, now)
     options = RunOptions(**{name: value for name, value in saved.items() if name in OPTIONS} | now)
-    check_unchanged(path, settings.get("made_from", {}), options)
+    if not accept_changes:
+        check_unchanged(path, settings.get("made_from", {}), options)
     return options, {name: value for name, value in chosen.items() if name in known}
 
 

@@ -91,7 +91,8 @@ def train(
             if that exists.
         overwrite: replace a run that is in the folder.
         resume: go on with the run in the folder, with its own settings; only ``total_timesteps``
-            may be larger, and a reward or an agent that is code is named again.
+            may be larger, and a reward, a responder or an agent that is code is named again.
+            ``accept_changes=True`` goes on although a file has changed that the run is made from.
         settings: options of the run (`agents.runs.options.RunOptions`, such as ``model``,
             ``reward`` and ``total_timesteps``) and hyper-parameters of the algorithm. What is not
             given suits algorithm, model and task (`agents.training.presets`).
@@ -105,7 +106,8 @@ def train(
             raise ValueError("resume=True needs the folder of the run, folder=.")
         again = {name: settings.pop(name, None) for name in CODE}
         again["agent"] = agent if ":" in agent else None
-        options, hyperparameters = settings_to_go_on(folder, again, settings)
+        accept_changes = settings.pop("accept_changes", False)
+        options, hyperparameters = settings_to_go_on(folder, again, settings, accept_changes)
         options.resume = as_path(folder)
     else:
         given = {"agent": agent, **settings}

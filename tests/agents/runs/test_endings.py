@@ -121,7 +121,7 @@ def test_an_error_in_the_reward_in_a_later_batch(start, tmp_path):
     (tmp_path / "judge.py").write_text(
         "def score(episodes):\n    return [float(len(e.response)) / 10 for e in episodes]\n"
     )
-    assert_resumes(folder, words, tmp_path)
+    assert_resumes(folder, words.replace("--resume", "--accept-changes --resume"), tmp_path)
 
 
 def test_a_reward_that_hangs_is_named_with_its_episode(start, tmp_path):
@@ -192,7 +192,7 @@ def test_output_in_a_file_is_a_line_for_each_rollout(start, tmp_path):
     lines = [line for line in text.splitlines() if " left  " in line]
     assert process.returncode == 0 and len(lines) > 20
     assert "\r" not in text and "\x1b" not in text
-    assert re.match(r"\d+ of 3000 steps  0:\d\d, \d:\d\d left  return", lines[0])
+    assert re.match(r"\d+ of 3000 tokens  0:\d\d, \d:\d\d left  return", lines[0])
 
 
 def test_an_interrupted_compare_says_how_to_go_on(start, tmp_path):

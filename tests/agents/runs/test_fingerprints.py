@@ -34,10 +34,11 @@ def started(tmp_path, monkeypatch, save_model):
     sys.modules.pop("reward_of_run", None)
 
 
-def go_on(tmp_path):
+def go_on(tmp_path, **settings):
     return agents.train(
-        folder=tmp_path / "run", resume=True, total_timesteps=16, reward="reward_of_run:score"
-    )
+        folder=tmp_path / "run", resume=True, total_timesteps=16, reward="reward_of_run:score",
+        **settings,
+    )  # fmt: skip
 
 
 def test_a_run_goes_on_with_the_files_it_began_with(started, tmp_path):
@@ -61,6 +62,8 @@ def test_changed_files_are_refused(name, started, tmp_path):
     CHANGES[name](started[name])
     with pytest.raises(ValueError, match=rf"began with other content of {name}=.*put back"):
         go_on(tmp_path)
+    if name == "reward":  # an error in it was mended
+        assert go_on(tmp_path, accept_changes=True).agent.num_timesteps >= 16
 
 
 def test_a_run_of_an_earlier_release_has_no_fingerprints(started, tmp_path):
