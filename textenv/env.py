@@ -33,32 +33,41 @@ class TextGenEnv(SpecOfLiveObjects, gym.Env):
     0, then padding. The logits for the next action are at column ``attention_mask.sum() - 1``.
     With ``min_new_tokens`` above 1 also ``stop_tokens=Box(int64, (K,))``, the ids that stop, and
     ``stop_column=Box(int64, (1,))``, the first column in which one of them does (the policies of
-    this project never choose them earlier).
+    this project never choose them earlier). With ``respond`` also ``own_tokens=Box(int8, (L,))``, 1
+    in the columns of actions; L then has room for all replies.
 
     ## Transition
-    The token is appended. The transition is deterministic.
+    The token is appended. With ``respond``, the environment answers within the same transition if
+    the token ends a turn: by a stop, by ``max_turn_tokens``, or with the budget. The tokens of a
+    reply are appended and are no actions. Without ``respond`` the transition is deterministic.
 
     ## Reward
     0 until the episode ends, then the score of the finished response. With a ``reference``, each
     step also subtracts ``kl_coef`` times the KL of the bound policy to it (see
-    `textenv.kl.shaping`).
+    `textenv.kl.shaping`). The reward of a turn, if ``respond`` gives one, is paid at its end.
 
     ## Episode end
     ``terminated`` is True at a stop token, at a stop string, and after ``max_new_tokens`` tokens:
     the score is given in each of these cases. ``info["finish_reason"]`` is ``"stop"`` or
-    ``"length"``. ``truncated`` is always False here; a wrapper may set it.
+    ``"length"``. A dialogue goes on after a stop; it ends by ``respond`` (``"end"``), after
+    ``max_turns`` (``"turns"``) or with ``max_new_tokens`` of the policy's own (``"length"``).
+    ``truncated`` is always False here; a wrapper may set it.
 
     ## Information
     ``reset``: ``prompt``. Each step with a reference: ``ref_log_prob``, and ``kl`` where a policy
     is bound (nats). The last step: ``response``, ``response_length`` (tokens), ``finish_reason``,
     ``score`` (as the reward returned it), ``score/NAME`` for each part of a weighted sum, and
-    ``no_stop_penalty`` if there is such a penalty.
+    ``no_stop_penalty`` if there is such a penalty. Of a dialogue, at the end of each turn ``reply``
+    and ``turn_reward``; at the last step ``transcript`` (with the replies), ``turns``,
+    ``reply_length`` (tokens), ``turns_cut`` and ``replies_cut`` (by their budgets), and
+    ``score/turns``, the sum of the rewards of turns, which is a part of ``score``.
 
     With ``text_info=False``, ``reset`` and every step have the same keys, and all are numpy
     numbers: ``prompt_index``, ``response_length``, ``score``, ``stopped`` (1 if the finish reason
-    is ``"stop"``) and, where they exist, ``score_NAME`` and ``no_stop_penalty``, which are 0 before
-    the last step; with a reference ``ref_log_prob``, and ``kl`` if a policy was bound, which are 0
-    at ``reset``.
+    is ``"stop"``, or a dialogue has ended otherwise than by ``"length"``) and, where they exist,
+    ``score_NAME``, ``no_stop_penalty`` and the numbers of a dialogue, which are 0 before the last
+    step; ``turn_reward``; with a reference ``ref_log_prob``, and ``kl`` if a policy was bound,
+    which are 0 at ``reset``.
 
     ## Starting state
     A prompt drawn at random; ``reset(options={"prompt_index": i})`` picks one.

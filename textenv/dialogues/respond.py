@@ -23,6 +23,7 @@ import inspect
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from numbers import Real
 from typing import Any
 
@@ -77,12 +78,15 @@ class Responder:
 
     def object_of_row(self) -> Any:
         """A new object for a row, where ``respond`` is a class; else None."""
-        return self._called("", self.source) if self.kind == "class" else None
+        return self._called(str, self.source) if self.kind == "class" else None
 
     def begin(self, row: int, of_row: Any, episode: Episode, seed: int) -> None:
         """Begin an episode of a row, whose object is ``of_row``."""
         takes_seed = "seed" in inspect.signature(of_row.reset).parameters
-        where = f" at the beginning of row {row}, with the prompt {brief(episode.prompt)}"
+
+        def where() -> str:
+            return f" at the beginning of row {row}, with the prompt {brief(episode.prompt)}"
+
         self._called(where, of_row.reset, episode, **({"seed": seed} if takes_seed else {}))
 
     def ask(
@@ -94,19 +98,20 @@ class Responder:
     ) -> list[Reply]:
         """The replies to N dialogues of these rows, whose objects are ``of_rows``, in at most
         ``timeout`` seconds for all of them."""
-        places = [
-            f" in row {row}, turn {len(episode.turns)}, {brief(episode.turns[-1].text)}"
-            for row, episode in zip(rows, episodes, strict=True)
-        ]
+
+        def where(place: int) -> str:
+            episode = episodes[place]
+            turn = brief(episode.turns[-1].text)
+            return f" in row {rows[place]}, turn {len(episode.turns)}, {turn}"
 
         def work() -> Any:
             if self.kind == "batch":
                 several = f" in {len(rows)} rows, the first" if len(rows) > 1 else ""
-                return self._called(several + places[0], self.source, tuple(episodes))
+                return self._called(lambda: several + where(0), self.source, tuple(episodes))
             functions = of_rows if self.kind == "class" else [self.source] * len(rows)
             return [
-                self._called(where, function, episode)
-                for where, function, episode in zip(places, functions, episodes, strict=True)
+                self._called(partial(where, place), function, episode)
+                for place, (function, episode) in enumerate(zip(functions, episodes, strict=True))
             ]
 
         what = f"respond {self.name!r}"
@@ -116,31 +121,33 @@ class Responder:
                 f"{what} answered {brief(replies)} to {len(rows)} dialogues: return a list with a "
                 "reply for each of them, in their order."
             )
-        return [self._checked(reply, where) for reply, where in zip(replies, places, strict=True)]
+        return [self._checked(reply, partial(where, at)) for at, reply in enumerate(replies)]
 
-    def _called(self, where: str, function: Callable, *given: Any, **keywords: Any) -> Any:
+    def _called(
+        self, where: Callable[[], str], function: Callable, *given: Any, **keywords: Any
+    ) -> Any:
         try:
             return function(*given, **keywords)
         except Exception as error:
             raise RespondError(
-                f"respond {self.name!r} raised {type(error).__name__}: {error}{where}."
+                f"respond {self.name!r} raised {type(error).__name__}: {error}{where()}."
             ) from error
 
-    def _checked(self, reply: Any, where: str) -> Reply:
+    def _checked(self, reply: Any, where: Callable[[], str]) -> Reply:
         if reply is None:
             return Reply(end=True)
         if isinstance(reply, str):
             return Reply(reply)
         if not isinstance(reply, Reply) or not isinstance(reply.text, str):
             raise RespondError(
-                f"respond {self.name!r} answered {brief(reply)}, a {type(reply).__name__},{where}: "
-                "return a text, None for the end, or textenv.Reply(text, reward, end)."
+                f"respond {self.name!r} answered {brief(reply)}, a {type(reply).__name__},{where()}"
+                ": return a text, None for the end, or textenv.Reply(text, reward, end)."
             )
         reward = reply.reward.item() if hasattr(reply.reward, "item") else reply.reward
         if not isinstance(reward, Real) or not math.isfinite(float(reward)):
             raise RespondError(
-                f"respond {self.name!r} gave the reward {brief(reply.reward)}{where}: a reward is "
-                "a finite number."
+                f"respond {self.name!r} gave the reward {brief(reply.reward)}{where()}: a reward "
+                "is a finite number."
             )
         return Reply(reply.text, float(reward), bool(reply.end))
 

@@ -46,7 +46,7 @@ class Dialogue:
     def episode(self, row: int) -> Episode:
         """The dialogue of a row so far."""
         turns = self.turns[row]
-        (prompt,) = self.starts.current_prompts(np.array([row]))
+        prompt = self.starts.prompt_of(row)
         ids = np.concatenate([turn.ids for turn in turns] or [np.zeros(0, np.int64)])
         text = "\n".join(turn.text for turn in turns)
         return Episode(
@@ -122,7 +122,7 @@ class Dialogue:
     def _append(self, row: int, reply: str) -> np.ndarray:
         """The tokens that follow the last turn of a row, which are recorded in it."""
         turn = self.turns[row][-1]
-        (prompt,) = self.starts.current_prompts(np.array([row]))
+        prompt = self.starts.prompt_of(row)
         encoder = self.task.replies[prompt.is_conversation]
         try:
             ids, cut = encoder.encode(reply, int(turn.ids[-1]), self.task.max_reply_tokens)

@@ -171,6 +171,10 @@ class Starts:
         """The prompts of these rows' current episodes."""
         return [self.prompts[index] for index in self.prompt_index[rows]]
 
+    def prompt_of(self, row: int) -> EncodedPrompt:
+        """The prompt of a row's current episode."""
+        return self.prompts[self.prompt_index[row]]
+
     def _next(self, row: int) -> int:
         group = row // self.group_size
         drawn = self._drawn[group]
