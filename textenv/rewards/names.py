@@ -18,6 +18,7 @@ NAMES = {
     "haiku": "textenv.rewards.library.haiku_reward:haiku_reward",
     "keyword": "textenv.rewards.library.keyword_reward:keyword_reward",
     "length": "textenv.rewards.library.length_reward:length_reward",
+    "nothing": "textenv.rewards.library.nothing_reward:nothing_reward",
     "sentiment": "textenv.rewards.library.sentiment_reward:sentiment_reward",
 }
 # Those that compare a response with columns of its prompt's row, and score no other prompts.

@@ -16,6 +16,7 @@ import gymnasium as gym
 from textenv.tasks import (
     countdown,
     digit_sum,
+    duet,
     guess_number,
     haiku,
     letter_count,
@@ -37,6 +38,7 @@ TASKS: dict[str, TaskSpec] = {
         word_reversal,
         countdown,
         guess_number,
+        duet,
     )
 }
 
