@@ -26,8 +26,8 @@ def test_an_unknown_name_is_refused_with_near_names():
     with pytest.raises(
         ValueError,
         match=r"reward='sentimant\(3\)' is unknown: did you mean 'sentiment'\? "
-        r"Use one of countdown, haiku, keyword, last_number, last_word, length, reasoning, "
-        r"sentiment, 'module:function'",
+        r"Use one of countdown, haiku, keyword, last_number, last_word, length, nothing, "
+        r"reasoning, sentiment, 'module:function'",
     ):
         resolve_reward("sentimant(3)")
 
