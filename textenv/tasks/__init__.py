@@ -14,6 +14,7 @@ datasets of reasoning-gym.
 import gymnasium as gym
 
 from textenv.tasks import (
+    calculator,
     countdown,
     digit_sum,
     duet,
@@ -39,6 +40,7 @@ TASKS: dict[str, TaskSpec] = {
         countdown,
         guess_number,
         duet,
+        calculator,
     )
 }
 

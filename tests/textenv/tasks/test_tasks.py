@@ -62,7 +62,13 @@ def test_arguments_of_the_caller_take_precedence(task):
 
 def test_instructions_are_chats_and_the_others_are_not():
     chats = {name for name, task in TASKS.items() if task.chat}
-    assert set(TASKS) - chats == {"Sentiment-v0", "DigitSum-v0", "GuessNumber-v0", "Duet-v0"}
+    assert set(TASKS) - chats == {
+        "Sentiment-v0",
+        "DigitSum-v0",
+        "GuessNumber-v0",
+        "Duet-v0",
+        "Calculator-v0",
+    }
 
 
 def test_held_out_prompts_are_none_of_training(task):
