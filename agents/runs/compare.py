@@ -8,6 +8,7 @@ print(agents.compare({"mine": MyAgent, "slow": (PPO, {"learning_rate": 1e-5})}, 
 from __future__ import annotations
 
 import copy
+import inspect
 import json
 import re
 import time
@@ -36,7 +37,7 @@ from agents.evaluation.sampling import sampler
 from agents.experience import environments
 from agents.runs.folder import RunFolder
 from agents.runs.names import is_name, parse_candidate
-from agents.runs.options import RunOptions, defaults_of
+from agents.runs.options import RunOptions, defaults_of, settings_of_task
 from agents.runs.recorder import RunRecorder
 from agents.runs.signals import Signals
 from agents.runs.train import measure_attainable, stored_attainable
@@ -455,7 +456,9 @@ def _agent(
     model = (env_kwargs or {}).get("reference")
     by_name = native is not None and isinstance(model, str | Path)
     policy = {**({"model": model} if by_name else {}), **(policy_kwargs or {})}
-    given = {
+    suits = settings_of_task(task, policy.get("model"), policy.get("lora"))
+    takes = inspect.signature(cls).parameters
+    given = {name: value for name, value in suits.items() if name in takes} | {
         "seed": seed, "device": common["device"], "env_kwargs": env_kwargs, "policy_kwargs": policy
     }  # fmt: skip
     return cls("MlpPolicy" if native is None else "CausalLMPolicy", task, **{**given, **arguments})

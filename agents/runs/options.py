@@ -166,13 +166,19 @@ def chosen_presets(
         **presets.hyperparameters(cls, sequential=True, model=model, lora=lora),
         **presets.training(model),
     }
-    if env in TASKS and presets.is_small(model) and lora is None:
-        chosen |= TASKS[env].settings
+    chosen |= settings_of_task(env, model, lora)
     offered = offered_hyperparameters(cls)
     return (
         {name: value for name, value in chosen.items() if name in OPTIONS},
         {name: value for name, value in chosen.items() if name in offered},
     )
+
+
+def settings_of_task(env: str, model: Any, lora: Any = None) -> dict[str, Any]:
+    """Options and hyper-parameters that a registered task has of its own, for small models."""
+    if env not in TASKS or not presets.is_small(model) or lora is not None:
+        return {}
+    return dict(TASKS[env].settings)
 
 
 def complete(given: dict[str, Any]) -> tuple[RunOptions, dict[str, Any]]:
