@@ -30,7 +30,7 @@ class Turn:
         ids: Its tokens, int64 `[N]`, the stop token included.
         finish_reason: `"stop"` if a stop token or a stop string ended it, `"length"` if a token
             budget did.
-        reply: The text of the reply; `""` if nothing was replied.
+        reply: The text of the reply, as the policy reads it; after the last turn, as it was given.
         reply_ids: All tokens that the environment has appended after the turn, int64 `[M]`, with
             those of a chat template. None where the episode has ended.
         reward: Of the turn, as the reply gave it.
@@ -75,13 +75,15 @@ class Episode:
 
     @property
     def transcript(self) -> str:
-        """What was said after the prompt, each turn and each reply in a line of its own if it does
-        not bring the space between them along."""
-        said = [text for turn in self.turns for text in (turn.text, turn.reply) if text]
-        return "".join(
-            text if not before or before[-1].isspace() or text[0].isspace() else f" {text}"
-            for before, text in zip(["", *said], said, strict=False)
-        )
+        """What was read after the prompt, as people see who has said what: replies are in ‹ ›."""
+        said = [
+            text
+            for turn in self.turns
+            for text in (turn.text, f"‹{turn.reply.strip()}›" if len(turn.reply_ids) else "")
+            if text.strip()
+        ]
+        first, *others = said or [""]
+        return " ".join([first.rstrip(), *(text.strip() for text in others)])
 
     def __post_init__(self) -> None:
         if not self.turns and self.finish_reason:

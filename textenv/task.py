@@ -75,7 +75,7 @@ class TextTask(Arguments):
     them, a class with a state for each row, or ``"module:function"``
     (`textenv.dialogues.respond`)."""
     max_turns: Annotated[int, Range(1)] = 4
-    "with ``respond``, the turns of an episode; no reply follows the last one."
+    "with ``respond``, the turns of an episode; what it answers to the last one is not read."
     max_turn_tokens: Annotated[int | None, Range(1)] = None
     """with ``respond``, the token budget of a turn; None: what is left of ``max_new_tokens``, which
     counts the policy's tokens in all turns."""

@@ -16,6 +16,7 @@ from agents.reports.gathering import algorithm_of, runs_of
 from agents.reports.run_numbers import RunNumbers
 from agents.runs import RunFolder
 from agents.runs.log import STEP
+from agents.runs.options import RunOptions
 from agents.training.console import complain, console, text_of
 
 HEALTHY, FINDINGS, UNREADABLE = 0, 1, 2  # exit codes, as linters have them
@@ -65,6 +66,7 @@ def describe(record: RunNumbers, settings: dict[str, Any]) -> str:
     tokens = record.column(STEP)
     parts = [
         algorithm_of(settings) or "?",
+        task if (task := (settings.get("task") or {}).get("id")) != RunOptions.env else "",
         f"reward {record.task['reward']}" if isinstance(record.task.get("reward"), str) else "",
         f"seed {record.hyperparameters.get('seed')}",
         f"{len(tokens)} rollouts, {tokens[-1]:,.0f} {'tokens' if record.is_text else 'steps'}",

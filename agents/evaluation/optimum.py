@@ -70,7 +70,8 @@ class Attainable:
 
     def points(self) -> dict[str, Optimum | BestOf]:
         """Best of 4 and of 16, and the optimum, by their names in tables."""
-        known = [n for n in BEST_OF if n <= self.optimum.samples]
+        # Who picks among several games with one secret knows it; that is no policy.
+        known = [n for n in BEST_OF if n <= self.optimum.samples and self.planned is None]
         best = {f"best of {point.n}": point for point in best_of_n_curve(self.scores, known)}
         return {**best, "optimum": self.optimum}
 

@@ -254,6 +254,8 @@ def draw_plane(axes, attainable: Attainable, largest_kl: float) -> None:
     kl_coef, optimum = attainable.kl_coef, attainable.optimum
     right = 1.08 * max(largest_kl, optimum.kl)
     betas = kl_coef * np.geomspace(30, 0.2, 40)
+    # Of a game that was planned the samples say what who knows the secret could reach.
+    betas = betas[:0] if attainable.planned else betas
     frontier = [p for p in optimal_frontier(attainable.scores, betas) if p.kl < right]
     kls, scores = np.array([(p.kl, p.score) for p in frontier]).reshape(-1, 2).T
     errors = SURE * np.array([p.standard_error for p in frontier])
@@ -265,7 +267,7 @@ def draw_plane(axes, attainable: Attainable, largest_kl: float) -> None:
         axes.annotate(
             *label, fontsize=8, ha="right", va="bottom", xytext=(-6, 6), textcoords="offset points"
         )
-    ns = range(1, min(optimum.samples, 64) + 1)
+    ns = [] if attainable.planned else range(1, min(optimum.samples, 64) + 1)
     best = [p for p in best_of_n_curve(attainable.scores, ns) if p.kl < right]
     axes.plot([p.kl for p in best], [p.score for p in best], "k:", linewidth=1)
     for point in best[1:]:

@@ -328,7 +328,7 @@ def _check_named_again(
     if is_code and here is None:
         raise ValueError(
             f"The run in {str(path)!r} has {what}={saved!r}, which names code. Code that a "
-            f"file names is not imported: name it yourself, as {what}."
+            f"file names is not imported: name it yourself (--{what}, or {what}= in Python)."
         )
     if here not in (None, saved):
         raise ValueError(

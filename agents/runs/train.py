@@ -129,7 +129,8 @@ def open_folder(options: RunOptions) -> RunFolder:
         folder.lock()
         return folder
     model = options.model if isinstance(options.model, str | Path) else "model"
-    name = options.agent.replace(":", "-"), Path(model).name.removesuffix(".gguf")
+    task = [] if options.env == RunOptions.env else [options.env.rpartition(":")[2]]
+    name = options.agent.replace(":", "-"), Path(model).name.removesuffix(".gguf"), *task
     default = Path("runs") / "-".join((*name, str(options.seed)))
     if options.output is None and not options.overwrite:
         return RunFolder.numbered(default)
@@ -347,7 +348,9 @@ def measure_attainable(
     evaluation, or None for those of the learning; None if KL costs nothing."""
     if kl_coef <= 0 or n_episodes <= 0:
         return None
-    console.say((f"sampling {n_episodes} episodes of the untouched model, for the optimum", "dim"))
+    of = "on the prompts of the learning" if prompts is None else "on those of the evaluations"
+    what = f"sampling {n_episodes} episodes of the untouched model, for the optimum {of}"
+    console.say((what, "dim"))
     scores = reference_scores(actor, None, n_episodes, EVALUATION_SEED + 1, prompts)
     is_dialogue = environments.text_environments(actor.env)[0].task.respond is not None
     return Attainable(scores, kl_coef, planned_optimum(actor, kl_coef, prompts), is_dialogue)

@@ -22,6 +22,7 @@ ANCHORS = "\n", "a", "."  # what may stand before a reply of a plain text
 
 
 KEPT = 1000  # replies whose tokens are kept
+LETTERS = 100  # of a token, at most; more of a reply need not be read to cut it
 
 
 @dataclass(frozen=True)
@@ -62,26 +63,26 @@ class Replies:
         # The most tokens that are appended beside a reply.
         self.frame = max(len(self._encode("", stopped)) for stopped in (False, True))
 
-    def encode(self, reply: str, last_token: int, limit: int) -> tuple[np.ndarray, bool]:
-        """The tokens that follow a turn, int64 ``[M]``, and whether the reply was cut to ``limit``
-        tokens of its own. Where the ``last_token`` of the turn is not the one that ends it in the
+    def encode(self, reply: str, last_token: int, limit: int) -> tuple[np.ndarray, str]:
+        """The tokens that follow a turn, int64 ``[M]``, and the reply, cut to ``limit`` tokens of
+        its own. Where the ``last_token`` of the turn is not the one that ends it in the
         template, that follows first.
 
         A ValueError if the reply contains a special token, by which it would end a message.
         """
         stopped = last_token == self.end_token
         reply = reply.strip() if self.between.strips else reply
+        reply = reply[: LETTERS * limit]
         for token in self.special:
             if token and token in reply:
                 raise ValueError(f"the reply contains the special token {token!r}")
         ids = self._encode(reply, stopped)
         allowed = limit + len(self._encode("", stopped))
-        cut, own = False, limit
+        own = limit
         while len(ids) > allowed and own >= 0:
-            tokens = self.tokenizer(reply, add_special_tokens=False)["input_ids"][:own]
-            reply, cut, own = self.tokenizer.decode(tokens), True, own - 1
+            reply, own = self.tokenizer.decode(self._ids(reply)[:own]), own - 1
             ids = self._encode(reply, stopped)
-        return np.array(ids, np.int64), cut
+        return np.array(ids, np.int64), reply
 
     def _encode(self, reply: str, stopped: bool) -> list[int]:
         if (reply, stopped) not in self._known:
@@ -97,7 +98,8 @@ class Replies:
         return self._known[reply, stopped]
 
     def _ids(self, text: str) -> list[int]:
-        return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+        # What is longer than the model reads is cut, so that nobody need be warned of it.
+        return list(self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
 
     def _following(self, text: str) -> list[int]:
         """The tokens of a text that follows another one. A SentencePiece tokenizer would put a

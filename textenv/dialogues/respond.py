@@ -166,11 +166,22 @@ def resolve_respond(source: Any) -> Responder:
         source = import_object(source, "respond")
     if inspect.isclass(source):
         for member in ("reset", "__call__"):
-            if not callable(getattr(source, member, None)):
+            if not any(callable(vars(cls).get(member)) for cls in source.__mro__):
                 raise TypeError(
                     f"respond={source.__name__} is a class without {member}: it needs "
                     "reset(self, episode) and __call__(self, episode)."
                 )
+        needed = [
+            each.name
+            for each in inspect.signature(source).parameters.values()
+            if each.default is each.empty
+            and each.kind not in (each.VAR_POSITIONAL, each.VAR_KEYWORD)
+        ]
+        if needed:
+            raise TypeError(
+                f"respond={source.__name__} is a class that needs {', '.join(needed)} to be made, "
+                "but each row makes its object without arguments: give them defaults."
+            )
         return Responder(source.__name__ if ":" not in name else name, source, "class")
     if not callable(source):
         raise TypeError(

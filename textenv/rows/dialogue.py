@@ -125,15 +125,15 @@ class Dialogue:
         prompt = self.starts.prompt_of(row)
         encoder = self.task.replies[prompt.is_conversation]
         try:
-            ids, cut = encoder.encode(reply, int(turn.ids[-1]), self.task.max_reply_tokens)
+            ids, read = encoder.encode(reply, int(turn.ids[-1]), self.task.max_reply_tokens)
         except ValueError as error:
             raise RespondError(
                 f"respond {self.task.respond.name!r} answered what cannot be appended in row "
                 f"{row}, turn {len(self.turns[row])}: {error}."
             ) from error
         ids.flags.writeable = False
-        self.replies_cut[row] += cut
-        self.turns[row][-1] = replace(turn, reply_ids=ids)
+        self.replies_cut[row] += len(read) < len(reply.strip())
+        self.turns[row][-1] = replace(turn, reply=read, reply_ids=ids)
         return ids
 
     def episodes(self, rows: np.ndarray) -> list[Episode]:

@@ -81,7 +81,9 @@ class Lists:
         elif spent:
             row.reason = "length"
         else:
-            row.ids += self.tokenizer(reply.text)["input_ids"][: self.of_reply]
+            ids = self.tokenizer(reply.text)["input_ids"][: self.of_reply]
+            row.ids += ids
+            row.turns[-1]["reply"] = self.tokenizer.decode(ids)  # as it is read
 
 
 class Seen:
@@ -387,10 +389,25 @@ class WithoutReset:
         return "x"
 
 
+class WithoutCall:
+    def reset(self, episode):
+        pass
+
+
+class WithArguments(WithoutReset):
+    def __init__(self, secret):
+        pass
+
+    def reset(self, episode):
+        pass
+
+
 @pytest.mark.parametrize(
     ("given", "sentence"),
     [
         ({"respond": WithoutReset}, "is a class without reset"),
+        ({"respond": WithoutCall}, "is a class without __call__"),
+        ({"respond": WithArguments}, "is a class that needs secret to be made"),
         ({"respond": "hint"}, "respond='hint' is unknown"),
         ({"respond": "nowhere:hint"}, "cannot be imported"),
         ({"respond": 3}, "respond=3 is a int"),
@@ -407,3 +424,14 @@ class WithoutReset:
 def test_arguments_that_are_wrong_are_a_sentence(given, sentence, make_small):
     with pytest.raises((ValueError, TypeError), match=sentence):
         make_small(None, **given)
+
+
+def test_a_transcript_is_what_was_read(tokenizer):
+    """Replies are marked and cut; what is answered to the last turn is not in it."""
+    given = {"max_new_tokens": 9, "max_turns": 3, "max_turn_tokens": 2, "max_reply_tokens": 4}
+    given["respond"] = lambda episode: " so " + "x" * 10**6
+    env = TextGenEnv(**arguments(tokenizer, **given))
+    env.reset(seed=0)
+    for _ in range(6):
+        _, _, ended, _, info = env.step(50)
+    assert ended and info["transcript"] == "QQ ‹so› QQ ‹so› QQ" and info["replies_cut"] == 2

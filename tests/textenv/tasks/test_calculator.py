@@ -56,4 +56,4 @@ def test_an_episode_with_the_tool():
     for token in encode(f" Answer: {answer}\n")["input_ids"]:
         _, reward, ended, _, info = env.step(token)
     assert ended and reward == 1 and info["turns"] == 2
-    assert info["transcript"] == f" [{one}*{other} = {answer}. Answer: {answer}"
+    assert info["transcript"] == f" [{one}*{other} ‹= {answer}.› Answer: {answer}"
