@@ -3,15 +3,19 @@
 import ast
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Self
 
 import numpy as np
 
 from textenv.arguments import brief, first_line
 from textenv.sharing import plain
+from textenv.waiting import TookTooLong, in_time
 
 Messages = tuple[Mapping[str, Any], ...]
+
+PATIENCE = 20  # seconds in which a chat template has to render its first conversation
+_known_to_end: set[str] = set()  # templates that have done so
 
 MAX_LETTERS = 1_000_000  # of a text; the tokens of more than that take minutes and gigabytes
 
@@ -209,14 +213,23 @@ def render_conversation(
         )
     continues = messages[-1].get("role") == "assistant"
     options = template_options(data or {}, where)
-    try:
-        text = tokenizer.apply_chat_template(
+
+    def render() -> str:
+        return tokenizer.apply_chat_template(
             list(messages),
             tokenize=False,
             add_generation_prompt=not (continues or whole),
             continue_final_message=continues and not whole,
             **options,
         )
+
+    try:
+        text = _of_template(render, str(tokenizer.chat_template))
+    except TookTooLong:
+        raise ValueError(
+            f"The chat template of the tokenizer {_name(tokenizer)!r} has not rendered {where} in "
+            f"{PATIENCE} s: it may loop for ever, so take another one."
+        ) from None
     except Exception as error:  # a template may raise anything
         roles = ", ".join(str(message.get("role")) for message in messages)
         raise ValueError(
@@ -227,6 +240,15 @@ def render_conversation(
     users = [place for place, message in enumerate(messages) if message.get("role") == "user"]
     last = users[-1] if users else len(messages) - 1
     return Rendered(text, "\n".join(message["content"] for message in messages[last:]))
+
+
+def _of_template(render: Callable[[], str], template: str) -> str:
+    """What a template writes; the first time in limited time, since it is a program of others."""
+    if template in _known_to_end:
+        return render()
+    text = in_time(render, PATIENCE, "chat template")
+    _known_to_end.add(template)
+    return text
 
 
 def answered(messages: Sequence[Mapping[str, Any]], answer: str) -> list[Mapping[str, Any]]:

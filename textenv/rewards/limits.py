@@ -2,7 +2,6 @@
 
 import logging
 import sys
-import threading
 from collections.abc import Callable, Sequence
 from types import FrameType
 from typing import Any
@@ -12,6 +11,7 @@ import numpy as np
 from textenv.episode import Episode
 from textenv.rewards.check import Reward, RewardError, excerpt, name_of, score_in_parts
 from textenv.shown import message
+from textenv.waiting import TookTooLong, in_time
 
 log = logging.getLogger(__name__)
 
@@ -45,27 +45,14 @@ def within_time(
     the RewardError of one that takes longer than ``timeout`` seconds (None waits for ever)."""
     if timeout is None:
         return work()
-    answers: list[Any] = []
-    errors: list[BaseException] = []
-
-    def in_thread() -> None:
-        try:
-            answers.append(work())
-        except BaseException as error:
-            errors.append(error)
-
-    thread = threading.Thread(target=in_thread, name=what, daemon=True)
-    thread.start()
-    thread.join(timeout)
-    if errors:
-        raise errors[0]
-    if answers:
-        return answers[0]
-    frame = sys._current_frames().get(thread.ident or 0)
-    raise RewardError(
-        f"{what} has not answered within reward_timeout={timeout:g} s; "
-        f"{_whereabouts(frame, episodes)}."
-    )
+    try:
+        return in_time(work, timeout, what)
+    except TookTooLong as late:
+        frame = sys._current_frames().get(late.thread)
+        raise RewardError(
+            f"{what} has not answered within reward_timeout={timeout:g} s; "
+            f"{_whereabouts(frame, episodes)}."
+        ) from None
 
 
 def _whereabouts(frame: FrameType | None, episodes: Sequence[Episode]) -> str:

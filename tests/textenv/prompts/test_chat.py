@@ -12,6 +12,7 @@ from transformers import PreTrainedTokenizerFast
 import textenv.prompts.load
 from agents.preferences.pairs import load_preferences, render
 from textenv import TextGenEnv, TextGenVectorEnv
+from textenv.prompts import chat
 from textenv.prompts.load import Prompt, encode_prompts, load_prompts
 
 TEMPLATE = (
@@ -376,3 +377,12 @@ def test_chat_is_true_or_false(make_chat, chat):
 def test_the_bundled_tokenizer_has_no_template():
     with pytest.raises(ValueError, match=r"The tokenizer '.*bundled' has no chat template, which"):
         TextGenEnv(prompts=["Hi"], reward="length", chat=True)
+
+
+def test_a_template_that_loops_for_ever_is_named(tokenizer, monkeypatch):
+    """Here it loops for some seconds, so that its thread does not stay for long."""
+    monkeypatch.setattr(chat, "PATIENCE", 0.02)
+    loops = "{% for i in range(2000) %}{% for j in range(500) %}{{ i * j }}{% endfor %}{% endfor %}"
+    monkeypatch.setattr(tokenizer, "chat_template", loops)
+    with pytest.raises(ValueError, match=r"has not rendered prompts\[0\] in 0.02 s: it may loop"):
+        chat.render_conversation([{"role": "user", "content": "Hi"}], tokenizer, "prompts[0]")
