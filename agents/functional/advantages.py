@@ -227,10 +227,11 @@ def _continues(episode_end: Tensor, mask: Tensor | None) -> Tensor:
 
 def _discounted_sums(terms: Tensor, continues: Tensor, discount: float | Tensor) -> Tensor:
     """S_t = x_t + discount_t · S_{t+1} while the episode continues, x_t where it does not."""
-    columns, discounts = [], torch.as_tensor(discount).expand(terms.shape)
+    columns = []
     next_sum = torch.zeros_like(terms[:, 0])
     for t in reversed(range(terms.shape[1])):
-        next_sum = terms[:, t] + discounts[:, t] * torch.where(continues[:, t], next_sum, 0.0)
+        factor = discount[:, t] if isinstance(discount, Tensor) else discount
+        next_sum = terms[:, t] + factor * torch.where(continues[:, t], next_sum, 0.0)
         columns.append(next_sum)
     return torch.stack(columns[::-1], dim=1)
 
