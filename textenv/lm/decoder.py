@@ -202,11 +202,14 @@ class Decoder:
 
     def _extend(self, input_ids: Tensor, lengths: Tensor, lacking: Tensor) -> None:
         """Read the last tokens of the rows that ``lacking`` ``[B]``, on the CPU, has more than one
-        of. One that lacks fewer than others reads its last token again, which does no harm."""
+        of. One that lacks fewer than others reads some earlier tokens again, which does no harm.
+
+        So the last token of each row is the last one of the pass, as GPT-2 of earlier releases of
+        transformers needs it, whose eager attention has a causal mask of its own."""
         rows = (lacking > 1).nonzero()[:, 0]
-        at, steps = to_device(rows, input_ids.device), torch.arange(int(lacking.max()))
-        back = (lacking[rows, None] - 1 - steps).clamp(min=0)
-        positions = (lengths[at] - 1)[:, None] - to_device(back, input_ids.device)
+        at, width = to_device(rows, input_ids.device), int(lacking.max())
+        back = torch.arange(width - 1, -1, -1, device=input_ids.device)
+        positions = ((lengths[at] - 1)[:, None] - back).clamp(min=0)
         tokens = to_device(input_ids[at].gather(1, positions), self.device)
         positions, rows = to_device(positions, self.device), to_device(rows, self.device)
         self.cache.extend(self.places.at(rows), positions, self.columns)
