@@ -10,7 +10,8 @@ from agents.evaluation.evaluate import algorithm_of
 from agents.evaluation.sampling import ROWS, Sampler, sampler
 from agents.experience import environments
 from agents.runs import RunFolder
-from agents.runs.options import CODE, OF_DIALOGUE, evaluation_prompts, saved_options
+from agents.runs.fingerprints import CODE
+from agents.runs.options import OF_DIALOGUE, evaluation_prompts, saved_options
 from agents.saving import agent_folder
 from textenv.arguments import Range
 

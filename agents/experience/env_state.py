@@ -35,7 +35,10 @@ def capture(env: Any) -> State:
     for layer in _layers(env):
         cls = type(layer)
         if _has_own_state(cls):
-            state = layer.state_dict()
+            try:
+                state = layer.state_dict()
+            except TypeError as error:  # something in it has none
+                raise UnknownState(str(error)) from error
         elif cls in ATTRIBUTES:
             state = {name: getattr(layer, name) for name in ATTRIBUTES[cls]}
         else:

@@ -15,7 +15,7 @@ import torch
 
 from agents import algorithms, files
 from agents.experience import environments
-from agents.runs.fingerprints import check_unchanged, fingerprints
+from agents.runs.fingerprints import CODE, check_unchanged, fingerprints
 from agents.runs.folder import RunFolder
 from agents.runs.log import LOG_MEGABYTES
 from agents.runs.recorder import SAVE_EVERY, parse_interval
@@ -30,7 +30,6 @@ from textenv.sharing import columns_of, plain, unwrap_shared
 
 OF_TASK = "(task)"  # the value of an option that is left to the environment
 HELD_OUT = "(held out)"  # the task's own prompts to evaluate with
-CODE = "reward", "respond"  # options that may name code
 OF_DIALOGUE = {
     "respond": str, "max_turns": int, "max_turn_tokens": int, "max_reply_tokens": int
 }  # fmt: skip

@@ -20,9 +20,9 @@ from agents.evaluation.optimum import Attainable, Known, planned_optimum, refere
 from agents.evaluation.plots import learning_curve, read_progress
 from agents.evaluation.sampling import Sampler, sampler
 from agents.experience import environments
+from agents.runs.fingerprints import CODE
 from agents.runs.folder import RunFolder
 from agents.runs.options import (
-    CODE,
     OF_DIALOGUE,
     OF_TASK,
     RunOptions,

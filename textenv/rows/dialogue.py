@@ -58,7 +58,8 @@ class Dialogue:
         ``[B]`` bool, and the infos of the step.
 
         ``stops`` ``[B]``: rows that have stopped. If ``respond`` fails, the episodes whose turns
-        have ended are over, and a `RespondError` says why.
+        have ended are over, and a `RespondError`, or of one that takes too long a RewardError, says
+        why.
         """
         table, task = self.table, self.task
         spent = table.budget_spent()
@@ -73,24 +74,24 @@ class Dialogue:
         rows = np.flatnonzero(on_host)
         if not len(rows):
             return over, {}
-        try:
-            replies = self._reply(rows, stopped, lengths, begins)
-        except RespondError:
-            table.end(over, over)
-            raise
         ends = np.zeros(table.num_rows, np.bool_)
         on, appended = [], []
-        for row, reply in zip(rows.tolist(), replies, strict=True):
-            if reply.end:
-                self.reasons[row] = "end"
-            elif len(self.turns[row]) == task.max_turns:
-                self.reasons[row] = "turns"
-            elif used_up[row]:
-                self.reasons[row] = "length"
-            ends[row] = self.reasons[row] != ""
-            if not ends[row]:
-                on.append(row)
-                appended.append(self._append(row, reply.text))
+        try:
+            replies = self._reply(rows, stopped, lengths, begins)
+            for row, reply in zip(rows.tolist(), replies, strict=True):
+                if reply.end:
+                    self.reasons[row] = "end"
+                elif len(self.turns[row]) == task.max_turns:
+                    self.reasons[row] = "turns"
+                elif used_up[row]:
+                    self.reasons[row] = "length"
+                ends[row] = self.reasons[row] != ""
+                if not ends[row]:
+                    on.append(row)
+                    appended.append(self._append(row, reply.text))
+        except BaseException:  # a reply that fails, takes too long, or cannot be appended
+            table.end(over, over)
+            raise
         if on:
             table.reply(np.array(on), appended, lengths)
         texts = [turn.reply for turn in (self.turns[row][-1] for row in rows)]
@@ -177,6 +178,8 @@ class Dialogue:
             "replies_cut": self.replies_cut.copy(),
         }
         if self.objects[0] is not None:
+            if not hasattr(self.objects[0], "state_dict"):
+                raise TypeError(f"respond {self.task.respond.name!r} has no state_dict.")
             state["objects"] = [each.state_dict() for each in self.objects]
         return state
 

@@ -140,3 +140,20 @@ def test_data_of_every_kind_survives_a_file():
 def test_what_is_no_data_is_refused(value):
     with pytest.raises(UnknownState, match="which cannot be saved as data"):
         to_json({"part": [value]}, {})
+
+
+class Stateless:
+    """A tool that cannot say what state it is in."""
+
+    def reset(self, episode):
+        pass
+
+    def __call__(self, episode):
+        return "a"
+
+
+def test_a_dialogue_whose_tool_has_no_state_is_unknown(make_text_envs):
+    env = make_text_envs(2, respond=Stateless, max_turns=2)
+    env.reset(seed=0)
+    with pytest.raises(env_state.UnknownState, match="'Stateless' has no state_dict"):
+        env_state.capture(env)

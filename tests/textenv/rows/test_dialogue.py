@@ -344,6 +344,8 @@ def test_what_is_no_reply_is_a_sentence(answer, sentence, tokenizer):
     env.reset(seed=0)
     with pytest.raises(RespondError, match=sentence):
         env.step(50)
+    with pytest.raises(Exception, match="have ended and nothing has reset them"):
+        env.step(50)
 
 
 def test_a_dialogue_that_failed_has_to_be_reset(tokenizer):
@@ -381,6 +383,8 @@ def test_one_that_sleeps_is_named(tokenizer):
     env = TextGenEnv(**arguments(tokenizer, **given))
     env.reset(seed=0)
     with pytest.raises(RuntimeError, match=r"has not answered within reward_timeout=0\.05 s"):
+        env.step(50)
+    with pytest.raises(Exception, match="have ended and nothing has reset them"):
         env.step(50)
 
 
