@@ -14,15 +14,9 @@ from agents.evaluation.plots import SCORE, read_progress
 from agents.runs.folder import RunFolder
 from agents.runs.train import stored_attainable
 
-OF_TASK = (
-    "reward",
-    "prompts",
-    "kl_coef",
-    "max_new_tokens",
-    "stop",
-    "respond",
-    "max_turns",
-)  # arguments of environments
+OF_TASK = (  # arguments of environments
+    "reward", "prompts", "kl_coef", "max_new_tokens", "stop", "respond", "max_turns"
+)  # fmt: skip
 
 
 class NotLogged(KeyError):

@@ -19,8 +19,6 @@ from textenv.prompts.chat import answered, render_conversation
 # Contents that no template changes, and that occur in none.
 SAID, REPLIED = ("Qzorvimp", "Kweldarn"), ("Vuxplomi", "Jatherbo")
 ANCHORS = "\n", "a", "."  # what may stand before a reply of a plain text
-
-
 KEPT = 1000  # replies whose tokens are kept
 LETTERS = 100  # of a token, at most; more of a reply need not be read to cut it
 
@@ -131,6 +129,7 @@ class Replies:
     def _find_for(
         self, messages: Sequence[Mapping[str, Any]], data: Mapping[str, Any], role: str
     ) -> Between:
+        """The same where this ``role`` replies; a ValueError if tokens cannot be appended so."""
 
         def render(dialogue: Sequence[Mapping[str, Any]]) -> str:
             return str(render_conversation(dialogue, self.tokenizer, "a dialogue", data))

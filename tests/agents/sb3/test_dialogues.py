@@ -64,7 +64,7 @@ def test_gymnasium_in_other_processes():
     env.close()
 
 
-def test_a_loop_of_single_steps_evaluates_what_acted(tokenizer):
+def test_a_loop_of_single_steps_evaluates_what_acted():
     """As one-file programs do it: observations of single steps, all in one batch."""
     from agents import CausalLMPolicy
     from agents.sb3.policy import _steps

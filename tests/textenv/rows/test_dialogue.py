@@ -192,7 +192,7 @@ def check_rows(observation, rows) -> None:
 # --- the same in all environments ---------------------------------------------------------------
 
 
-def play(env, actions, rows, array="numpy"):
+def play(env, actions, array="numpy"):
     """All that the steps return, where rows that end begin again by themselves."""
     found = []
     for step in actions:
@@ -214,7 +214,7 @@ def test_each_row_is_the_single_environment(mode, array, tokenizer):
             np.testing.assert_array_equal(first[key][row], observation[key])
     actions = np.random.default_rng(0).choice([END, BANG, 50, 60, 61], (40, 3))
     waits = np.zeros(3, bool)
-    for observation, rewards, terminated, _, _ in (results := iter(play(env, actions, 3, array))):
+    for observation, rewards, terminated, _, _ in (results := iter(play(env, actions, array))):
         step = actions[0]
         actions = actions[1:]
         for row, single in enumerate(singles):
@@ -247,10 +247,10 @@ def test_it_goes_on_from_its_state(tokenizer):
     env, other = make(), make()
     env.reset(seed=1)
     actions = np.random.default_rng(1).choice([END, BANG, 50, 60], (30, 3))
-    play(env, actions[:7], 3)
+    play(env, actions[:7])
     other.reset(seed=9)
     other.load_state_dict(env.state_dict())
-    for here, there in zip(play(env, actions[7:], 3), play(other, actions[7:], 3), strict=True):
+    for here, there in zip(play(env, actions[7:]), play(other, actions[7:]), strict=True):
         for key in here[0]:
             np.testing.assert_array_equal(here[0][key], there[0][key])
         np.testing.assert_array_equal(here[1], there[1])
