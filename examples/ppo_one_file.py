@@ -27,6 +27,7 @@ from textenv.lm.loading import hide_progress_bars
 @dataclass
 class Args:
     seed: int = 0
+    env_id: str = "TextGen-v0"  # or any task for the bundled model, such as "GuessNumber-v0"
     total_tokens: int = 50_000
     num_envs: int = 128  # episodes of a rollout
     kl_coef: float = 0.1  # β, the price of a nat
@@ -90,7 +91,7 @@ def main(**settings) -> None:
     torch.manual_seed(args.seed)
 
     envs = gym.make_vec(
-        "TextGen-v0", num_envs=args.num_envs, reference="bundled", kl_coef=args.kl_coef,
+        args.env_id, num_envs=args.num_envs, reference="bundled", kl_coef=args.kl_coef,
         scoring="batch", autoreset_mode="DISABLED", array="torch",
     )  # fmt: skip
     policy = CausalLMPolicy(

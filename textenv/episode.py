@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+FIXED = str, int, float, bool, type(None)
+
 
 class ReadOnlyData(dict):
     """A dictionary that does not change: many episodes begin with the same prompt's row."""
@@ -89,9 +91,14 @@ class Episode:
         if not self.turns and self.finish_reason:
             turn = Turn(self.response, self.response_ids, self.finish_reason)
             object.__setattr__(self, "turns", (turn,))
-        # What a reward changes in it all the same ends with the episode.
-        data = {name: _copied(value) for name, value in self.data.items()}
-        object.__setattr__(self, "data", ReadOnlyData(data))
+        object.__setattr__(self, "data", _own(self.data))
+
+
+def _own(data: Mapping[str, Any]) -> ReadOnlyData:
+    """The data of one episode: what a reward changes in it all the same ends with the episode."""
+    if type(data) is ReadOnlyData and all(type(value) in FIXED for value in data.values()):
+        return data  # nothing in it can change
+    return ReadOnlyData({name: _copied(value) for name, value in data.items()})
 
 
 def _copied(value: Any) -> Any:

@@ -25,6 +25,7 @@ TOKEN_WIDTH = 22
 CELL_WIDTH = 11
 # One sign each, so that a token stays on its line.
 SIGNS = str.maketrans({" ": "·", "\n": "⏎", "\t": "⇥"})
+REPLY = "dim italic"  # the style of what the environment replied
 INDENT = " " * 11  # of the texts below the names of the numbers
 
 
@@ -103,19 +104,32 @@ def token_lines(episode: TracedEpisode, columns: dict[str, np.ndarray]) -> Itera
             line.append("  ")
             line.append(f"{values[t]:+z{CELL_WIDTH - 3}.3f} ", style=style(grounds[label][t]))
         yield line
+        if episode.replies[t]:
+            yield text_of("  ", (replied(episode.replies[t]), REPLY))
 
 
 def print_texts(episode: TracedEpisode, columns: dict[str, np.ndarray]) -> None:
     """The response coloured by each kind of number; once and plain if there are no colours."""
     if console.color_system is None:
-        console.print(text_of(episode.response.strip()), soft_wrap=True)
+        spoken = zip(episode.pieces, episode.replies, strict=True)
+        said = [text for piece, reply in spoken for text in (piece, replied(reply))]
+        whole = "".join(said) if any(episode.replies) else episode.response
+        console.print(text_of(whole.strip()), soft_wrap=True)
         return
     for name, values in columns.items():
         text = Text(f"{name:<{len(INDENT)}}", style="")
-        for piece, colour in zip(episode.pieces, shades(values), strict=True):
+        for piece, reply, colour in zip(
+            episode.pieces, episode.replies, shades(values), strict=True
+        ):
             text.append(printable(piece).replace("\n", "⏎"), style=style(colour))
+            text.append(replied(reply), style=REPLY)
         for number, line in enumerate(text.wrap(console, console.width - len(INDENT))):
             console.print(Text(INDENT if number else "").append_text(line))
+
+
+def replied(reply: str) -> str:
+    """A reply of the environment, as it is shown among the policy's own tokens."""
+    return f"‹{printable(reply).replace(chr(10), '⏎')}›" if reply else ""
 
 
 def style(colour: int | None) -> str:

@@ -29,6 +29,7 @@ class TracedEpisode:
     prompt: str
     response: str
     pieces: list[str]  # each token as text, the one that ended the episode included
+    replies: list[str]  # what the environment appended after each token: mostly ""
     probabilities: np.ndarray  # π(a_t|s_t)
     values: np.ndarray | None  # V(s_t) of the critic, units of the return; None without a critic
     kls: np.ndarray | None  # log π(a_t|s_t) − log π_ref(a_t|s_t), nats; None without a reference
@@ -37,7 +38,7 @@ class TracedEpisode:
     advantages: np.ndarray
     score: float  # of the reward, without shaping
     episode_return: float  # score − penalty − β·KL
-    finish_reason: str  # "stop" or "length"
+    finish_reason: str  # as of `textenv.Episode`
 
     def __repr__(self) -> str:
         return f"TracedEpisode({self.prompt!r} ▸ {self.response!r}; {', '.join(self.summary)})"
@@ -55,7 +56,12 @@ class TracedEpisode:
         if self.kls is not None:
             parts.append(f"KL {self.kls.sum():z.2f} nats")
         parts.append(f"return {self.episode_return:+z.2f}")
-        ends = {"stop": "stopped by itself", "length": "cut at the token budget"}
+        ends = {
+            "stop": "stopped by itself",
+            "length": "cut at the token budget",
+            "end": "ended by the environment",
+            "turns": "ended after the last turn",
+        }
         reason = ends.get(self.finish_reason, self.finish_reason)
         return [*parts, f"{len(self.pieces)} tokens, {reason}"]
 
@@ -151,11 +157,13 @@ def first_episode(agent: Any, rollout: Rollout, tokenizer: Any) -> TracedEpisode
     def column(values: Tensor) -> np.ndarray:
         return values[0][mask].float().cpu().numpy()
 
+    actions = rollout.actions[0][mask].tolist()
     return TracedEpisode(
         prompt=rollout.episodes["prompt"][0],
         response=rollout.episodes["response"][0],
         # Each token of a character that is spread over several is a replacement character.
-        pieces=[tokenizer.decode([token]) for token in rollout.actions[0][mask].tolist()],
+        pieces=[tokenizer.decode([token]) for token in actions],
+        replies=replies_after(rollout, len(actions), tokenizer),
         probabilities=column(rollout.log_probs.exp()),
         values=column(rollout.values) if has_critic(agent) else None,
         kls=None if kls is None else column(kls),
@@ -164,3 +172,14 @@ def first_episode(agent: Any, rollout: Rollout, tokenizer: Any) -> TracedEpisode
         episode_return=float(rollout.rewards[0][mask].sum()),
         finish_reason=rollout.episodes["finish_reason"][0],
     )
+
+
+def replies_after(rollout: Rollout, num_steps: int, tokenizer: Any) -> list[str]:
+    """What follows each of the first row's actions before the next one, as text."""
+    own_tokens = rollout.observations.get("own_tokens")
+    if own_tokens is None:
+        return [""] * num_steps
+    tokens = rollout.observations["input_ids"][0]
+    columns = torch.as_tensor(own_tokens[0]).nonzero()[:, 0].tolist()[:num_steps]
+    between = zip(columns, columns[1:], strict=False)
+    return [*(tokenizer.decode(tokens[at + 1 : then]) for at, then in between), ""]

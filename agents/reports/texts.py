@@ -92,10 +92,12 @@ def card(episode: TracedEpisode, title: str) -> str:
     for name, numbers in episode.columns.items():
         tokens = "".join(
             token(piece, colour, f"{name} {value:+z.3f}, probability {probability:.1%}")
-            for piece, colour, value, probability in zip(
-                episode.pieces, shades(numbers), numbers, episode.probabilities, strict=True
+            + replied(reply)
+            for piece, reply, colour, value, probability in zip(
+                episode.pieces, episode.replies, shades(numbers), numbers, episode.probabilities,
+                strict=True,
             )
-        )
+        )  # fmt: skip
         lines.append(f'<dt>{name}</dt><dd class="tokens">{tokens}</dd>')
     head = f'<p class="of">{title}</p>' if title else ""
     summary = "".join(f"<span>{shown(part)}</span>" for part in episode.summary)
@@ -111,3 +113,9 @@ def token(piece: str, colour: int | None, title: str) -> str:
     about = f' title="{shown(title)}"' if title else ""
     text = shown(piece).replace("\n", "⏎\n")
     return f"<span{style}{about}>{text}</span>"
+
+
+def replied(reply: str) -> str:
+    """What the environment replied, which has no numbers."""
+    text = shown(reply).replace("\n", "⏎\n")
+    return f'<i class="reply" title="the environment\'s reply">{text}</i>' if reply else ""

@@ -3,10 +3,12 @@
     python tests/benchmarks/dialogues.py
 
 The game is `GuessNumber-v0`, four turns of one token, beside the same prompts with one turn of four
-tokens: tokens of the policy per second of a rollout, in one process, alternating. Then a dialogue
-of 8 turns of 32 tokens on SmolLM2, whose replies have 8 tokens: with the cache that is kept over
-all turns, and with a decoder that is made to read every row from its beginning after each reply, as
-a loop over messages does.
+tokens: tokens of the policy per second of a rollout, in one process, alternating. Since the game
+also reads a reply after each token but the last, the tokens that are read are counted as well. Then
+a dialogue of 8 turns of 32 tokens on SmolLM2, whose replies have 8 tokens: with the cache that is
+kept over all turns; with a decoder that is made to read every row from its beginning after each
+reply, as a loop over messages does; and with one that reads every observation from its beginning,
+as a policy without a cache does.
 """
 
 from __future__ import annotations
@@ -26,17 +28,20 @@ from agents.experience.episodes import collect_episodes
 from agents.policies import CausalLMPolicy
 from textenv import TASKS
 from textenv.lm.loading import hide_progress_bars
+from textenv.lm.responses import Responses
 
 BATCH = {"autoreset_mode": "DISABLED", "scoring": "batch", "array": "torch", "copy": False}
 
 
-ANEW = "each prefix read anew"
+ANEW = "each observation read anew"
+AFTER_REPLIES = "each prefix read anew after a reply"
+CACHED = "one cache over all turns"
 
 
 @dataclass
 class Options:
-    rows: int = 256
-    """Of the game."""
+    rows: int = 512
+    """Of the game; its settings have as many."""
     turns: int = 8
     """Of the dialogue on the real model."""
     turn_tokens: int = 32
@@ -46,7 +51,9 @@ class Options:
     model: str = "smollm2"
     """The real model; "" leaves it out."""
     rounds: int = 5
-    """Alternating repetitions, of which the median counts."""
+    """Alternating repetitions of the game, of which the median counts."""
+    real_rounds: int = 1
+    """Of the dialogue on the real model, which reads every observation anew for minutes."""
     save: bool = False
     """Replace what is kept in results."""
 
@@ -57,16 +64,17 @@ def answer(episode: Any) -> str:
 
 
 class ReadsAnew:
-    """A policy whose cache forgets a row that has got a reply."""
+    """A policy whose cache forgets a row that has grown by more than so many tokens."""
 
-    def __init__(self, policy: CausalLMPolicy):
+    def __init__(self, policy: CausalLMPolicy, more_than: int):
         self.policy, self.rollout_observations = policy, policy.rollout_observations
+        self.more_than = more_than
 
     def act(self, observation: Any, state: Any, start: Any) -> Any:
         if state is not None:
             decoder = state.policy
             lengths = observation["attention_mask"].sum(1, dtype=torch.int64)
-            decoder.seen_lengths[lengths - decoder.seen_lengths > 1] = 0
+            decoder.seen_lengths[lengths - decoder.seen_lengths > self.more_than] = 0
         return self.policy.act(observation, state, start)
 
 
@@ -80,9 +88,9 @@ def main(options: Options) -> None:
         "TextGen-v0", prompts=game.prompts, reward="length", max_new_tokens=4, legal_tokens=legal,
         **shared,
     )  # fmt: skip
-    lines = ["| | tokens/s | ratio |", "|---|---|---|"]
+    lines = ["| | tokens/s | ratio | tokens read/s | ratio |", "|---|---|---|---|---|"]
     runs = {name: rollouts(env) for name, env in (("one turn", single), ("game", game))}
-    lines += rows_of(measure(runs, options.rounds), "one turn")
+    lines += rows_of(measure(runs, options.rounds, warm_ups=1), "one turn")
     if options.model:
         tokens = options.turns * options.turn_tokens
         talk = gym.make_vec(
@@ -93,10 +101,11 @@ def main(options: Options) -> None:
         )  # fmt: skip
         policy = policy_for(talk, options.model, "bfloat16")
         runs = {
-            ANEW: lambda: collect_episodes(talk, ReadsAnew(policy), seed=0),
-            "one cache over all turns": lambda: collect_episodes(talk, policy, seed=0),
+            CACHED: lambda: collect_episodes(talk, policy, seed=0),
+            AFTER_REPLIES: lambda: collect_episodes(talk, ReadsAnew(policy, 1), seed=0),
+            ANEW: lambda: collect_episodes(talk, ReadsAnew(policy, 0), seed=0),
         }
-        lines += rows_of(measure(runs, options.rounds), ANEW)
+        lines += rows_of(measure(runs, options.real_rounds), ANEW)
     publish("dialogues.md", "dialogues.py", "\n".join(lines) + "\n", options.save)
 
 
@@ -112,20 +121,32 @@ def rollouts(env: Any) -> Callable[[], Any]:
     return lambda: collect_episodes(env, policy, seed=0)
 
 
-def measure(runs: dict[str, Callable[[], Any]], rounds: int) -> dict[str, float]:
-    """The median of tokens of the policy per second."""
-    speeds: dict[str, list[float]] = {name: [] for name in runs}
-    for round_ in range(rounds + 1):  # the first one warms up
+def measure(
+    runs: dict[str, Callable[[], Any]], rounds: int, warm_ups: int = 0
+) -> dict[str, tuple[float, float]]:
+    """Medians per second: of tokens of the policy, and of all tokens of dialogues after their
+    prompts but those that end them, which nothing reads."""
+    speeds: dict[str, list[tuple[float, float]]] = {name: [] for name in runs}
+    for round_ in range(warm_ups + rounds):
         for name, run in runs.items():
             began = time.perf_counter()
-            steps = run().num_steps
-            if round_:
-                speeds[name].append(steps / (time.perf_counter() - began))
-    return {name: statistics.median(each) for name, each in speeds.items()}
+            episodes = run()
+            seconds = time.perf_counter() - began
+            if round_ >= warm_ups:
+                read = (Responses.of(episodes.observations, episodes.mask).lengths - 1).sum()
+                speeds[name].append((episodes.num_steps / seconds, int(read) / seconds))
+    medians = {
+        name: map(statistics.median, zip(*each, strict=True)) for name, each in speeds.items()
+    }
+    return {name: (acted, read) for name, (acted, read) in medians.items()}
 
 
-def rows_of(speeds: dict[str, float], base: str) -> list[str]:
-    return [f"| {name} | {s:.0f} | {s / speeds[base]:.2f} |" for name, s in speeds.items()]
+def rows_of(speeds: dict[str, tuple[float, float]], base: str) -> list[str]:
+    acted, read = speeds[base]
+    return [
+        f"| {name} | {a:.0f} | {a / acted:.2f} | {r:.0f} | {r / read:.2f} |"
+        for name, (a, r) in speeds.items()
+    ]
 
 
 if __name__ == "__main__":

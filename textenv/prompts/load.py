@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from textenv.arguments import brief
+from textenv.episode import ReadOnlyData
 from textenv.prompts.chat import (
     Rendered,
     checked_messages,
@@ -112,7 +113,7 @@ def _encode_batch(
         if number in conversations:
             data = {**data, "prompt": list(conversations[number])}
         array = np.array(ids[number], dtype=np.int64)
-        encoded[number] = EncodedPrompt(texts[number], array, data)
+        encoded[number] = EncodedPrompt(texts[number], array, ReadOnlyData(data))
     return encoded
 
 

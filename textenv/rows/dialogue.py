@@ -15,10 +15,12 @@ from textenv.episode import Episode, Turn
 from textenv.rows import infos as columns
 from textenv.rows.starts import Starts
 from textenv.rows.token_table import TokenTable
-from textenv.rows.transcripts import texts_of_turns
+from textenv.rows.transcripts import DECODED_BEFORE, texts_from
 from textenv.task import TextTask
 
 Infos = dict[str, Any]
+
+NOTHING = np.zeros(0, np.int64)
 
 
 class Dialogue:
@@ -86,9 +88,13 @@ class Dialogue:
                 elif used_up[row]:
                     self.reasons[row] = "length"
                 ends[row] = self.reasons[row] != ""
+                ids, read = (NOTHING, reply.text) if ends[row] else self._append(row, reply.text)
                 if not ends[row]:
                     on.append(row)
-                    appended.append(self._append(row, reply.text))
+                    appended.append(ids)
+                turn = self.turns[row][-1]
+                answered = replace(turn, reply=read, reply_ids=ids, reward=reply.reward)
+                self.turns[row][-1] = answered
         except BaseException:  # a reply that fails, takes too long, or cannot be appended
             table.end(over, over)
             raise
@@ -107,21 +113,18 @@ class Dialogue:
         tokens = self.table.tokens[self.table.arrays.convert(rows)]
         (tokens,) = to_host(to_tensor(tokens))
         whole = [ids[:end] for ids, end in zip(tokens.numpy(), lengths[rows], strict=True)]
-        texts = texts_of_turns(self.task.stop_rule, whole, begins[rows], stopped[rows])
+        rule = self.task.stop_rule
+        texts = texts_from(begins[rows], whole, stopped[rows], rule, DECODED_BEFORE)
         for row, ids, text in zip(rows.tolist(), whole, texts, strict=True):
             own = ids[begins[row] :].copy()
             own.flags.writeable = False
             self.turns[row].append(Turn(text, own, "stop" if stopped[row] else "length"))
         objects = [self.objects[row] for row in rows]
         episodes = [self.episode(row) for row in rows.tolist()]
-        replies = self.task.respond.ask(rows.tolist(), objects, episodes, self.task.reward_timeout)
-        for row, reply in zip(rows.tolist(), replies, strict=True):
-            turn = replace(self.turns[row][-1], reply=reply.text, reward=reply.reward)
-            self.turns[row][-1] = turn
-        return replies
+        return self.task.respond.ask(rows.tolist(), objects, episodes, self.task.reward_timeout)
 
-    def _append(self, row: int, reply: str) -> np.ndarray:
-        """The tokens that follow the last turn of a row, which are recorded in it."""
+    def _append(self, row: int, reply: str) -> tuple[np.ndarray, str]:
+        """The tokens that follow the last turn of a row, and the reply that they say."""
         turn = self.turns[row][-1]
         prompt = self.starts.prompt_of(row)
         encoder = self.task.replies[prompt.is_conversation]
@@ -132,10 +135,8 @@ class Dialogue:
                 f"respond {self.task.respond.name!r} answered what cannot be appended in row "
                 f"{row}, turn {len(self.turns[row])}: {error}."
             ) from error
-        ids.flags.writeable = False
         self.replies_cut[row] += len(read) < len(reply.strip())
-        self.turns[row][-1] = replace(turn, reply=read, reply_ids=ids)
-        return ids
+        return ids, read
 
     def episodes(self, rows: np.ndarray) -> list[Episode]:
         """The dialogues of some rows (indices) that have ended."""

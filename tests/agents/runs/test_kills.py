@@ -120,9 +120,17 @@ def text_options(model_folder, tmp_path) -> list[str]:
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("agent", "kills"), [("ppo", 30), ("grpo", 20)])
-def test_text_is_killed_and_resumed(agent, kills, text_options, tmp_path):
-    options, log = [*text_options, "--agent", agent], tmp_path / "log.txt"
+# With a rollout that ends in the middle of dialogues, whose objects have a state and chance.
+DIALOGUES = [
+    "--respond", "stateful:Quiz", "--max-turns", "3", "--max-turn-tokens", "2", "--n-steps", "7",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("agent", "kills", "more"), [("ppo", 30, []), ("grpo", 20, []), ("ppo", 20, DIALOGUES)]
+)
+def test_text_is_killed_and_resumed(agent, kills, more, text_options, tmp_path):
+    options, log = [*text_options, "--agent", agent, *more], tmp_path / "log.txt"
     began = time.monotonic()
     process = fork(lambda: main([*options, "--output", str(tmp_path / "whole")]), log)
     assert not kill_after(process, 120)
