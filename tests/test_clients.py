@@ -75,6 +75,15 @@ CHECKS = {
         sentiments = [episode.infos["score_sentiment"][-1] for episode in dataset]
         assert finals == [a + 0.5 * b for a, b in zip(lengths, sentiments)] and min(lengths) > 0
     """,
+    "gem": """
+        assert info["reply"].startswith("\\nAt turn 1, you guessed 5") and reward == 0.0
+    """,
+    "textarena": """
+        assert replies and all("[GAME]" in reply for reply in replies)
+    """,
+    "reasoning-gym": """
+        assert terminated and info["turns"] == 2 and reward == 0.9 == info["score"]
+    """,
     "cleanrl": "assert np.mean(envs.return_queue) > 0.8",
 }
 NEEDS = {
@@ -108,24 +117,52 @@ def test_a_client_drives_the_environments(
     name, block, tmp_path, monkeypatch, skip_without_packages
 ):
     skip_without_packages(block, *NEEDS.get(name, ()))
-    script = tmp_path / "client.py"
     # Clients that start processes import the script in each of them.
     checks = textwrap.indent("import torch\n" + textwrap.dedent(CHECKS[name]), "    ")
-    script.write_text(f'{block}\n\nif __name__ == "__main__":\n{checks}\n')
+    script = f'{block}\n\nif __name__ == "__main__":\n{checks}\n'
     if name in HERE:
+        (tmp_path / "client.py").write_text(script)
         monkeypatch.chdir(tmp_path)
         with torch.random.fork_rng(devices=[]):
-            runpy.run_path(str(script), run_name="__main__")
+            runpy.run_path(str(tmp_path / "client.py"), run_name="__main__")
         return
+    run(script, tmp_path)
+
+
+# Eight tokens as two turns of four.
+TURNS = {
+    "respond": "lambda episode: ' and'", "max_turns": "2", "max_turn_tokens": "4",
+    "max_new_tokens": "8",
+}  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["gymnasium vector", "stable-baselines3", "torchrl", "cleanrl"])
+def test_a_client_drives_dialogues(name, tmp_path, skip_without_packages):
+    block = dict(zip(CHECKS, BLOCKS, strict=True))[name]
+    skip_without_packages(block, *NEEDS.get(name, ()))
+    arguments = ", ".join(f"{key}={value}" for key, value in TURNS.items())
+    entries = ", ".join(f'"{key}": {value}' for key, value in TURNS.items())
+    turns = block.replace("max_new_tokens=8", arguments)
+    turns = turns.replace('"max_new_tokens": 8', entries)
+    assert turns != block
+    checks = CHECKS[name] if name == "torchrl" else ""
+    checks = textwrap.indent("import torch\n" + textwrap.dedent(checks), "    ")
+    run(f'{turns}\n\nif __name__ == "__main__":\n{checks}\n', tmp_path)
+
+
+def run(script: str, folder: Path) -> None:
+    """Run a script in a process of its own."""
+    (folder / "client.py").write_text(script)
     done = subprocess.run(
-        [sys.executable, str(script)],
-        cwd=tmp_path, capture_output=True, text=True, timeout=300,
+        [sys.executable, "client.py"],
+        cwd=folder, capture_output=True, text=True, timeout=300,
         env={
             **os.environ,
             "OMP_NUM_THREADS": "1",
             "PYTHONPATH": str(ROOT),
             "SDL_VIDEODRIVER": "dummy",
-            "MINARI_DATASETS_PATH": str(tmp_path / "datasets"),
+            "MINARI_DATASETS_PATH": str(folder / "datasets"),
         },
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-4000:]

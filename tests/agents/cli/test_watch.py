@@ -51,7 +51,7 @@ def episode(pieces, **changes) -> TracedEpisode:
     values = dict(
         prompt="A prompt", response="".join(pieces), pieces=pieces, probabilities=numbers**2,
         values=numbers, kls=numbers, advantages=-numbers, score=0.5, episode_return=0.4,
-        finish_reason="length",
+        finish_reason="length", replies=[""] * len(pieces),
     )  # fmt: skip
     return TracedEpisode(**values | changes)
 
@@ -93,3 +93,15 @@ def test_each_token_takes_its_time(terminal, monkeypatch):
     watch_command.play(episode([" a", " b", " c"], values=None), "episode 1", 0.25)
     assert waits == [0.25] * 3
     assert "value" not in terminal.export_text()
+
+
+def test_replies_stand_between_tokens_and_in_the_text(terminal):
+    replies = ["", " the reply\n", ""]
+    shown = episode([" my", " first", " last"], replies=replies, finish_reason="end")
+    watch_command.play(shown, "title", 0)
+    text = terminal.export_text()
+    assert "ended by the environment" in text
+    plain = [line.strip() for line in text.splitlines()]
+    first = next(i for i, line in enumerate(plain) if line.startswith("·first"))
+    assert plain[first + 1] == "‹ the reply⏎›"
+    assert "value       my first‹ the reply⏎› last" in plain

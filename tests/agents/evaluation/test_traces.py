@@ -73,3 +73,14 @@ def test_deterministic_episodes_have_the_likeliest_tokens(agent):
 def test_shades_say_sign_and_size():
     assert shades([2.0, -2.0, 0.0, 0.01, 0.2]) == [BLUES[-1], ORANGES[-1], None, None, BLUES[0]]
     assert shades(np.zeros(2)) == [None, None] and shades([]) == []
+
+
+def test_replies_stand_after_the_tokens_that_they_answer(make_agent, make_model):
+    talk = {"respond": lambda episode: " b c" if len(episode.turns) == 1 else None,
+            "max_turns": 3, "max_turn_tokens": 2, "max_new_tokens": 6, "max_reply_tokens": 4,
+            "min_new_tokens": 4}  # fmt: skip
+    agent = make_agent("PPO", env={"reference": make_model(seed=1), **talk})
+    for episode in trace_episodes(agent, 3, seed=1):
+        assert len(episode.replies) == len(episode.pieces) == len(episode.kls) == 4
+        assert [reply.strip() for reply in episode.replies] == ["", "b c", "", ""]
+        assert "ended by the environment" in episode.summary[-1]

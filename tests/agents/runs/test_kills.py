@@ -120,14 +120,15 @@ def text_options(model_folder, tmp_path) -> list[str]:
     ]  # fmt: skip
 
 
-# With a rollout that ends in the middle of dialogues, whose objects have a state and chance.
-DIALOGUES = [
-    "--respond", "stateful:Quiz", "--max-turns", "3", "--max-turn-tokens", "2", "--n-steps", "7",
+QUIZ = "stateful:Quiz"
+TURNS = [
+    "--respond", QUIZ, "--max-turns", "3", "--max-turn-tokens", "2",
+    "--max-reply-tokens", "4",
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize(
-    ("agent", "kills", "more"), [("ppo", 30, []), ("grpo", 20, []), ("ppo", 20, DIALOGUES)]
+    ("agent", "kills", "more"), [("ppo", 30, []), ("grpo", 20, []), ("rloo", 20, TURNS)]
 )
 def test_text_is_killed_and_resumed(agent, kills, more, text_options, tmp_path):
     options, log = [*text_options, "--agent", agent, *more], tmp_path / "log.txt"
@@ -138,7 +139,10 @@ def test_text_is_killed_and_resumed(agent, kills, more, text_options, tmp_path):
     folders = (tmp_path / f"run-{number}" for number in range(1000))
     moments = kill_and_resume(
         lambda path: main([*options, "--output", str(path)]),
-        lambda path: main(["train", "--resume", str(path), "--save-every", "2 rollouts"]),
+        # Code that a run has used is named again.
+        lambda path: main(
+            ["train", "--resume", str(path), "--save-every", "2 rollouts", *more[:2]]
+        ),
         lambda: next(folders),
         state(tmp_path / "whole" / "checkpoints" / "newest"),
         kills,
@@ -150,15 +154,31 @@ def test_text_is_killed_and_resumed(agent, kills, more, text_options, tmp_path):
     assert moments["before learning"] + moments["evaluating"] + moments["at the end"] > 0
 
 
-def test_cartpole_is_killed_and_resumed(tmp_path):
+def cartpole(model_folder) -> PPO:
+    return PPO("MlpPolicy", STATEFUL, seed=3, n_steps=128, device="cpu")
+
+
+def dialogues(model_folder) -> PPO:
+    """Rollouts end in the middle of dialogues, whose objects have a state and chance."""
+    return PPO(
+        "CausalLMPolicy", "TextGen-v0", seed=3, n_steps=7, n_envs=16, device="cpu",
+        policy_kwargs={"model": model_folder}, learning_rate=0.01,
+        env_kwargs={"prompts": ["a b", "c"], "reward": "length(3)", "max_new_tokens": 5,
+                    "respond": QUIZ, "max_turns": 3, "max_turn_tokens": 2,
+                    "max_reply_tokens": 4, "reference": model_folder},
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(("make", "steps"), [(cartpole, 12_000), (dialogues, 3_000)])
+def test_steps_are_killed_and_resumed(make, steps, model_folder, tmp_path):
     def learn(path, resumes=False):
         if resumes and RunFolder(path).has_checkpoint:
-            agent = PPO.load(path)
+            code = {"env_kwargs": {"respond": QUIZ}} if make is dialogues else {}
+            agent = PPO.load(path, **code)
         else:
-            agent = PPO("MlpPolicy", STATEFUL, seed=3, n_steps=128, device="cpu")
-            resumes = False
+            agent, resumes = make(model_folder), False
         recorder = RunRecorder(path, "2 rollouts", resume=resumes, overwrite=not resumes)
-        agent.learn(12_000 - agent.num_timesteps, recorder, reset_num_timesteps=False)
+        agent.learn(steps - agent.num_timesteps, recorder, reset_num_timesteps=False)
 
     log = tmp_path / "log.txt"
     began = time.monotonic()
@@ -169,7 +189,7 @@ def test_cartpole_is_killed_and_resumed(tmp_path):
         learn, lambda path: learn(path, True), lambda: next(folders),
         state(tmp_path / "whole" / "checkpoints" / "newest"), 15, seconds, log,
     )  # fmt: skip
-    print(f"cartpole {seconds:.1f} s undisturbed; killed", dict(moments))
+    print(f"{make.__name__} {seconds:.1f} s undisturbed; killed", dict(moments))
 
 
 def test_compare_is_killed_and_goes_on(text_options, tmp_path):
