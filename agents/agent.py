@@ -22,7 +22,7 @@ from agents.experience.steps import OnStep, Stopped
 from agents.experience.undo import undone_by_errors
 from agents.functional import surrogates
 from agents.policies.base import Evaluation, Policy
-from agents.saving import agent_folder
+from agents.saving import agent_folder, resume
 from agents.sb3.callbacks import StepReport, as_callback, needs_steps
 from agents.sb3.interface import SB3Interface
 from agents.training import optimization
@@ -31,6 +31,9 @@ from agents.training.hyperparameters import AUTO, Schedule, fill_in
 from agents.training.metrics import log_entry, mean_metrics, speed
 from agents.training.progress import ProgressBar
 from textenv.arguments import Arguments, Range, as_path, check_ranges, unknown_argument
+
+SHARDS = ("auto", "none", "full")
+SHARDED_FROM = 1e9  # parameters that learn; with their moments 16 GB in float32
 
 ONE_STEP = (
     " It takes one optimiser step on each rollout, because a second one needs importance weights: "
@@ -95,8 +98,13 @@ class Agent(SB3Interface, Arguments):
     random state is never changed."""
     device: str | torch.device = "auto"
     '"auto", "cpu", "cuda", ...'
+    shard: str = "auto"
+    """Where several processes learn all weights of a language model: "none" keeps the weights,
+    gradients and moments of the optimiser whole in each of them, "full" a part of each layer's
+    (FSDP2). "auto" is "full" from a billion parameters on."""
 
     policy_needs: ClassVar[dict[str, Any]] = {}  # arguments for a language model's policy
+    can_shard: ClassVar[bool] = True  # whether weights may be sharded among processes
     compares_groups: ClassVar[bool] = False  # whether a group_size of 1 makes no sense
 
     def __new__(cls, *positional: Any, **named: Any) -> Self:
@@ -130,6 +138,8 @@ class Agent(SB3Interface, Arguments):
             self.device, environments.reference(self.env),
         )  # fmt: skip
         environments.bind(self.env, self.policy)
+        if self._shards():
+            self.policy.shard()
         self.optimizer = optimization.make_optimizer(
             self.trained_parameters(), self.learning_rate, self.weight_decay, self.adam_epsilon
         )
@@ -142,6 +152,29 @@ class Agent(SB3Interface, Arguments):
         self.collector = make_collector(self.env, env_seed + distributed.rank() * self.n_envs)
         self.num_timesteps, self.num_rollouts, self.learning_seconds = 0, 0, 0.0
         self.progress_remaining, self.between_rollouts = 1.0, True
+        self.whole_optimizer: dict[str, Tensor] | None = None
+        self.gather()
+
+    def _shards(self) -> bool:
+        """Whether the weights that learn are sharded among several processes."""
+        if self.shard not in SHARDS:
+            raise ValueError(f"shard={self.shard!r} is unknown: use one of {', '.join(SHARDS)}.")
+        if self.shard == "full" and not self.can_shard:
+            raise ValueError(
+                f"shard='full': {type(self).__name__} needs second derivatives, which sharded "
+                "weights do not have; use shard='none'."
+            )
+        if distributed.process_count() == 1 or self.shard == "none" or not self.can_shard:
+            return False
+        learning = sum(p.numel() for p in self.trained_parameters())
+        return self.shard == "full" or learning >= SHARDED_FROM
+
+    def gather(self) -> None:
+        """Where weights are sharded: renew the whole ones that act, and all that the first process
+        saves, which it then can at any time, also if it is the last one. All processes call it."""
+        if self.policy.sharded:
+            self.policy.gather_weights()
+            self.whole_optimizer = resume.of_optimizer(self.optimizer)
 
     def check(self) -> None:
         """Raise a ValueError for hyper-parameters out of their range, or that do not fit together;
@@ -264,7 +297,9 @@ class Agent(SB3Interface, Arguments):
         known = rollout.log_prob_mismatch is not None
         if self.policy.reduced_precision and not only_step and not known:
             at_once = self.micro_batch_size or getattr(self, "batch_size", None)
-            with distributed.raise_in_all_processes():
+            # Sharded layers are an exchange, which must not be in such a block.
+            sharded = self.policy.sharded
+            with distributed.noticing_loss() if sharded else distributed.raise_in_all_processes():
                 rollout.use_evaluated_log_probs(self.policy, at_once)
 
     def kl_to_old_policy(self, rollout: Rollout) -> float:
@@ -318,6 +353,7 @@ class Agent(SB3Interface, Arguments):
         bar = ProgressBar.of(progress_bar if distributed.is_main() else False)
         try:
             distributed.broadcast(self.policy.state_dict().values())
+            self.gather()
             with bar.over(total_timesteps, self.num_timesteps):
                 while self.num_timesteps < total_timesteps:
                     self.progress_remaining = 1 - self.num_timesteps / total_timesteps
@@ -356,6 +392,8 @@ class Agent(SB3Interface, Arguments):
         self.between_rollouts = False
         metrics = self.update(rollout)
         optimization.check_finite(self.policy.parameters(), self.num_rollouts + 1)
+        with distributed.noticing_loss():
+            self.gather()
         self.between_rollouts = True
         self.num_rollouts += 1
         self.learning_seconds += time.perf_counter() - began
@@ -377,6 +415,7 @@ class Agent(SB3Interface, Arguments):
                 rollout = self.collector.collect(self.policy, self.n_steps, on_step)
             parts = distributed.all_gather((rollout.num_steps, rollout.episodes))
         rollout.all_reduce = distributed.all_reduce if several else None
+        rollout.in_step = distributed.in_step if self.policy.sharded else None
         none: dict[str, list] = {"return": [], "length": []}
         rollout.episodes = joined([none, *(episodes for _, episodes in parts)])
         environments.move_schedules(self.env, rollout.episodes.get("kl", []))

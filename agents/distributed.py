@@ -7,6 +7,11 @@ here: counts, statistics, gradients, decisions. So each step makes the same weig
 A loss is divided by the counts of the whole step, so gradients are summed, and parts may be of any
 size: an empty one adds nothing.
 
+Weights that are *sharded* are PyTorch's FSDP2 (`torch.distributed.fsdp.fully_shard`): of each layer
+a process keeps its part, with the part's gradient and moments of the optimiser, and it has the
+whole layer only while it computes with it. Since the processes then meet in each layer of each
+pass, all of them have to make the same number of passes (`in_step`).
+
 Every process has to call these functions at the same points and in the same order. A program that
 was started once has one process: then they return what they are given, and need no other package.
 """
@@ -22,7 +27,8 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor, distribute_tensor
 
 from agents.functional.natural_gradient import flatten, unflatten
 
@@ -33,6 +39,10 @@ ALONE = "AGENTS_ALONE"
 # A process that ends is noticed at once. This ends the waiting for one that hangs, and has to be
 # longer than the first process evaluates while the others wait for it.
 LONGEST_WAIT = timedelta(hours=6)
+
+LOST = "Another process of this run has ended, or cannot be reached: the run ends here."
+# In the errors of gloo and NCCL, which have no class of their own.
+OF_THE_NETWORK = ("gloo", "NCCL", "Connection closed", "Connection reset")
 
 _in_a_block = False  # of `raise_in_all_processes`
 
@@ -169,10 +179,16 @@ def all_reduce_tensor(tensor: Tensor) -> Tensor:
 def all_reduce_gradients(parameters: Sequence[Tensor]) -> None:
     """Sum the gradients of parameters, the same ones in each process, over the processes, in place.
 
-    A process without rows has no gradients; it gets those of the others.
+    A process without rows has no gradients; it gets those of the others. Those of sharded ones are
+    sums already.
     """
     if process_count() == 1:
         return
+    for own in parameters:
+        if (sharded := _sharded(own)) is not None:
+            own.grad = None if sharded.grad is None else sharded.grad.to_local()
+            sharded.grad = None
+    parameters = [p for p in parameters if _sharded(p) is None]
     flags = all_gather([p.grad is not None for p in parameters])
     has_gradient = [any(column) for column in zip(*flags, strict=True)]
     learning = [p for p, here in zip(parameters, has_gradient, strict=True) if here]
@@ -183,13 +199,38 @@ def all_reduce_gradients(parameters: Sequence[Tensor]) -> None:
             parameter.grad = piece.to(parameter.dtype)
 
 
+def forget_gradients(parameters: Sequence[Tensor]) -> None:
+    """Leave no gradient of sharded parameters from a step that has failed."""
+    for own in parameters:
+        if (sharded := _sharded(own)) is not None:
+            sharded.grad = None
+
+
+def clip_grad_norm(parameters: Sequence[Tensor], max_norm: float) -> Tensor:
+    """`torch.nn.utils.clip_grad_norm_` for parameters of which some may be sharded."""
+    own = [p for p in parameters if _sharded(p) is not None]
+    if not own:
+        return nn.utils.clip_grad_norm_(parameters, max_norm)
+    every = [p for p in parameters if _sharded(p) is None]
+    here, there = (
+        nn.utils.get_total_norm([p.grad for p in some if p.grad is not None]).double()
+        for some in (every, own)
+    )
+    norm = (here.square() + _summed(there.square())).sqrt().float()
+    nn.utils.clip_grads_with_norm_(parameters, max_norm, norm)
+    return norm
+
+
 def broadcast(tensors: Iterable[Tensor]) -> None:
-    """Overwrite tensors by those of the first process; raises as `all_gather`."""
+    """Overwrite tensors by those of the first process, except sharded ones; raises as
+    `all_gather`."""
     if process_count() == 1:
         return
     all_gather(None)
     device = _met().device
     for tensor in tensors:
+        if isinstance(tensor, DTensor):
+            continue
         sent = tensor.detach().to(device).contiguous()
         with _noticing_loss():
             dist.broadcast(sent, src=0)
@@ -204,6 +245,110 @@ def _summed(tensor: Tensor) -> Tensor:
     return sent.to(tensor.device)
 
 
+# --- sharding -----------------------------------------------------------------------------------
+
+
+def shard(body: nn.Module, layers: Iterable[nn.Module]) -> None:
+    """Keep only a part of the weights of each of the ``layers`` of a body in this process. Its
+    other weights stay whole in all of them."""
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+
+    broadcast(body.state_dict().values())
+    mesh = init_device_mesh(_met().device.type, (process_count(),))
+    layers = list(layers)
+    others = {*body.parameters()}.difference(*(layer.parameters() for layer in layers))
+    for module in (*layers, body):
+        unit: Any = fully_shard(
+            module, mesh=mesh, **{"ignored_params": others} if module is body else {}
+        )
+        # Losses carry the counts of all rows, so that gradients are sums.
+        unit.set_gradient_divide_factor(1.0)
+        if mesh.device_type == "cpu":  # gloo has no other reduction
+            unit.set_force_sum_reduction_for_comms(True)
+
+
+def is_sharded(body: nn.Module) -> bool:
+    """Whether `shard` was called for a body."""
+    return process_count() > 1 and any(isinstance(p, DTensor) for p in body.parameters())
+
+
+def own_part(parameter: Tensor) -> Tensor:
+    """What an optimiser changes: of a sharded parameter the part of this process, in its memory;
+    any other one itself."""
+    if not isinstance(parameter, DTensor):
+        return parameter
+    part: Any = nn.Parameter(parameter.detach().to_local())
+    part.sharded = parameter
+    return part
+
+
+def _sharded(part: Tensor) -> DTensor | None:
+    """The sharded parameter of which a tensor is the `own_part`; None of one that is whole."""
+    return getattr(part, "sharded", None)
+
+
+def is_part(tensor: Tensor) -> bool:
+    """Whether a tensor is the `own_part` of a sharded parameter."""
+    return _sharded(tensor) is not None
+
+
+def whole(tensor: Tensor, part_of: Tensor | None = None) -> Tensor:
+    """A sharded tensor with the parts of all processes, which all have to call this. ``part_of``:
+    the `own_part` as which the tensor belongs to a sharded parameter, such as its moments."""
+    sharded = None if part_of is None else _sharded(part_of)
+    if sharded is not None and tensor.ndim:
+        tensor = DTensor.from_local(
+            tensor, sharded.device_mesh, sharded.placements, run_check=False,
+            shape=sharded.shape, stride=sharded.stride(),
+        )  # fmt: skip
+    with _noticing_loss():
+        return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def part_of(whole: Tensor, like: Tensor) -> Tensor:
+    """This process's part of a whole tensor, where ``like``, a parameter or its `own_part`, is one
+    of a sharded one."""
+    sharded = like if isinstance(like, DTensor) else _sharded(like)
+    if sharded is None or not whole.ndim:
+        return whole
+    there = whole.to(sharded.device)
+    mesh, placements = sharded.device_mesh, sharded.placements
+    return distribute_tensor(there, mesh, placements, src_data_rank=None).to_local()
+
+
+def on_main(tensors: Iterable[tuple[str, Tensor, Tensor | None]]) -> dict[str, Tensor]:
+    """Names and tensors, each with what it is ``part_of`` (`whole`), as whole tensors in the
+    memory of the first process; the others, which all have to call this, get none."""
+    found = {}
+    for name, tensor, part in tensors:
+        every = whole(tensor.detach(), part)
+        if is_main():
+            found[name] = every.to("cpu", copy=True)
+    return found
+
+
+def in_step(things: Iterable[Any], idle: Any) -> Iterator[Any]:
+    """The things of this process, and then ``idle`` ones, so that all have as many."""
+    here = list(things)
+    most = max(all_gather(len(here)))  # before the first one, in which they meet again
+    yield from here
+    for _ in range(most - len(here)):
+        yield idle
+
+
+@contextmanager
+def noticing_loss() -> Iterator[None]:
+    """A block of exchanges, as the passes through sharded weights are, and of other work: that
+    another process has ended is a `ProcessLost`."""
+    try:
+        yield
+    except RuntimeError as error:
+        if process_count() > 1 and any(word in str(error) for word in OF_THE_NETWORK):
+            raise ProcessLost(LOST) from error
+        raise
+
+
 @contextmanager
 def _noticing_loss() -> Iterator[None]:
     try:
@@ -211,9 +356,7 @@ def _noticing_loss() -> Iterator[None]:
     except torch.OutOfMemoryError:
         raise
     except RuntimeError as error:
-        raise ProcessLost(
-            "Another process of this run has ended, or cannot be reached: the run ends here."
-        ) from error
+        raise ProcessLost(LOST) from error
 
 
 # --- ending -------------------------------------------------------------------------------------

@@ -151,7 +151,7 @@ def recomputed_kl(
     every_row = torch.arange(len(input_ids), device=input_ids.device)[:at_most]
     for rows in every_row.split(at_once):
         with policy.autocast():
-            own = log_probs(policy.model, rows)
+            own = log_probs(policy.acting_model() if policy.sharded else policy.model, rows)
         # Beyond an episode there may be a token that is never chosen, at −∞ in both.
         of_tokens = (own - log_probs(reference, rows)).masked_fill(~rollout.mask[rows], 0)
         kls.append(of_tokens.sum(dim=1))

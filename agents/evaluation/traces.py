@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -181,5 +182,5 @@ def replies_after(rollout: Rollout, num_steps: int, tokenizer: Any) -> list[str]
         return [""] * num_steps
     tokens = rollout.observations["input_ids"][0]
     columns = torch.as_tensor(own_tokens[0]).nonzero()[:, 0].tolist()[:num_steps]
-    between = zip(columns, columns[1:], strict=False)
+    between = pairwise(columns)
     return [*(tokenizer.decode(tokens[at + 1 : then]) for at, then in between), ""]

@@ -17,11 +17,19 @@ from textenv.arrays import to_device, to_host
 
 Tree = Any  # a tensor, or a dictionary of tensors
 ABSENT: Any = None  # a column that the algorithm has not added
+InStep = Callable[[Iterable[Any], Any], Iterable[Any]]
 
 
 def take(tree: Tree, rows: Any) -> Tree:
     """The chosen rows of a tensor, or of each tensor in a dictionary."""
     return {k: v[rows] for k, v in tree.items()} if isinstance(tree, dict) else tree[rows]
+
+
+def _nothing(tree: Tree) -> Tree:
+    """One row of zeros."""
+    if isinstance(tree, dict):
+        return {key: _nothing(value) for key, value in tree.items()}
+    return tree.new_zeros(1, *tree.shape[1:])
 
 
 def joined(parts: Iterable[Mapping[str, list]]) -> dict[str, list]:
@@ -83,6 +91,8 @@ class Rollout:
             ``score``, ``kl`` (nats per episode), ``response``.
         all_reduce: adds numbers to those of the rollouts of other processes, which are parts of
             the same experience; None if this is all of it. Statistics are those of all parts.
+        in_step: adds idle parts to those of a batch, so that all processes have as many
+            (`agents.distributed.in_step`), where they compute together; else None.
     """
 
     observations: Tree
@@ -99,6 +109,7 @@ class Rollout:
     log_prob_mismatch: Tensor | None = None
     episodes: dict[str, list] = field(default_factory=dict)
     all_reduce: Callable[[Iterable[float]], list[float]] | None = None
+    in_step: InStep | None = None
 
     def __repr__(self) -> str:
         ended = len(self.episodes.get("return", ()))
@@ -208,6 +219,7 @@ class Rollout:
         ``rows_at_once`` (None: all)."""
         parts = self.batch().micro_batches(rows_at_once)
         evaluated = torch.cat([policy.evaluate(part).log_probs for part in parts])
+        evaluated = evaluated[: len(self.batch())]  # without idle parts
         if not self.sequential:  # a row for each counted step
             evaluated = self.log_probs.masked_scatter(self.mask, evaluated)
         self.log_prob_mismatch = (evaluated - self.log_probs).abs()
@@ -227,6 +239,7 @@ class Rollout:
             counts=self.counts,
             sequential=self.sequential,
             reference=self.reference_log_probs,
+            in_step=self.in_step,
             **columns,
         )
         return batch if self.sequential else batch.flat()
@@ -282,6 +295,7 @@ class Batch:
         old_distribution: π_old over all actions, where the algorithm keeps it.
         is_only_step: whether this is the only step on its rollout, so that π_old is π.
         means: what a loss has computed, for the log, by its name; divided by the counts as well.
+        in_step: as of the rollout.
     """
 
     observations: Tree
@@ -297,6 +311,7 @@ class Batch:
     is_only_step: bool = False
     old_distribution: Any = None
     means: dict[str, Tensor] = field(default_factory=dict)
+    in_step: InStep | None = None
 
     def __len__(self) -> int:
         return len(self.mask)
@@ -353,8 +368,12 @@ class Batch:
     def micro_batches(self, size: int | None) -> Iterator[Batch]:
         """The batch in parts of at most ``size`` rows, which keep the counts of the whole.
 
-        A share of a minibatch that is empty has no parts.
+        A share of a minibatch that is empty has no parts, unless other processes wait for them.
         """
+        parts = self._parts(size)
+        return parts if self.in_step is None else iter(self.in_step(parts, self.idle()))
+
+    def _parts(self, size: int | None) -> Iterator[Batch]:
         if not len(self):
             return
         if size is None or size >= len(self):
@@ -362,3 +381,12 @@ class Batch:
             return
         for rows in torch.arange(len(self), device=self.mask.device).split(size):
             yield self.take(rows, self.counts)
+
+    def idle(self) -> Batch:
+        """One row, in which no step counts."""
+        columns = {
+            name: _nothing(column)
+            for name, column in vars(self).items()
+            if name != "means" and isinstance(column, Tensor | dict)
+        }
+        return replace(self, **columns, means={})

@@ -75,6 +75,19 @@ class Policy(Protocol):
     def reduced_precision(self) -> bool:
         return False
 
+    @property
+    def sharded(self) -> bool:
+        """Whether processes share the weights that learn, each a part (`shard`)."""
+        return False
+
+    def shard(self) -> None:
+        """Keep only a part of the weights in each of several processes, which all call it."""
+        raise ValueError(f"shard='full' is for language models, not for {type(self).__name__}.")
+
+    def gather_weights(self) -> None:
+        """After the weights have changed: renew what a sharded policy acts with and saves. All
+        processes call it."""
+
     # Members of every nn.Module.
     def parameters(self, recurse: bool = True) -> Iterator[nn.Parameter]: ...
 

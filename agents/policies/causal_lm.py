@@ -1,7 +1,8 @@
 """A causal language model as a policy: its next-token distribution, and a value head."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,8 @@ from textenv.lm.adapters import add_adapters, has_adapters, merged
 from textenv.lm.checkpointing import checkpointed
 from textenv.lm.early_stops import KEYS
 from textenv.lm.loading import cast, load_model, save_ends, without_bars
-from textenv.lm.log_probs import Sampling, response_states
-from textenv.lm.parts import first_layers, sharing, split, unwrapped
+from textenv.lm.log_probs import NO_ROWS, Sampling, response_states
+from textenv.lm.parts import by_layer, first_layers, sharing, split, unwrapped
 from textenv.lm.responses import Responses
 from textenv.lm.support import check_supported
 from textenv.lm.vocabulary import own_tokenizer
@@ -119,7 +120,10 @@ class CausalLMPolicy(nn.Module, Policy):
         self.critic_body: nn.Module | None = None
         if critic_layers:
             self.critic_body = first_layers(self.model, critic_layers).float().requires_grad_(True)
-        self._acting: list[nn.Module] = []  # in a list: the copy is not a submodule
+        # In lists, since copies are no submodules; and of sharded weights the whole, to be saved.
+        self._acting: list[nn.Module] = []
+        self._acting_critic: list[nn.Module] = []
+        self._whole: dict[str, Tensor] | None = None
         self.decoders = Decoders()
         self.generator = torch.Generator(device=self.device)
         self.action_record: ActionRecord | None = None
@@ -156,12 +160,15 @@ class CausalLMPolicy(nn.Module, Policy):
         own = self.decoders.take(self.acting_model(), *shape)
         if self.critic_body is None:
             return self.decoders.lend(Caches(own))
-        critic = self.decoders.take(self.critic_body, *shape, head=self.value_head)
+        critic = self.decoders.take(self.acting_critic(), *shape, head=self.value_head)
         return self.decoders.lend(Caches(own, critic))
 
     @torch.no_grad()
     def acting_model(self) -> nn.Module:
-        """The model that acts: the one that learns, or its current copy in lower precision."""
+        """The model that acts: the one that learns, or its current copy in lower precision; of
+        sharded weights the copy of the last `gather_weights`."""
+        if self.sharded:
+            return self._acting[0]
         if not self.reduced_precision:
             return self.model
         model = unwrapped(self.model)
@@ -173,6 +180,63 @@ class CausalLMPolicy(nn.Module, Policy):
             if own.data_ptr() != learning.data_ptr():
                 own.copy_(learning)
         return self._acting[0]
+
+    def acting_critic(self) -> nn.Module | None:
+        """The critic's own body, as `acting_model`."""
+        return self._acting_critic[0] if self.sharded and self._acting_critic else self.critic_body
+
+    # --- sharded weights --------------------------------------------------------------------
+
+    @property
+    def sharded(self) -> bool:
+        return self._whole is not None
+
+    def shard(self) -> None:
+        """Keep only a part of each layer's weights, of actor and critic, in each of several
+        processes (`agents.distributed`). Whole copies act."""
+        if self.model is not unwrapped(self.model) or has_adapters(self.model, None):
+            raise ValueError(
+                "shard='full' shares out all weights that learn, but here adapters do, which are "
+                "small: use shard='none'."
+            )
+        self._acting = [cast(sharing(self.model, ()), self.dtype)]
+        bodies = [self.body]
+        if self.critic_body is not None:
+            self._acting_critic = [sharing(self.critic_body, ())]
+            bodies.append(self.critic_body)
+        for body in bodies:
+            distributed.shard(body, by_layer(body)[0])
+        self.gather_weights()
+
+    @torch.no_grad()
+    def gather_weights(self) -> None:
+        copies = {"model.": self._acting, "critic_body.": self._acting_critic}
+        acting = {
+            part + name: weight
+            for part, copied in copies.items()
+            for model in copied
+            for name, weight in model.named_parameters(remove_duplicate=False)
+        }
+
+        def each() -> Iterator[tuple[str, Tensor, None]]:
+            for name, weight in self.state_dict().items():
+                if not name.startswith("body."):  # a part of the model
+                    found = distributed.whole(weight)  # one at a time
+                    if name in acting:
+                        acting[name].copy_(found)
+                    yield name, found, None
+
+        self._whole = distributed.on_main(each())
+
+    def _whole_of(self, part: str) -> dict[str, Tensor] | None:
+        """The whole weights of a submodule, where they are sharded; else None."""
+        if self._whole is None:
+            return None
+        return {
+            name.removeprefix(part): weight
+            for name, weight in self._whole.items()
+            if name.startswith(part)
+        }
 
     @torch.no_grad()
     def act(
@@ -247,11 +311,14 @@ class CausalLMPolicy(nn.Module, Policy):
     ) -> Tensor:
         """Hidden states of a body before each counted token (`response_states`). ``checkpointing``:
         of gradients; None: as of the policy."""
-        with self.autocast():
-            if not (self.gradient_checkpointing if checkpointing is None else checkpointing):
-                return response_states(body, responses)
-            with checkpointed(body):
-                return response_states(body, responses, share_prompts=False)
+        if checkpointing is None:
+            checkpointing = self.gradient_checkpointing
+        with self.autocast(), checkpointed(body) if checkpointing else nullcontext():
+            if not distributed.is_sharded(body):
+                return response_states(body, responses, share_prompts=not checkpointing)
+            # Gradients that reach keys and values alone would not be noticed by a sharded layer.
+            in_step = partial(distributed.in_step, idle=NO_ROWS)
+            return response_states(body, responses, share_prompts=False, in_step=in_step)
 
     def evaluate_values(self, batch: Steps) -> Tensor:
         """V ``[B, T]`` of the counted steps. Gradients flow to the critic, not to the policy."""
@@ -284,16 +351,26 @@ class CausalLMPolicy(nn.Module, Policy):
         adapted = hasattr(self.model, "peft_config")
         with without_bars():
             self.model.save_pretrained(
-                folder, **{"save_embedding_layers": False} if adapted else {}
-            )
+                folder, state_dict=self._whole_of("model."),
+                **{"save_embedding_layers": False} if adapted else {},
+            )  # fmt: skip
         if tokenizer is not None:
             tokenizer.save_pretrained(folder)
             save_ends(folder, self.model, tokenizer)
-        save_file(self._critic().state_dict(), folder / "critic.safetensors")
+        critic = self._critic().state_dict()
+        if self._whole is not None:
+            critic = {name: self._whole[name] for name in critic}
+        save_file(critic, folder / "critic.safetensors")
 
     def load(self, folder: Path) -> None:
         """Load the critic (the model is loaded by the constructor)."""
-        self._critic().load_state_dict(load_file(folder / "critic.safetensors"))
+        saved = load_file(folder / "critic.safetensors")
+        if not self.sharded:
+            self._critic().load_state_dict(saved)
+            return
+        with torch.no_grad():
+            for name, weight in self._critic().state_dict().items():
+                distributed.own_part(weight).copy_(distributed.part_of(saved[name], like=weight))
 
     def _critic(self) -> nn.ModuleDict:
         """What only the critic has, as one module."""

@@ -201,6 +201,7 @@ def _load(cls: type, folder: Path, env: Any, policy: type | None, changes: dict[
     with files.reading(folder):
         same_task = given is None and not {"env_kwargs", "n_envs"} & changes.keys()
         resume.restore(agent, folder, same_task)
+    agent.gather()
     return agent
 
 

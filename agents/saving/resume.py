@@ -31,11 +31,8 @@ TENSOR_TYPES = (
 
 def write(agent: Any, folder: Path) -> None:
     """Write what `restore` reads, with the reason where the environment cannot say where it is."""
-    tensors = {
-        f"optimizer.{index}.{name}": value
-        for index, entry in agent.optimizer.state_dict()["state"].items()
-        for name, value in entry.items()
-    }
+    tensors = agent.whole_optimizer
+    tensors = of_optimizer(agent.optimizer) if tensors is None else dict(tensors)
     tensors["generator.policy"] = agent.policy.generator.get_state()
     tensors["generator.minibatches"] = agent.generator.get_state()
     learning: dict[str, Any] = {"device": agent.device.type, "collector": None}
@@ -47,6 +44,20 @@ def write(agent: Any, folder: Path) -> None:
         learning["unknown"] = str(error)
     save_file(tensors, folder / TENSORS)
     files.write_json(folder / LEARNING, learning)
+
+
+def of_optimizer(optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
+    """The state of an optimiser by the number of each parameter; where these are sharded, that of
+    the whole ones, in the first process alone, and all have to call it."""
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    state = (
+        (f"optimizer.{index}.{name}", value, parameters[index])
+        for index, entry in optimizer.state_dict()["state"].items()
+        for name, value in entry.items()
+    )
+    if not any(map(distributed.is_part, parameters)):
+        return {name: value for name, value, _ in state}
+    return distributed.on_main(state)
 
 
 def new_seed(agent: Any) -> int:
@@ -120,6 +131,7 @@ def _restore_generators(agent: Any, tensors: dict[str, torch.Tensor], device: st
     learning = [p for group in agent.optimizer.param_groups for p in group["params"]]
     for number, entry in state.items():
         for name, value in entry.items():
+            entry[name] = value = distributed.part_of(value, like=learning[number])
             if value.ndim and value.shape != learning[number].shape:
                 raise ValueError(f"optimizer.{number}.{name} has the shape {list(value.shape)}")
     groups = agent.optimizer.state_dict()["param_groups"]

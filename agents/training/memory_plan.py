@@ -12,7 +12,7 @@ from agents import distributed
 from agents.experience import environments
 from textenv.lm import log_probs
 from textenv.lm.decoder import Decoder
-from textenv.lm.parts import by_layer
+from textenv.lm.parts import by_layer, split
 from textenv.lm.responses import Responses
 
 GIGABYTE, MEGABYTE = 1e9, 1e6
@@ -62,10 +62,13 @@ def memory_plan(agent: Any) -> MemoryPlan:
     policy, task = agent.policy, environments.text_environments(agent.env)[0].task
     budget, length = task.max_new_tokens, task.max_length
     models = [policy, policy.acting_model(), environments.reference(agent.env)]
-    weights = [p for model in models if model is not None for p in model.parameters()]
-    learning = [p for p in policy.parameters() if p.requires_grad]
+    every = [p for model in models if model is not None for p in model.parameters()]
+    weights = [distributed.own_part(p) for p in every]
+    learning = [distributed.own_part(p) for p in policy.parameters() if p.requires_grad]
     optimized = [p for group in agent.optimizer.param_groups for p in group["params"]]
-    bodies = [policy.body] if policy.critic_body is None else [policy.body, policy.critic_body]
+    critic = policy.acting_critic()
+    body = split(policy.acting_model())[0] if policy.sharded else policy.body
+    bodies = [body] if critic is None else [body, critic]
     rows, part = agent.env.num_envs, rows_at_once(agent)
     vocabulary = len(policy.head.embeddings.weight)
     logits = vocabulary * min(part * budget, log_probs.CHUNK_ELEMENTS // vocabulary)
@@ -145,7 +148,8 @@ def _saved(
     responses = Responses(ids, lengths, mask)
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         policy.hidden_states(body, responses, checkpointing)
-        weights = [*policy.parameters(), *body.buffers()]
+        weights = [distributed.own_part(p) for p in policy.parameters()]
+        weights += [*body.parameters(), *body.buffers()]
         return _bytes([*kept, *weights]) - _bytes(weights)
 
 

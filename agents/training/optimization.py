@@ -8,7 +8,7 @@ from itertools import islice
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from agents import distributed
 from agents.experience.rollout import Batch
@@ -47,11 +47,16 @@ def lr_schedule(name: str) -> Schedule:
 def make_optimizer(
     parameters: Any, learning_rate: float | Schedule, weight_decay: float, epsilon: float
 ) -> torch.optim.AdamW:
-    """AdamW over ``parameters``, which may be in groups, as `torch.optim.AdamW` takes them.
+    """AdamW over ``parameters``, which may be in groups, as `torch.optim.AdamW` takes them; of
+    sharded ones over the parts of this process.
 
     A group with an ``lr`` of its own has it where ``learning_rate``, a number or a schedule, is at
     its largest; along the schedule the two keep their ratio.
     """
+    parameters = [
+        {**group, "params": [distributed.own_part(p) for p in group["params"]]}
+        for group in (parameters if isinstance(parameters[0], dict) else [{"params": parameters}])
+    ]
     progress = torch.linspace(1, 0, PROGRESS_POINTS, dtype=torch.float64).tolist()
     peak = max(at_progress(learning_rate, at) for at in progress)
     # Fused: one kernel instead of many per parameter.
@@ -103,14 +108,17 @@ def optimizer_step(
     optimizer.zero_grad(set_to_none=True)
     groups = [group["params"] for group in optimizer.param_groups]
     parameters = [p for group in groups for p in group]
+    distributed.forget_gradients(parameters)
     parts: dict[str, list[Tensor]] = {}
-    for part in batch.micro_batches(micro_batch_size) if counted else ():
-        loss(part).backward(inputs=parameters)
-        for name, mean in part.means.items():
-            parts.setdefault(name, []).append(mean)
+    with distributed.noticing_loss():
+        for part in batch.micro_batches(micro_batch_size) if counted or batch.in_step else ():
+            # Of sharded weights the leaves are others than what the optimiser changes.
+            loss(part).backward(inputs=None if batch.in_step else parameters)
+            for name, mean in part.means.items():
+                parts.setdefault(name, []).append(mean)
     distributed.all_reduce_gradients(parameters)
     limit = math.inf if max_grad_norm is None else max_grad_norm
-    norms = [nn.utils.clip_grad_norm_(group, limit) for group in groups]
+    norms = [distributed.clip_grad_norm(group, limit) for group in groups]
     # A device is waited for here alone: its work has been queued up to the step itself.
     found = iter(numbers([*(part for each in parts.values() for part in each), *norms]))
     here = {name: sum(islice(found, len(each))) for name, each in parts.items()}
@@ -199,8 +207,9 @@ def numbers(metrics: Iterable[Tensor | float]) -> list[float]:
 def check_finite(parameters: Iterable[Tensor], rollout: int) -> None:
     """Raise an error if the update of a ``rollout``, by its number, has left a parameter that is
     not a finite number."""
-    norms = torch.stack(torch._foreach_norm([p.detach() for p in parameters]))
-    if not bool(torch.isfinite(norms).all()):
+    own = [distributed.own_part(p).detach() for p in parameters]
+    norms = torch.stack(torch._foreach_norm(own))
+    if any(distributed.all_gather(not bool(torch.isfinite(norms).all()))):
         raise FloatingPointError(
             f"The update of rollout {rollout} has left weights that are not finite numbers: lower "
             "learning_rate, or look for extreme rewards. The last checkpoint is from before it."

@@ -6,7 +6,7 @@ many, chunk by chunk. The logits of each chunk are computed again in the backwar
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import cache, partial
 
@@ -72,23 +72,37 @@ def _index(tokens: tuple[int, ...], device: torch.device) -> Tensor:
     return torch.tensor(tokens, device=device)
 
 
-def response_states(body: nn.Module, responses: Responses, share_prompts: bool = True) -> Tensor:
+# Rows that one pass reads together, and their width; and a pass of none.
+Together = tuple[Tensor, int]
+NO_ROWS: Together = torch.zeros(0, dtype=torch.int64), 1
+
+
+def response_states(
+    body: nn.Module,
+    responses: Responses,
+    share_prompts: bool = True,
+    in_step: Callable[[Iterable[Together]], Iterable[Together]] = iter,
+) -> Tensor:
     """Hidden states ``[N, H]`` of a body from which each counted response token is predicted.
 
     Rows of similar length share a forward pass, so that little of it is spent on padding. Where
     many rows have the same prompt, as in groups, it is read once (`textenv.lm.shared_prompts`), if
     ``share_prompts`` allows it, which needs a cache. Of single steps, those that are in one episode
     share a row of it (`states_of_steps`). The order is that of ``responses.places``.
+
+    ``in_step`` may add passes of `NO_ROWS`, where processes that share the weights have to make as
+    many passes as the others.
     """
     mask, device = responses.mask, responses.device
     if mask.shape[1] == 1:
         rows = mask[:, 0]
         ids, lengths = responses.input_ids[rows], responses.prompt_lengths[rows]
-        return states_of_steps(body, ids, lengths, device)
+        return states_of_steps(body, ids, lengths, device, in_step)
     place = (mask.flatten().cumsum(0) - 1).view(mask.shape)  # of each counted token in the result
     states, places = [], []
     prompts = repeated_prompts(responses) if share_prompts else None
-    passes = whole_rows if prompts is None else partial(after_prompts, prompts=prompts)
+    every = partial(whole_rows, in_step=in_step)
+    passes = every if prompts is None else partial(after_prompts, prompts=prompts)
     for rows, hidden, first in passes(body, responses):
         row, step = mask[rows].nonzero(as_tuple=True)
         column = first[row] + responses.offsets[rows][row, step]
@@ -98,16 +112,29 @@ def response_states(body: nn.Module, responses: Responses, share_prompts: bool =
     return torch.cat(states)[to_device(torch.cat(places).argsort(), device)]
 
 
-def whole_rows(body: nn.Module, responses: Responses) -> Iterator[Pass]:
+def whole_rows(body: nn.Module, responses: Responses, in_step: Callable = iter) -> Iterator[Pass]:
     """Passes that read prompts and responses. Rows of length 0 are left out."""
     needed = responses.prompt_lengths + responses.lengths - 1  # columns of each row
-    for rows, width in by_length(needed.masked_fill(responses.lengths == 0, 0)):
-        hidden = read_whole(body, responses.input_ids[rows, :width], responses.device)
+    for rows, width in in_step(by_length(needed.masked_fill(responses.lengths == 0, 0))):
+        hidden = _read(body, responses.input_ids, rows, width, responses.device)
         yield rows, hidden, responses.prompt_lengths[rows] - 1
 
 
+def _read(
+    body: nn.Module, input_ids: Tensor, rows: Tensor, width: int, device: torch.device
+) -> Tensor:
+    """The last hidden states of some rows, as far as ``width``; of none a pass is made as well."""
+    some = rows if len(rows) else torch.zeros(1, dtype=torch.int64)
+    tokens = input_ids[some, :width] if len(input_ids) else input_ids.new_zeros(1, width)
+    return read_whole(body, tokens, device)[: len(rows)]
+
+
 def states_of_steps(
-    body: nn.Module, input_ids: Tensor, lengths: Tensor, device: torch.device
+    body: nn.Module,
+    input_ids: Tensor,
+    lengths: Tensor,
+    device: torch.device,
+    in_step: Callable = iter,
 ) -> Tensor:
     """The last hidden state ``[N, H]`` of each of N token rows ``[N, L]`` on the CPU, in any order.
 
@@ -117,9 +144,9 @@ def states_of_steps(
     whole = longest(input_ids, lengths)
     distinct = whole.unique()
     states, places = [], []
-    for chosen, width in by_length(lengths[distinct]):
+    for chosen, width in in_step(by_length(lengths[distinct])):
         rows = distinct[chosen]
-        hidden = read_whole(body, input_ids[rows, :width], device)
+        hidden = _read(body, input_ids, rows, width, device)
         members = torch.isin(whole, rows).nonzero()[:, 0]
         # `rows` is in the order of length, not of index.
         order = rows.argsort()

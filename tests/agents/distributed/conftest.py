@@ -20,7 +20,7 @@ from forked import fork
 
 from agents import PPO
 
-SECONDS = 300  # after which a process that hangs is ended
+SECONDS = int(os.environ.get("TEST_SECONDS", "300"))  # after which a process that hangs is ended
 
 
 def started(works: Sequence[Callable[[], Any]], folder: Path) -> list[int]:
