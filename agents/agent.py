@@ -166,7 +166,7 @@ class Agent(SB3Interface, Arguments):
             )
         if distributed.process_count() == 1 or self.shard == "none" or not self.can_shard:
             return False
-        learning = sum(p.numel() for p in self.trained_parameters())
+        learning = sum(p.numel() for p in self.policy.parameters() if p.requires_grad)
         return self.shard == "full" or learning >= SHARDED_FROM
 
     def gather(self) -> None:

@@ -88,9 +88,7 @@ def test_gae_lambda(run):
 
 @pytest.mark.parametrize("env_id", ["TextGen-v0", "GuessNumber-v0"])
 def test_ppo_one_file(run, env_id):
-    printed = run(
-        "ppo_one_file.py", total_tokens=300, num_envs=16, minibatch_size=8, env_id=env_id
-    )
+    printed = run("ppo_one_file.py", total_tokens=300, num_envs=16, minibatch_size=8, env_id=env_id)
     assert printed.count("update: KL") >= 2
     score, kl = numbers(r"tokens   return #   score", printed) + numbers(r"KL +# +update", printed)
     assert -1 <= score <= 1 and kl == 0  # the first rollout is of the untouched model

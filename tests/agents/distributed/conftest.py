@@ -96,7 +96,7 @@ def in_processes(tmp_path) -> Callable:
 def text_agent(model_folder) -> Callable:
     """``text_agent(PPO, ...)``: on text, with an environment that the agent makes."""
 
-    def make(kind: Any = PPO, env: Any = (), **changes: Any):
+    def make(kind: Any = PPO, env: Any = (), policy: Any = (), **changes: Any):
         task = {
             "prompts": ["a b", "c", "b a c a", "d d"], "reward": "length(3)", "max_new_tokens": 5,
             "reference": model_folder, "kl_coef": {"target": 0.1, "horizon": 100, "initial": 0.1},
@@ -104,7 +104,7 @@ def text_agent(model_folder) -> Callable:
         arguments = {"n_envs": 8, "seed": 3, "device": "cpu", "learning_rate": 1e-2}
         return kind(
             "CausalLMPolicy", "TextGen-v0", env_kwargs=task | dict(env),
-            policy_kwargs={"model": model_folder}, **arguments | changes,
+            policy_kwargs={"model": model_folder} | dict(policy), **arguments | changes,
         )  # fmt: skip
 
     return make

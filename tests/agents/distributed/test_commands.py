@@ -44,8 +44,9 @@ def wait_for(condition: Callable[[], bool]) -> None:
         time.sleep(0.02)
 
 
-def test_train_with_two_processes(options, tmp_path, in_processes):
-    command = [*options, "--total-timesteps", "300"]
+@pytest.mark.parametrize("shard", ["none", "full"])
+def test_train_with_two_processes(shard, options, tmp_path, in_processes):
+    command = [*options, "--total-timesteps", "300", "--shard", shard]
     in_processes(lambda: main(command), lambda: main(command))
     folder = RunFolder(tmp_path / "run")
     assert folder.finished and folder.settings()["processes"] == 2
@@ -54,12 +55,15 @@ def test_train_with_two_processes(options, tmp_path, in_processes):
     assert PPO.load(folder.agent, device="cpu").n_envs == 16
 
 
+@pytest.mark.parametrize("shard", ["none", "full"])
 @pytest.mark.parametrize("killed", [pytest.param(0, marks=pytest.mark.slow), 1])
 def test_a_killed_process_ends_the_run_and_the_work_is_saved(
-    killed, options, tmp_path, start, ended
+    killed, shard, options, tmp_path, start, ended
 ):
     folder = RunFolder(tmp_path / "run")
-    command = [*options, "--total-timesteps", "1000000", "--save-every", "2 rollouts"]
+    command = [
+        *options, "--total-timesteps", "1000000", "--save-every", "2 rollouts", "--shard", shard
+    ]  # fmt: skip
     processes = start([lambda: main(command)] * 2)
     wait_for(lambda: rows(folder) > 6)
     os.kill(processes[killed], signal.SIGKILL)
@@ -124,13 +128,14 @@ def worker(launcher: int, rank: int) -> int:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("shard", ["none", "full"])
 @pytest.mark.parametrize("ends", ["by itself", "SIGKILL", "SIGTERM"])
-def test_torchrun(ends, options, tmp_path):
+def test_torchrun(ends, shard, options, tmp_path):
     total = "300" if ends == "by itself" else "1000000"
     launcher = subprocess.Popen(
         [
             sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2",
-            "-m", "agents", *options, "--total-timesteps", total,
+            "-m", "agents", *options, "--total-timesteps", total, "--shard", shard,
         ],
         cwd=tmp_path, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[3]), "OMP_NUM_THREADS": "1"},

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from test_updates import CALM, CUTS, HALVES, rows_of
 from torch import Tensor
 from torch.testing import assert_close
 
-from agents import distributed
+from agents import PPO, TRPO, distributed
 from agents.training.optimization import make_optimizer
 
 accelerate = pytest.importorskip("accelerate")
@@ -73,9 +75,75 @@ def test_an_update_is_that_of_one_process(cut, sharing, make_agent, fitting, in_
     assert_same_update(make_agent(sharing, **CALM, **few), CUTS[cut], in_processes)
 
 
-@pytest.mark.parametrize(
-    "policy", [{"critic_layers": 1}, {"gradient_checkpointing": True}, {"dtype": "bfloat16"}]
-)
+@pytest.mark.parametrize("policy", [{"critic_layers": 1}, {"gradient_checkpointing": True}])
 def test_other_policies(policy, make_agent, in_processes):
-    agent = make_agent("PPO", policy_kwargs=policy, **CALM, batch_size=None, n_epochs=2, micro_batch_size=5)
+    agent = make_agent(
+        "PPO", policy_kwargs=policy, **CALM, batch_size=None, n_epochs=2, micro_batch_size=5
+    )
     assert_same_update(agent, HALVES, in_processes)
+
+
+def saved(folder: Path) -> dict[str, Tensor]:
+    """The weights and the moments of the optimiser in an agent's folder."""
+    return {
+        f"{file.name}/{name}": tensor
+        for file in sorted(folder.glob("*.safetensors"))
+        for name, tensor in load_file(file).items()
+        if not name.startswith(("generator", "state"))
+    }
+
+
+@pytest.mark.parametrize("policy", [{}, {"critic_layers": 1}, {"dtype": "bfloat16"}])
+def test_what_is_saved_is_that_of_whole_weights(policy, text_agent, tmp_path, in_processes):
+    def learn(shard):
+        agent = text_agent(shard=shard, policy=policy, batch_size=None, **CALM).learn(300)
+        agent.save(tmp_path / shard)
+
+    for shard in ("none", "full"):
+        in_processes(*[lambda shard=shard: learn(shard)] * 2)
+    none, full = saved(tmp_path / "none"), saved(tmp_path / "full")
+    assert none.keys() == full.keys() and any("optimizer" in name for name in full)
+    for name, tensor in none.items():
+        assert_close(
+            full[name], tensor, rtol=1e-3, atol=1e-6 if policy.get("dtype") is None else 1e-4
+        )
+
+
+@pytest.mark.parametrize("count", [1, 2, 4])
+def test_another_number_of_processes_goes_on(count, text_agent, tmp_path, in_processes):
+    def learn():
+        text_agent(shard="full", policy={"critic_layers": 1}).learn(200).save(tmp_path / "agent")
+
+    def go_on():
+        agent = PPO.load(tmp_path / "agent", device="cpu")
+        agent.save(tmp_path / "again")
+        weights = whole_weights(agent)
+        assert agent.policy.sharded == (count > 1)
+        agent.learn(200, reset_num_timesteps=False)
+        return weights, whole_weights(agent), agent.num_timesteps
+
+    in_processes(learn, learn)
+    found = in_processes(*[go_on] * count)
+    before, again = saved(tmp_path / "agent"), saved(tmp_path / "again")
+    assert before.keys() == again.keys()
+    for name, tensor in before.items():
+        assert torch.equal(again[name], tensor), name
+    for weights, after, timesteps in found:
+        assert timesteps >= 400 and any(not torch.equal(after[k], weights[k]) for k in after)
+        assert all(torch.equal(after[name], found[0][1][name]) for name in after)
+
+
+def test_what_is_refused(text_agent, make_agent, in_processes):
+    def make():
+        with pytest.raises(ValueError, match="TRPO needs second derivatives"):
+            text_agent(TRPO, shard="full")
+        with pytest.raises(ValueError, match="adapters do"):
+            text_agent(shard="full", policy={"lora": 2})
+        with pytest.raises(ValueError, match="shard='part' is unknown: use one of auto, none"):
+            text_agent(shard="part")
+        with pytest.raises(ValueError, match="not for MlpPolicy"):
+            PPO("MlpPolicy", "CartPole-v1", shard="full", device="cpu")
+        assert not text_agent(shard="auto").policy.sharded
+
+    in_processes(make, make)
+    assert not text_agent(shard="full").policy.sharded  # alone there is nobody to share with
