@@ -50,7 +50,7 @@ class Agent(SB3Interface, Arguments):
     and model. A field with ``init=False`` is no argument, but state that updates change; it is
     saved.
 
-    A program that ``torchrun`` or ``accelerate launch`` starts several times learns with all its
+    A program that ``torchrun`` starts several times learns with all its
     processes (`agents.distributed`): each collects in its part of the ``n_envs`` rows, and all take
     the same steps, on ``batch_size`` rows of all. The first one alone logs and saves. Callbacks are
     called in each of them: one that writes files should do so where `distributed.is_main` holds.

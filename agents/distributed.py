@@ -1,26 +1,25 @@
 """Several processes that learn together, each with its own part of the rows.
 
-``torchrun`` and ``accelerate launch`` start a program several times. Each process (its number is
-its *rank*) collects experience in rows of its own; what has to be known of all rows is exchanged
-here: counts, statistics, gradients, decisions. So each step makes the same weights in all of them.
+``torchrun``, or a launcher that sets the same variables, starts a program several times. Each
+process (its number is its *rank*) collects experience in rows of its own; what has to be known of
+all rows is exchanged here: counts, statistics, gradients, decisions. So each step makes the same
+weights in all of them.
 
 A loss is divided by the counts of the whole step, so gradients are summed, and parts may be of any
-size: an empty one adds nothing.
+size: an empty one adds nothing. Every process has to call these functions at the same points and in
+the same order. One that was started alone gets what it gives.
 
 Weights that are *sharded* are PyTorch's FSDP2 (`torch.distributed.fsdp.fully_shard`): of each layer
 a process keeps its part, with the part's gradient and moments of the optimiser, and it has the
 whole layer only while it computes with it. Since the processes then meet in each layer of each
 pass, all of them have to make the same number of passes (`in_step`).
-
-Every process has to call these functions at the same points and in the same order. A program that
-was started once has one process: then they return what they are given, and need no other package.
 """
 
 import os
 import pickle
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from functools import cache
 from typing import Any
@@ -40,7 +39,6 @@ ALONE = "AGENTS_ALONE"
 # longer than the first process evaluates while the others wait for it.
 LONGEST_WAIT = timedelta(hours=6)
 
-LOST = "Another process of this run has ended, or cannot be reached: the run ends here."
 # In the errors of gloo and NCCL, which have no class of their own.
 OF_THE_NETWORK = ("gloo", "NCCL", "Connection closed", "Connection reset")
 
@@ -90,7 +88,7 @@ def local_rows(name: str, rows: int, group_size: int = 1) -> int:
 def join(device: str) -> str:
     """Meet the other processes, and return the device of this one: for "cuda", say "cuda:1"."""
     asked = torch.device(device)
-    here = _met(asked.type == "cpu").device
+    here = _met(asked.type == "cpu")
     _messages()
     if asked.type == "cpu" or asked.type != here.type:
         return device
@@ -102,29 +100,21 @@ def join(device: str) -> str:
     return str(here)
 
 
-def _met(cpu: bool | None = None) -> Any:
-    """What accelerate knows of the processes, which the first call waits for."""
-    return _partial_state(not torch.cuda.is_available() if cpu is None else cpu)
-
-
-@cache
-def _partial_state(cpu: bool) -> Any:
-    try:
-        from accelerate import PartialState
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            f"This program was started as one of {process_count()} processes, which need "
-            "accelerate: pip install accelerate."
-        ) from error
-    if is_main():
-        print(f"waiting for {process_count()} processes", file=sys.stderr)
-    state = PartialState(cpu=cpu)
-    if state.num_processes != process_count():
-        raise RuntimeError(
-            f"The environment says that there are {process_count()} processes (WORLD_SIZE), but "
-            f"accelerate finds {state.num_processes}: start them with torchrun, or set {ALONE}=1."
-        )
-    return state
+def _met(cpu: bool = False) -> torch.device:
+    """Where this process exchanges tensors; the first call, which may ask for the ``cpu``, waits
+    for the others."""
+    accelerator = torch.accelerator.current_accelerator(check_available=True)
+    if not dist.is_initialized():
+        if is_main():
+            print(f"waiting for {process_count()} processes", file=sys.stderr)
+        if cpu or accelerator is None:
+            dist.init_process_group("gloo")
+        else:
+            torch.accelerator.set_device_index(int(os.environ.get("LOCAL_RANK", "0")))
+            dist.init_process_group(dist.get_default_backend_for_device(accelerator))
+    if accelerator is None or dist.get_backend() == "gloo":
+        return torch.device("cpu")
+    return torch.device(accelerator.type, torch.accelerator.current_device_index())
 
 
 @cache
@@ -148,7 +138,7 @@ def all_gather(thing: Any) -> list[Any]:
         return [thing]
     things: list[Any] = [None] * process_count()
     group = _messages()
-    with _noticing_loss():
+    with noticing_loss():
         dist.all_gather_object(things, thing, group=group)
     return things
 
@@ -185,10 +175,10 @@ def all_reduce_gradients(parameters: Sequence[Tensor]) -> None:
     if process_count() == 1:
         return
     for own in parameters:
-        if (sharded := _sharded(own)) is not None:
+        if (sharded := sharded_of(own)) is not None:
             own.grad = None if sharded.grad is None else sharded.grad.to_local()
             sharded.grad = None
-    parameters = [p for p in parameters if _sharded(p) is None]
+    parameters = [p for p in parameters if sharded_of(p) is None]
     flags = all_gather([p.grad is not None for p in parameters])
     has_gradient = [any(column) for column in zip(*flags, strict=True)]
     learning = [p for p, here in zip(parameters, has_gradient, strict=True) if here]
@@ -199,22 +189,15 @@ def all_reduce_gradients(parameters: Sequence[Tensor]) -> None:
             parameter.grad = piece.to(parameter.dtype)
 
 
-def forget_gradients(parameters: Sequence[Tensor]) -> None:
-    """Leave no gradient of sharded parameters from a step that has failed."""
-    for own in parameters:
-        if (sharded := _sharded(own)) is not None:
-            sharded.grad = None
-
-
 def clip_grad_norm(parameters: Sequence[Tensor], max_norm: float) -> Tensor:
     """`torch.nn.utils.clip_grad_norm_` for parameters of which some may be sharded."""
-    own = [p for p in parameters if _sharded(p) is not None]
-    if not own:
+    parts = [p for p in parameters if sharded_of(p) is not None]
+    if not parts:
         return nn.utils.clip_grad_norm_(parameters, max_norm)
-    every = [p for p in parameters if _sharded(p) is None]
+    every = [p for p in parameters if sharded_of(p) is None]
     here, there = (
         nn.utils.get_total_norm([p.grad for p in some if p.grad is not None]).double()
-        for some in (every, own)
+        for some in (every, parts)
     )
     norm = (here.square() + _summed(there.square())).sqrt().float()
     nn.utils.clip_grads_with_norm_(parameters, max_norm, norm)
@@ -227,20 +210,17 @@ def broadcast(tensors: Iterable[Tensor]) -> None:
     if process_count() == 1:
         return
     all_gather(None)
-    device = _met().device
-    for tensor in tensors:
-        if isinstance(tensor, DTensor):
-            continue
-        sent = tensor.detach().to(device).contiguous()
-        with _noticing_loss():
+    for tensor in (tensor for tensor in tensors if not isinstance(tensor, DTensor)):
+        sent = tensor.detach().to(_met()).contiguous()
+        with noticing_loss():
             dist.broadcast(sent, src=0)
         tensor.detach().copy_(sent)
 
 
 def _summed(tensor: Tensor) -> Tensor:
     """`all_reduce_tensor`, which may write into the tensor."""
-    sent = tensor.to(_met().device)
-    with _noticing_loss():
+    sent = tensor.to(_met())
+    with noticing_loss():
         dist.all_reduce(sent)
     return sent.to(tensor.device)
 
@@ -255,22 +235,15 @@ def shard(body: nn.Module, layers: Iterable[nn.Module]) -> None:
     from torch.distributed.fsdp import fully_shard
 
     broadcast(body.state_dict().values())
-    mesh = init_device_mesh(_met().device.type, (process_count(),))
+    mesh = init_device_mesh(_met().type, (process_count(),))
     layers = list(layers)
     others = {*body.parameters()}.difference(*(layer.parameters() for layer in layers))
     for module in (*layers, body):
-        unit: Any = fully_shard(
-            module, mesh=mesh, **{"ignored_params": others} if module is body else {}
-        )
+        unit: Any = fully_shard(module, mesh=mesh, ignored_params=others)
         # Losses carry the counts of all rows, so that gradients are sums.
         unit.set_gradient_divide_factor(1.0)
         if mesh.device_type == "cpu":  # gloo has no other reduction
             unit.set_force_sum_reduction_for_comms(True)
-
-
-def is_sharded(body: nn.Module) -> bool:
-    """Whether `shard` was called for a body."""
-    return process_count() > 1 and any(isinstance(p, DTensor) for p in body.parameters())
 
 
 def own_part(parameter: Tensor) -> Tensor:
@@ -278,54 +251,45 @@ def own_part(parameter: Tensor) -> Tensor:
     any other one itself."""
     if not isinstance(parameter, DTensor):
         return parameter
-    part: Any = nn.Parameter(parameter.detach().to_local())
+    part: Any = nn.Parameter(parameter.to_local().detach())
     part.sharded = parameter
     return part
 
 
-def _sharded(part: Tensor) -> DTensor | None:
-    """The sharded parameter of which a tensor is the `own_part`; None of one that is whole."""
+def sharded_of(part: Tensor) -> Any:
+    """The sharded parameter of which a tensor is the `own_part`; None of any other one."""
     return getattr(part, "sharded", None)
-
-
-def is_part(tensor: Tensor) -> bool:
-    """Whether a tensor is the `own_part` of a sharded parameter."""
-    return _sharded(tensor) is not None
 
 
 def whole(tensor: Tensor, part_of: Tensor | None = None) -> Tensor:
     """A sharded tensor with the parts of all processes, which all have to call this. ``part_of``:
     the `own_part` as which the tensor belongs to a sharded parameter, such as its moments."""
-    sharded = None if part_of is None else _sharded(part_of)
+    sharded = None if part_of is None else sharded_of(part_of)
     if sharded is not None and tensor.ndim:
         tensor = DTensor.from_local(
             tensor, sharded.device_mesh, sharded.placements, run_check=False,
             shape=sharded.shape, stride=sharded.stride(),
         )  # fmt: skip
-    with _noticing_loss():
+    with noticing_loss():
         return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
 def part_of(whole: Tensor, like: Tensor) -> Tensor:
     """This process's part of a whole tensor, where ``like``, a parameter or its `own_part`, is one
     of a sharded one."""
-    sharded = like if isinstance(like, DTensor) else _sharded(like)
+    sharded = like if isinstance(like, DTensor) else sharded_of(like)
     if sharded is None or not whole.ndim:
         return whole
-    there = whole.to(sharded.device)
-    mesh, placements = sharded.device_mesh, sharded.placements
-    return distribute_tensor(there, mesh, placements, src_data_rank=None).to_local()
+    where = sharded.device_mesh, sharded.placements
+    return distribute_tensor(whole.to(sharded.device), *where, src_data_rank=None).to_local()
 
 
 def on_main(tensors: Iterable[tuple[str, Tensor, Tensor | None]]) -> dict[str, Tensor]:
     """Names and tensors, each with what it is ``part_of`` (`whole`), as whole tensors in the
     memory of the first process; the others, which all have to call this, get none."""
-    found = {}
-    for name, tensor, part in tensors:
-        every = whole(tensor.detach(), part)
-        if is_main():
-            found[name] = every.to("cpu", copy=True)
-    return found
+    every = ((name, whole(tensor.detach(), part)) for name, tensor, part in tensors)
+    found = ((name, each.to("cpu", copy=True) if is_main() else None) for name, each in every)
+    return {name: each for name, each in found if each is not None}
 
 
 def in_step(things: Iterable[Any], idle: Any) -> Iterator[Any]:
@@ -345,18 +309,10 @@ def noticing_loss() -> Iterator[None]:
         yield
     except RuntimeError as error:
         if process_count() > 1 and any(word in str(error) for word in OF_THE_NETWORK):
-            raise ProcessLost(LOST) from error
+            raise ProcessLost(
+                "Another process of this run has ended, or cannot be reached: the run ends here."
+            ) from error
         raise
-
-
-@contextmanager
-def _noticing_loss() -> Iterator[None]:
-    try:
-        yield
-    except torch.OutOfMemoryError:
-        raise
-    except RuntimeError as error:
-        raise ProcessLost(LOST) from error
 
 
 # --- ending -------------------------------------------------------------------------------------
@@ -409,19 +365,6 @@ def wait_for_save(error: BaseException) -> None:
     if process_count() > 1 and getattr(error, "in_all_processes", False):
         with suppress(ProcessLost):
             all_gather(None)
-
-
-@contextmanager
-def silent_unless_main() -> Iterator[None]:
-    """Print nothing in a process other than the first, unless its program fails."""
-    if is_main():
-        yield
-        return
-    with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
-        try:
-            yield
-        except SystemExit as ending:  # Python would print a sentence that the first one prints
-            sys.exit(1 if isinstance(ending.code, str) else ending.code)
 
 
 def _sendable(error: BaseException) -> BaseException:

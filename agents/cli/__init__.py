@@ -16,7 +16,10 @@ import difflib
 import importlib
 import importlib.metadata
 import io
+import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 
 from agents import distributed, files
 from textenv.rewards import RewardError
@@ -51,7 +54,7 @@ def main(arguments: list[str] | None = None) -> None:
         sys.exit(f"{command} runs in one process, not in {count}: only train has several.")
     name = command.replace("-", "_")
     module = importlib.import_module(f"agents.cli.{name}_command")  # now: help is fast
-    with distributed.silent_unless_main():
+    with silent_unless_main():
         try:
             module.main(arguments[1:])
         except (
@@ -61,3 +64,16 @@ def main(arguments: list[str] | None = None) -> None:
 
             print(in_words(error), file=sys.stderr)
             sys.exit(exit_code(error))
+
+
+@contextmanager
+def silent_unless_main() -> Iterator[None]:
+    """Print nothing in a process other than the first, unless its program fails."""
+    if distributed.is_main():
+        yield
+        return
+    with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
+        try:
+            yield
+        except SystemExit as ending:  # Python would print a sentence that the first one prints
+            sys.exit(1 if isinstance(ending.code, str) else ending.code)

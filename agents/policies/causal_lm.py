@@ -158,9 +158,10 @@ class CausalLMPolicy(nn.Module, Policy):
         """Empty caches; in reduced precision the policy's uses a new copy of the weights."""
         shape = num_rows, max_length
         own = self.decoders.take(self.acting_model(), *shape)
-        if self.critic_body is None:
+        body = self.acting_critic()
+        if body is None:
             return self.decoders.lend(Caches(own))
-        critic = self.decoders.take(self.acting_critic(), *shape, head=self.value_head)
+        critic = self.decoders.take(body, *shape, head=self.value_head)
         return self.decoders.lend(Caches(own, critic))
 
     @torch.no_grad()
@@ -314,7 +315,7 @@ class CausalLMPolicy(nn.Module, Policy):
         if checkpointing is None:
             checkpointing = self.gradient_checkpointing
         with self.autocast(), checkpointed(body) if checkpointing else nullcontext():
-            if not distributed.is_sharded(body):
+            if not self.sharded or body not in (self.body, self.critic_body):
                 return response_states(body, responses, share_prompts=not checkpointing)
             # Gradients that reach keys and values alone would not be noticed by a sharded layer.
             in_step = partial(distributed.in_step, idle=NO_ROWS)

@@ -55,7 +55,7 @@ def of_optimizer(optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
         for index, entry in optimizer.state_dict()["state"].items()
         for name, value in entry.items()
     )
-    if not any(map(distributed.is_part, parameters)):
+    if all(distributed.sharded_of(p) is None for p in parameters):
         return {name: value for name, value, _ in state}
     return distributed.on_main(state)
 

@@ -108,7 +108,6 @@ def optimizer_step(
     optimizer.zero_grad(set_to_none=True)
     groups = [group["params"] for group in optimizer.param_groups]
     parameters = [p for group in groups for p in group]
-    distributed.forget_gradients(parameters)
     parts: dict[str, list[Tensor]] = {}
     with distributed.noticing_loss():
         for part in batch.micro_batches(micro_batch_size) if counted or batch.in_step else ():

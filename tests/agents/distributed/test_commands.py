@@ -17,8 +17,6 @@ from agents.cli import main
 from agents.runs import RunFolder
 from textenv.lm.loading import hide_progress_bars
 
-accelerate = pytest.importorskip("accelerate")
-
 SECONDS = 300  # after which a process that hangs is ended
 
 

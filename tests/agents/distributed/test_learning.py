@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import sys
 
 import pytest
 import torch
@@ -12,8 +11,6 @@ from stable_baselines3.common.callbacks import BaseCallback
 
 from agents import GRPO, PPO, TRPO, distributed
 from agents.runs import RunRecorder
-
-accelerate = pytest.importorskip("accelerate")
 
 
 def test_two_processes_learn_as_one_agent(text_agent, weights, tmp_path, in_processes):
@@ -120,15 +117,6 @@ def test_rows_that_cannot_be_divided_are_refused(text_agent, in_processes):
     assert "in groups of 4: use a multiple of 8" in text
 
 
-def test_accelerate_is_named_where_it_is_missing(in_processes, monkeypatch):
-    def make():
-        with pytest.raises(ModuleNotFoundError, match="pip install accelerate"):
-            distributed.join("cpu")
-
-    monkeypatch.setitem(sys.modules, "accelerate", None)
-    in_processes(make)
-
-
 def test_an_error_reaches_all_only_in_a_block_of_all(in_processes):
     def work():
         with distributed.raise_in_all_processes():
@@ -159,7 +147,7 @@ def test_a_process_dies_at_an_exchange(
 ):
     """The first one does not wait for it: it ends with an error, and saves what it has learned."""
     few = {"n_epochs": 2, "batch_size": 4} if kind is PPO else {"cg_max_steps": 3}
-    noticing, left = distributed._noticing_loss, [at]  # exchanges until then
+    noticing, left = distributed.noticing_loss, [at]  # exchanges until then
 
     def dying():
         if distributed.rank() == 1 and left[0] == 0:
@@ -174,7 +162,7 @@ def test_a_process_dies_at_an_exchange(
             agent.learn(100_000, RunRecorder(tmp_path / "run"))
         return weights(agent)
 
-    monkeypatch.setattr(distributed, "_noticing_loss", dying)
+    monkeypatch.setattr(distributed, "noticing_loss", dying)
     codes = ended(start([learn, learn]))
     assert codes == [0, -signal.SIGKILL], (tmp_path / "0.txt").read_text()
     learned = torch.load(tmp_path / "0.pt", weights_only=False)

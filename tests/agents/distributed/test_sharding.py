@@ -8,14 +8,14 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from test_updates import CALM, CUTS, HALVES, rows_of
+from shares import CALM, CUTS, HALVES, rows_of
 from torch import Tensor
 from torch.testing import assert_close
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from agents import PPO, TRPO, distributed
 from agents.training.optimization import make_optimizer
-
-accelerate = pytest.importorskip("accelerate")
+from textenv.lm import load_tokenizer
 
 
 def whole_weights(agent: Any) -> dict[str, Tensor]:
@@ -147,3 +147,41 @@ def test_what_is_refused(text_agent, make_agent, in_processes):
 
     in_processes(make, make)
     assert not text_agent(shard="full").policy.sharded  # alone there is nobody to share with
+
+
+@pytest.mark.slow
+def test_the_memory_that_learning_needs_is_shared(in_processes, tmp_path):
+    """Of 50 million weights: they, their gradients and moments, as an optimiser step finds them,
+    with the two copies of the largest layer that a pass gathers and whose gradient it holds."""
+    size = {"hidden_size": 512, "intermediate_size": 1376, "num_hidden_layers": 16}
+    config = LlamaConfig(vocab_size=1536, num_attention_heads=8, **size)
+    torch.manual_seed(0)
+    LlamaForCausalLM(config).save_pretrained(tmp_path / "large")
+    load_tokenizer("bundled").save_pretrained(tmp_path / "large")
+
+    def learn(shard):
+        task = {"prompts": ["a"], "reward": "length(3)", "max_new_tokens": 2}
+        agent = PPO(
+            "CausalLMPolicy", "TextGen-v0", n_envs=4, device="cpu", env_kwargs=task, shard=shard,
+            policy_kwargs={"model": str(tmp_path / "large"), "critic_layers": 0},
+        )  # fmt: skip
+        found = []
+
+        def measure(optimizer, *_):
+            parts = [p for group in optimizer.param_groups for p in group["params"]]
+            moments = [v for entry in optimizer.state.values() for v in entry.values()]
+            tensors = [*parts, *(p.grad for p in parts if p.grad is not None), *moments]
+            layer = sum(p.numel() for p in agent.policy.body.layers[0].parameters())
+            gathered = 2 * 4 * layer if agent.policy.sharded else 0
+            storages = [tensor.untyped_storage() for tensor in tensors]  # some are shared
+            sizes = {storage.data_ptr(): storage.nbytes() for storage in storages}
+            found.append(gathered + sum(sizes.values()))
+
+        agent.optimizer.register_step_post_hook(measure)
+        agent.learn(8)
+        return max(found)
+
+    (alone,) = in_processes(lambda: learn("full"))
+    for each in in_processes(*[lambda: learn("full")] * 2):
+        assert each < 0.6 * alone
+    assert alone > 16 * 50e6

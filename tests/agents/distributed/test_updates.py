@@ -3,37 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import fields, replace
 from typing import Any
 
 import gymnasium as gym
 import pytest
 import torch
+from shares import CALM, CUTS, HALVES, rows_of
 from torch import Tensor
 from torch.testing import assert_close
 
 import agents.algorithms
 from agents import distributed
-from agents.experience.rollout import Rollout, take
+from agents.experience.rollout import Rollout
 from agents.training.hyperparameters import state_names
-
-accelerate = pytest.importorskip("accelerate")
-
-
-# A step whose size the rounding of a sum cannot change: epsilon is far above it.
-CALM = {"learning_rate": 1e-3, "adam_epsilon": 1e-3}
-
-
-def rows_of(rollout: Rollout, rows: slice) -> Rollout:
-    """Some of the rows of a rollout, of which other processes have the others."""
-    columns = {column.name: getattr(rollout, column.name) for column in fields(rollout)}
-    chosen = {
-        name: take(column, rows)
-        for name, column in columns.items()
-        if isinstance(column, Tensor) or name == "observations"
-    }
-    several = distributed.process_count() > 1
-    return replace(rollout, **chosen, all_reduce=distributed.all_reduce if several else None)
 
 
 def assert_same_update(agent: Any, cuts: Sequence[slice], weights: Any, in_processes: Any) -> None:
@@ -58,15 +40,6 @@ def assert_same_update(agent: Any, cuts: Sequence[slice], weights: Any, in_proce
         for name in after:
             assert_close(weights_here[name], after[name], rtol=0, atol=1e-6)
             assert torch.equal(weights_here[name], found[0][1][name])  # in all, bit for bit
-
-
-HALVES = (slice(0, 8), slice(8, 16))
-CUTS = {
-    "halves": HALVES,
-    "one part is larger": (slice(0, 12), slice(12, 16)),
-    "one part is empty": (slice(0, 16), slice(16, 16)),
-    "three": (slice(0, 4), slice(4, 12), slice(12, 16)),
-}
 
 
 QUICK = ("one part is empty",)  # the others are tried in the slow run
