@@ -6,9 +6,9 @@ Both sample 24 new tokens for each of 64 rows from the same prompts. The rollout
 log-probability of each token, values, and observations; `generate` gives tokens only. Another line
 adds what RL needs of `generate`: one forward pass over the result for the log-probabilities.
 
-On CUDA the rollout is also shown with each kernel launched by itself, beside the limit of the
-memory's bandwidth (measured by a copy): every step reads all weights, and the keys and values of
-the rows so far.
+On CUDA the rollout is also shown with each kernel launched by itself, beside the limits of the
+memory's bandwidth (measured by a copy: every step reads all weights, and the keys and values of the
+rows so far) and of the arithmetic (measured by a product of large matrices).
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ import gymnasium as gym
 import torch
 import tyro
 from saved import publish
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from agents.experience.episodes import collect_episodes
 from agents.policies import CausalLMPolicy
@@ -30,11 +31,16 @@ from agents.policies.decoding import Decoders
 from textenv.lm import load_model, load_tokenizer
 from textenv.lm.loading import hide_progress_bars
 
+LLAMA = LlamaConfig(  # the shape of TinyLlama, with the vocabulary of SmolLM2
+    vocab_size=49152, hidden_size=2048, intermediate_size=5632, num_hidden_layers=22,
+    num_attention_heads=32, num_key_value_heads=4, max_position_embeddings=2048,
+)  # fmt: skip
+
 
 @dataclass
 class Options:
     model: str = "smollm2"
-    """As in `python -m agents train`."""
+    """As in `python -m agents train`, or "llama-1.1b", which is random."""
     dtype: Literal["float32", "bfloat16"] = "bfloat16"
     """Of the model that generates."""
     rows: int = 64
@@ -55,7 +61,8 @@ def main(options: Options) -> None:
     device = options.device
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    tokenizer = load_tokenizer(options.model)
+    random = options.model == "llama-1.1b"
+    tokenizer = load_tokenizer("smollm2" if random else options.model)
     tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token  # for `generate`
     prompts = ["The film was", "I thought that the story", "This movie is a bit", "The acting"]
     env = gym.make_vec(
@@ -63,11 +70,13 @@ def main(options: Options) -> None:
         reward="length", max_new_tokens=options.new_tokens, min_new_tokens=options.new_tokens,
         autoreset_mode="DISABLED", scoring="batch", array="torch", device=device, copy=False,
     )  # fmt: skip
+    dtype = getattr(torch, options.dtype)
+    source = LlamaForCausalLM(LLAMA).to(device) if random else options.model
     policy = CausalLMPolicy(
         env.single_observation_space, env.single_action_space,
-        model=options.model, dtype=options.dtype, device=device,
+        model=source, dtype=options.dtype, device=device,
     )  # fmt: skip
-    model = load_model(options.model, dtype=getattr(torch, options.dtype), device=device)
+    model = policy.acting_model() if random else load_model(source, dtype=dtype, device=device)
     texts = [prompts[i % len(prompts)] for i in range(options.rows)]
     batch = tokenizer(texts, return_tensors="pt", padding=True, padding_side="left").to(device)
 
@@ -96,10 +105,29 @@ def main(options: Options) -> None:
     if device.startswith("cuda"):
         name = "rollout of `TextGen-v0`, each kernel launched by itself"
         candidates[name] = lambda: rollout(captured=False)
-    limit = None
+    limits = {}
     if device.startswith("cuda"):
-        limit = options.rows / seconds_of_a_step(policy.acting_model(), batch, options)
-    report(options, device, measure(candidates, options.rounds, device), limit)
+        acting = policy.acting_model()
+        limits = {
+            "the memory's bandwidth": options.rows / seconds_of_a_step(acting, batch, options),
+            "the arithmetic": tokens_by_arithmetic(acting),
+        }
+    report(options, device, measure(candidates, options.rounds, device), limits)
+
+
+def tokens_by_arithmetic(model: torch.nn.Module) -> float:
+    """Tokens per second if each weight's product and sum were all, at the speed of a product of
+    large matrices."""
+    one = torch.randn(8192, 8192, dtype=next(model.parameters()).dtype, device=model.device)
+    for _ in range(3):  # the last one counts
+        began, ended = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        began.record()
+        for _ in range(10):
+            torch.mm(one, one)
+        ended.record()
+        torch.cuda.synchronize()
+    speed = 10 * 2 * len(one) ** 3 / (began.elapsed_time(ended) / 1000)
+    return speed / (2 * sum(parameter.numel() for parameter in model.parameters()))
 
 
 def seconds_of_a_step(model: torch.nn.Module, batch: dict, options: Options) -> float:
@@ -143,7 +171,7 @@ def measure(candidates: dict, rounds: int, device: str) -> dict[str, list[float]
 
 
 def report(
-    options: Options, device: str, seconds: dict[str, list[float]], limit: float | None
+    options: Options, device: str, seconds: dict[str, list[float]], limits: dict[str, float]
 ) -> None:
     """Print the table, and keep it where this is asked for."""
     count = options.rows * options.new_tokens
@@ -152,10 +180,8 @@ def report(
     for name, times in seconds.items():
         median = statistics.median(times)
         lines.append(f"| {name} | {count / median:.0f} | {slowest / median:.2f} |")
-    if limit is not None:
-        lines.append(
-            f"| limit of the memory's bandwidth | {limit:.0f} | {limit * slowest / count:.1f} |"
-        )
+    for name, limit in limits.items():
+        lines.append(f"| limit of {name} | {limit:.0f} | {limit * slowest / count:.1f} |")
     where = torch.cuda.get_device_name() if device.startswith("cuda") else "CPU"
     text = (
         f"{options.model}, {options.dtype}, {options.rows} rows × {options.new_tokens} new tokens, "
