@@ -128,16 +128,17 @@ class Agent(SB3Interface, Arguments):
         self.device = find_device(self.device)
         if isinstance(self.env, str):
             self.n_envs = distributed.local_rows("n_envs", self.n_envs, self.group_size)
-        self.env = environments.for_agent(
-            self.env, self.policy_class, self.policy_kwargs, self.n_envs, self.env_kwargs,
-            self.group_size, self.device,
-        )  # fmt: skip
-        self.n_envs = self.env.num_envs
-        self.policy = policies.make(
-            self.policy_class, self.env, self.policy_needs, self.policy_kwargs, self.seed,
-            self.device, environments.reference(self.env),
-        )  # fmt: skip
-        environments.bind(self.env, self.policy)
+        with distributed.raise_in_all_processes():
+            self.env = environments.for_agent(
+                self.env, self.policy_class, self.policy_kwargs, self.n_envs, self.env_kwargs,
+                self.group_size, self.device,
+            )  # fmt: skip
+            self.n_envs = self.env.num_envs
+            self.policy = policies.make(
+                self.policy_class, self.env, self.policy_needs, self.policy_kwargs, self.seed,
+                self.device, environments.reference(self.env),
+            )  # fmt: skip
+            environments.bind(self.env, self.policy)
         if self._shards():
             self.policy.shard()
         self.optimizer = optimization.make_optimizer(

@@ -39,8 +39,7 @@ ALONE = "AGENTS_ALONE"
 # longer than the first process evaluates while the others wait for it.
 LONGEST_WAIT = timedelta(hours=6)
 
-# In the errors of gloo and NCCL, which have no class of their own.
-OF_THE_NETWORK = ("gloo", "NCCL", "Connection closed", "Connection reset")
+OF_GLOO = ("gloo", "Connection closed", "Connection reset")  # in its errors, which have no class
 
 _in_a_block = False  # of `raise_in_all_processes`
 
@@ -121,10 +120,11 @@ def _met(cpu: bool = False) -> torch.device:
 def _messages() -> Any:
     """The group of processes for small things: gloo notices at once that a process has ended."""
     _met()
-    group = dist.new_group(backend="gloo", timeout=LONGEST_WAIT)
-    # The first process may serve the store by which they meet. Without this barrier its end, as by
-    # an argument that all refuse, breaks off the meeting of the others: an error of the network.
-    dist.barrier(group=group)
+    with noticing_loss():
+        group = dist.new_group(backend="gloo", timeout=LONGEST_WAIT)
+        # The first process may serve the store by which they meet. Without this barrier its end, as
+        # by an argument that all refuse, breaks off the meeting of the others.
+        dist.barrier(group=group)
     return group
 
 
@@ -308,7 +308,7 @@ def noticing_loss() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        if process_count() > 1 and any(word in str(error) for word in OF_THE_NETWORK):
+        if isinstance(error, dist.DistError) or any(word in str(error) for word in OF_GLOO):
             raise ProcessLost(
                 "Another process of this run has ended, or cannot be reached: the run ends here."
             ) from error

@@ -19,13 +19,18 @@ from textenv.tasks.sentiment import HELD_OUT_OPENINGS
 from textenv.tasks.spec import TaskSpec
 
 TURNS, TURN_TOKENS, PARTNER_TOKENS = 2, 6, 16
+GOES_ON = ("", " is", " was", " has", " in this one", " that we saw", " may be", " and the rest")
+STRIDE = 7
 
 
 def rows(openings: Sequence[str]) -> list[Row]:
-    """Rows with the columns ``prompt``, an opening, and ``then``, that of the second sentence."""
-    following = [*openings[1:], openings[0]]
+    """Rows with the columns ``prompt``, an opening that goes on, and ``then``, that of the second
+    sentence."""
+    begun = [opening + more for more in GOES_ON for opening in openings]
+    # In another order, so that the two are seldom about the same.
+    following = [begun[(STRIDE * place + 1) % len(begun)] for place in range(len(begun))]
     return [
-        {"prompt": opening, "then": then} for opening, then in zip(openings, following, strict=True)
+        {"prompt": opening, "then": then} for opening, then in zip(begun, following, strict=True)
     ]
 
 
