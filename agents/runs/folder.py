@@ -35,6 +35,7 @@ from filelock import FileLock, Timeout
 from agents import distributed, files
 from agents.saving.agent_folder import DESCRIPTION, IN_A_RUN, check_task, find
 from textenv.arguments import as_path
+from textenv.lm import products
 
 LOCK = ".lock"
 # What settings.json may hold, with the types of its values, and those of some hyper-parameters.
@@ -255,6 +256,7 @@ def surroundings() -> dict[str, Any]:
         "versions": {"python": platform.python_version(), **{n: version(n) for n in PACKAGES}},
         "commit": _commit(),
         "threads": torch.get_num_threads(),
+        "products": products.way(),
         "processes": distributed.process_count(),
         "machine": platform.platform(),
     }

@@ -17,6 +17,7 @@ from torch import nn
 
 from textenv.arguments import as_path, first_line
 from textenv.lm.parts import sharing, unwrapped
+from textenv.lm.products import with_fast_products
 from textenv.lm.sources import BUNDLED, find
 
 if TYPE_CHECKING:
@@ -194,7 +195,7 @@ def load_model(
             name, dtype=dtype, attn_implementation=attn_implementation, frozen=frozen
         )
         setattr(unwrapped(model), LOADED_FROM, os.fspath(source))
-        return model.to(device).eval()
+        return with_fast_products(model.to(device).eval())
     if attn_implementation is None and "gguf_file" not in keywords:
         check_names_no_code(name)
     # transformers may keep the weights of a GGUF file packed unless float32 is requested.
@@ -216,7 +217,7 @@ def load_model(
     if packed:
         model = cast(_without_quantization_mark(model), dtype)
     setattr(model, LOADED_FROM, os.fspath(source))
-    return model.to(device).eval()
+    return with_fast_products(model.to(device).eval())
 
 
 def check_names_no_code(name: str) -> None:
