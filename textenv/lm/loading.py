@@ -155,8 +155,8 @@ def load_model(
     """The causal language model of ``source``, in ``eval`` mode: dropout is off from the start.
 
     Args:
-        source: see `textenv.lm.sources`; a live model is moved to ``device`` and not changed
-            otherwise.
+        source: see `textenv.lm.sources`; a live model is moved to ``device``, and only the way in
+            which it makes products may change (`textenv.lm.products`).
         dtype: the dtype of the weights. GGUF files are dequantised to it.
         device: the device of the model; ``None`` means the CPU.
         attn_implementation: ``"sdpa"``, ``"eager"``, ...; ``None`` lets transformers choose.
@@ -176,7 +176,7 @@ def load_model(
     if not isinstance(source, str | os.PathLike):
         if not isinstance(source, nn.Module):
             raise TypeError(f"{source!r} is no model of transformers, and no source of one.")
-        live: Any = source
+        live: Any = with_fast_products(source)
         return live.to(device) if device is not None else live
     from transformers import AutoModelForCausalLM
 

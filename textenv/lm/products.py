@@ -86,9 +86,10 @@ class OneDNNLinear(nn.Linear):
 
 
 def with_fast_products(model: Any) -> Any:
-    """The model, whose linear layers make their products in this machine's `way`."""
+    """The model, whose linear layers, except those of adapters, which are small, make their
+    products in this machine's `way`."""
     if way() == "onednn":
-        for module in model.modules():
-            if type(module) is nn.Linear:
+        for name, module in model.named_modules():
+            if type(module) is nn.Linear and "lora_" not in name:
                 module.__class__ = OneDNNLinear
     return model
