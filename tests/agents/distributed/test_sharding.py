@@ -69,7 +69,12 @@ def sharing(name) -> str:
     return name
 
 
-@pytest.mark.parametrize("cut", CUTS)
+QUICK = ("one part is empty",)  # the others are tried in the slow run
+
+
+@pytest.mark.parametrize(
+    "cut", [pytest.param(cut, marks=[] if cut in QUICK else [pytest.mark.slow]) for cut in CUTS]
+)
 def test_an_update_is_that_of_one_process(cut, sharing, make_agent, fitting, in_processes):
     few = fitting(sharing, n_epochs=2, batch_size=None, micro_batch_size=5)
     assert_same_update(make_agent(sharing, **CALM, **few), CUTS[cut], in_processes)
@@ -93,7 +98,14 @@ def saved(folder: Path) -> dict[str, Tensor]:
     }
 
 
-@pytest.mark.parametrize("policy", [{}, {"critic_layers": 1}, {"dtype": "bfloat16"}])
+@pytest.mark.parametrize(
+    "policy",
+    [
+        {"critic_layers": 1},
+        pytest.param({}, marks=pytest.mark.slow),
+        pytest.param({"dtype": "bfloat16"}, marks=pytest.mark.slow),
+    ],
+)
 def test_what_is_saved_is_that_of_whole_weights(policy, text_agent, tmp_path, in_processes):
     def learn(shard):
         agent = text_agent(shard=shard, policy=policy, batch_size=None, **CALM).learn(300)
@@ -109,7 +121,7 @@ def test_what_is_saved_is_that_of_whole_weights(policy, text_agent, tmp_path, in
         )
 
 
-@pytest.mark.parametrize("count", [1, 2, 4])
+@pytest.mark.parametrize("count", [1, *(pytest.param(n, marks=pytest.mark.slow) for n in (2, 4))])
 def test_another_number_of_processes_goes_on(count, text_agent, tmp_path, in_processes):
     def learn():
         text_agent(shard="full", policy={"critic_layers": 1}).learn(200).save(tmp_path / "agent")
