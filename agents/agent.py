@@ -128,17 +128,16 @@ class Agent(SB3Interface, Arguments):
         self.device = find_device(self.device)
         if isinstance(self.env, str):
             self.n_envs = distributed.local_rows("n_envs", self.n_envs, self.group_size)
-        with distributed.raise_in_all_processes():
-            self.env = environments.for_agent(
-                self.env, self.policy_class, self.policy_kwargs, self.n_envs, self.env_kwargs,
-                self.group_size, self.device,
-            )  # fmt: skip
-            self.n_envs = self.env.num_envs
-            self.policy = policies.make(
-                self.policy_class, self.env, self.policy_needs, self.policy_kwargs, self.seed,
-                self.device, environments.reference(self.env),
-            )  # fmt: skip
-            environments.bind(self.env, self.policy)
+        self.env = environments.for_agent(
+            self.env, self.policy_class, self.policy_kwargs, self.n_envs, self.env_kwargs,
+            self.group_size, self.device,
+        )  # fmt: skip
+        self.n_envs = self.env.num_envs
+        self.policy = policies.make(
+            self.policy_class, self.env, self.policy_needs, self.policy_kwargs, self.seed,
+            self.device, environments.reference(self.env),
+        )  # fmt: skip
+        environments.bind(self.env, self.policy)
         if self._shards():
             self.policy.shard()
         self.optimizer = optimization.make_optimizer(
@@ -168,14 +167,16 @@ class Agent(SB3Interface, Arguments):
         if distributed.process_count() == 1 or self.shard == "none" or not self.can_shard:
             return False
         learning = sum(p.numel() for p in self.policy.parameters() if p.requires_grad)
-        return self.shard == "full" or learning >= SHARDED_FROM
+        large = learning >= SHARDED_FROM and self.policy.shardable
+        return self.shard == "full" or large
 
     def gather(self) -> None:
         """Where weights are sharded: renew the whole ones that act, and all that the first process
         saves, which it then can at any time, also if it is the last one. All processes call it."""
         if self.policy.sharded:
+            optimizer = resume.of_optimizer(self.optimizer)
             self.policy.gather_weights()
-            self.whole_optimizer = resume.of_optimizer(self.optimizer)
+            self.whole_optimizer = optimizer
 
     def check(self) -> None:
         """Raise a ValueError for hyper-parameters out of their range, or that do not fit together;
@@ -391,7 +392,8 @@ class Agent(SB3Interface, Arguments):
             callback.update_locals({"self": self, "rollout": rollout})
             callback.on_rollout_end()
         self.between_rollouts = False
-        metrics = self.update(rollout)
+        with distributed.noticing_loss():
+            metrics = self.update(rollout)
         optimization.check_finite(self.policy.parameters(), self.num_rollouts + 1)
         with distributed.noticing_loss():
             self.gather()

@@ -22,7 +22,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import timedelta
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -31,21 +31,23 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 
 from agents.functional.natural_gradient import flatten, unflatten
 
-# The environment variable that, if it is not empty, lets each process learn alone, as in a sweep
-# whose runs a launcher starts.
+# The environment variable that, if not empty, lets each process learn alone, as in a sweep.
 ALONE = "AGENTS_ALONE"
 
-# A process that ends is noticed at once. This ends the waiting for one that hangs, and has to be
-# longer than the first process evaluates while the others wait for it.
+# For one that hangs; it has to be longer than the first process evaluates while the others wait.
 LONGEST_WAIT = timedelta(hours=6)
 
 OF_GLOO = ("gloo", "Connection closed", "Connection reset")  # in its errors, which have no class
 
-_in_a_block = False  # of `raise_in_all_processes`
+_in_a_block, _exchanges = False, 0  # of `raise_in_all_processes`, and of `all_gather`
 
 
 class ProcessLost(RuntimeError):
     """Another process of the run has ended, or cannot be reached."""
+
+
+class _Failed(NamedTuple):  # a block of all processes, by this error
+    error: BaseException
 
 
 # --- who is here --------------------------------------------------------------------------------
@@ -59,7 +61,7 @@ def process_count() -> int:
 
 
 def rank() -> int:
-    """The number of this process, from 0."""
+    """The number of this process."""
     return int(os.environ["RANK"]) if process_count() > 1 else 0
 
 
@@ -136,10 +138,16 @@ def all_gather(thing: Any) -> list[Any]:
     ended is a ProcessLost in the others."""
     if process_count() == 1:
         return [thing]
+    global _exchanges
+    _exchanges += 1
     things: list[Any] = [None] * process_count()
     group = _messages()
     with noticing_loss():
         dist.all_gather_object(things, thing, group=group)
+    for each in things:
+        if isinstance(each, _Failed):  # in a block in which this process still is
+            each.error.in_all_processes = True  # type: ignore[attr-defined]
+            raise each.error
     return things
 
 
@@ -168,10 +176,7 @@ def all_reduce_tensor(tensor: Tensor) -> Tensor:
 
 def all_reduce_gradients(parameters: Sequence[Tensor]) -> None:
     """Sum the gradients of parameters, the same ones in each process, over the processes, in place.
-
-    A process without rows has no gradients; it gets those of the others. Those of sharded ones are
-    sums already.
-    """
+    One without rows gets those of the others. Those of sharded parameters are sums already."""
     if process_count() == 1:
         return
     for own in parameters:
@@ -236,14 +241,13 @@ def shard(body: nn.Module, layers: Iterable[nn.Module]) -> None:
 
     broadcast(body.state_dict().values())
     mesh = init_device_mesh(_met().type, (process_count(),))
-    layers = list(layers)
-    others = {*body.parameters()}.difference(*(layer.parameters() for layer in layers))
-    for module in (*layers, body):
+    units = [*layers, body]
+    others = {*body.parameters()}.difference(*(layer.parameters() for layer in units[:-1]))
+    for module in units:
         unit: Any = fully_shard(module, mesh=mesh, ignored_params=others)
         # Losses carry the counts of all rows, so that gradients are sums.
         unit.set_gradient_divide_factor(1.0)
-        if mesh.device_type == "cpu":  # gloo has no other reduction
-            unit.set_force_sum_reduction_for_comms(True)
+        unit.set_force_sum_reduction_for_comms(True)
 
 
 def own_part(parameter: Tensor) -> Tensor:
@@ -285,8 +289,9 @@ def part_of(whole: Tensor, like: Tensor) -> Tensor:
 
 
 def on_main(tensors: Iterable[tuple[str, Tensor, Tensor | None]]) -> dict[str, Tensor]:
-    """Names and tensors, each with what it is ``part_of`` (`whole`), as whole tensors in the
-    memory of the first process; the others, which all have to call this, get none."""
+    """Names and tensors, with what each is ``part_of`` (`whole`), whole and in the memory of the
+    first process; the others, which all have to call this, get none."""
+    all_gather(None)  # notices at once that a process has ended
     every = ((name, whole(tensor.detach(), part)) for name, tensor, part in tensors)
     found = ((name, each.to("cpu", copy=True) if is_main() else None) for name, each in every)
     return {name: each for name, each in found if each is not None}
@@ -296,9 +301,7 @@ def in_step(things: Iterable[Any], idle: Any) -> Iterator[Any]:
     """The things of this process, and then ``idle`` ones, so that all have as many."""
     here = list(things)
     most = max(all_gather(len(here)))  # before the first one, in which they meet again
-    yield from here
-    for _ in range(most - len(here)):
-        yield idle
+    yield from here + [idle] * (most - len(here))
 
 
 @contextmanager
@@ -327,41 +330,37 @@ def raises_in_all_processes() -> bool:
 def raise_in_all_processes() -> Iterator[None]:
     """A block that ends in all processes if it ends in one: an error of one is raised in all.
 
-    Each process waits for the others at the end of the block, in which they must not exchange
-    anything. It raises its own error, else that of the first process that has one.
+    Each process waits for the others at the end of the block. It raises its own error, else that of
+    the first process that has one. If it fails after it has exchanged something in the block, it
+    does not wait for the others, which notice that it has ended.
     """
     if process_count() == 1:
         yield
         return
     global _in_a_block
-    own: BaseException | None = None
+    outer, before = _in_a_block, _exchanges
     try:
         _in_a_block = True
         yield
-        _in_a_block = False
     except BaseException as error:
-        _in_a_block, own = False, error
-    try:
-        errors = all_gather(None if own is None else _sendable(own))
-    except ProcessLost:
-        if own is None or not isinstance(own, Exception):
-            raise  # a signal is the launcher's, which ends the processes that are left
-        errors = []
-    except Exception:  # they were never met, and the error of this process may say why
-        if own is None:
-            raise
-        errors = []
-    for one in [own, *errors]:
-        if one is not None:
-            one.in_all_processes = True
-            raise one
+        if _exchanges == before:
+            try:
+                all_gather(_Failed(_sendable(error)))
+            except ProcessLost:
+                if not isinstance(error, Exception):
+                    raise  # a signal is the launcher's, which ends the processes that are left
+            except Exception:
+                pass  # that of another one; or they were never met
+            error.in_all_processes = True  # type: ignore[attr-defined]
+        raise
+    finally:
+        _in_a_block = outer
+    all_gather(None)
 
 
 def wait_for_save(error: BaseException) -> None:
-    """After an error of `raise_in_all_processes`, wait until the first process has saved.
-
-    A launcher ends all other processes once one of them has ended with an error.
-    """
+    """After an error of `raise_in_all_processes`, wait until the first process has saved: a
+    launcher ends all other processes once one of them has ended with an error."""
     if process_count() > 1 and getattr(error, "in_all_processes", False):
         with suppress(ProcessLost):
             all_gather(None)

@@ -80,6 +80,11 @@ class Policy(Protocol):
         """Whether processes share the weights that learn, each a part (`shard`)."""
         return False
 
+    @property
+    def shardable(self) -> bool:
+        """Whether `shard` is possible."""
+        return False
+
     def shard(self) -> None:
         """Keep only a part of the weights in each of several processes, which all call it."""
         raise ValueError(f"shard='full' is for language models, not for {type(self).__name__}.")

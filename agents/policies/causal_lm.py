@@ -192,10 +192,14 @@ class CausalLMPolicy(nn.Module, Policy):
     def sharded(self) -> bool:
         return self._whole is not None
 
+    @property
+    def shardable(self) -> bool:
+        return not has_adapters(self.model, None)
+
     def shard(self) -> None:
         """Keep only a part of each layer's weights, of actor and critic, in each of several
-        processes (`agents.distributed`). Whole copies act."""
-        if self.model is not unwrapped(self.model) or has_adapters(self.model, None):
+        processes (`agents.distributed`), in place. Whole copies act."""
+        if not self.shardable:
             raise ValueError(
                 "shard='full' shares out all weights that learn, but here adapters do, which are "
                 "small: use shard='none'."
@@ -219,15 +223,20 @@ class CausalLMPolicy(nn.Module, Policy):
             for name, weight in model.named_parameters(remove_duplicate=False)
         }
 
+        weights = self.state_dict(keep_vars=True)
+        first: dict[int, str] = {}  # names of weights that are tied, or of the body and the model
+        names = {name: first.setdefault(id(weight), name) for name, weight in weights.items()}
+
         def each() -> Iterator[tuple[str, Tensor, None]]:
-            for name, weight in self.state_dict().items():
-                if not name.startswith("body."):  # a part of the model
+            for name, weight in weights.items():
+                if names[name] == name:
                     found = distributed.whole(weight)  # one at a time
                     if name in acting:
                         acting[name].copy_(found)
                     yield name, found, None
 
-        self._whole = distributed.on_main(each())
+        found = distributed.on_main(each())
+        self._whole = {name: found[names[name]] for name in names if names[name] in found}
 
     def _whole_of(self, part: str) -> dict[str, Tensor] | None:
         """The whole weights of a submodule, where they are sharded; else None."""
@@ -386,7 +395,9 @@ class CausalLMPolicy(nn.Module, Policy):
         tokenizer = own_tokenizer(self.model)
         with files.new_folder(folder) as new:
             with without_bars():
-                merged(self.model).save_pretrained(new)
+                whole = self._whole_of("model.")
+                model = self.model if self.sharded else merged(self.model)
+                model.save_pretrained(new, state_dict=whole)
             if tokenizer is not None:
                 tokenizer.save_pretrained(new)
 

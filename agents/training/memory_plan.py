@@ -61,7 +61,9 @@ def memory_plan(agent: Any) -> MemoryPlan:
     this process."""
     policy, task = agent.policy, environments.text_environments(agent.env)[0].task
     budget, length = task.max_new_tokens, task.max_length
-    models = [policy, policy.acting_model(), environments.reference(agent.env)]
+    models = [
+        policy, policy.acting_model(), policy.acting_critic(), environments.reference(agent.env)
+    ]  # fmt: skip
     every = [p for model in models if model is not None for p in model.parameters()]
     weights = [distributed.own_part(p) for p in every]
     learning = [distributed.own_part(p) for p in policy.parameters() if p.requires_grad]

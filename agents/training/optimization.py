@@ -108,6 +108,9 @@ def optimizer_step(
     optimizer.zero_grad(set_to_none=True)
     groups = [group["params"] for group in optimizer.param_groups]
     parameters = [p for group in groups for p in group]
+    for parameter in parameters:
+        if (sharded := distributed.sharded_of(parameter)) is not None:
+            sharded.grad = None  # of a step that has failed
     parts: dict[str, list[Tensor]] = {}
     with distributed.noticing_loss():
         for part in batch.micro_batches(micro_batch_size) if counted or batch.in_step else ():

@@ -25,6 +25,7 @@ import torch
 import tyro
 from saved import publish
 
+LIMIT, LEAST = 480, 10  # seconds, of all parts and of one
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 TABLE = ("| ", "|-")
@@ -81,15 +82,19 @@ def parts(options: Options, folder: str) -> Iterator[Part]:
         yield Part(f"{agent} learns", command, 150, SUMMARY)
 
 
-def lines_of(part: Part) -> list[str]:
-    """What a part has printed, as far as it counts, or why there is nothing."""
+def lines_of(part: Part, left: float) -> list[str]:
+    """What a part has printed, as far as it counts, or why there is nothing. So many seconds are
+    ``left`` for all parts."""
+    seconds = min(part.seconds, left)
+    if seconds < LEAST:
+        return ["There was no time for it."]
     try:
         done = subprocess.run(
             [sys.executable, *part.command], cwd=ROOT, capture_output=True, text=True,
-            timeout=part.seconds,
+            timeout=seconds,
         )  # fmt: skip
     except subprocess.TimeoutExpired:
-        return [f"It took more than {part.seconds} s."]
+        return [f"It took more than {seconds:.0f} s."]
     printed = [line for line in done.stdout.splitlines() if line.strip()]
     if done.returncode:
         last = (done.stderr.strip() or done.stdout.strip()).splitlines()[-1:]
@@ -107,7 +112,7 @@ def main(options: Options) -> None:
     with TemporaryDirectory() as folder:
         for part in parts(options, folder):
             start = time.perf_counter()
-            lines = lines_of(part)
+            lines = lines_of(part, LIMIT - (start - began))
             title = f"{part.title} ({time.perf_counter() - start:.0f} s)"
             print(title, *lines, sep="\n", flush=True)
             text += [f"## {title}", "", *lines, ""]

@@ -65,9 +65,11 @@ def main(options: Options) -> None:
         lines.append(f"| {name} {SIZES[name]} | {rows} | {shown} |")
     lines += ["", "| SmolLM2, float32, ms | torch | oneDNN |", "|---|---|---|"]
     models = {way: load_model("smollm2") for way in ways}
-    for module in models["oneDNN"].modules():
-        if isinstance(module, torch.nn.Linear):
-            module.__class__ = products.OneDNNLinear
+    classes = {"torch": torch.nn.Linear, "oneDNN": products.OneDNNLinear}
+    for way, model in models.items():  # whatever this machine's own way is
+        for module in model.modules():
+            if isinstance(module, torch.nn.Linear):
+                module.__class__ = classes[way]
     ids = torch.randint(100, 1000, (32, 32))
 
     def learn(model: torch.nn.Module) -> None:

@@ -167,7 +167,7 @@ def longest(input_ids: Tensor, lengths: Tensor) -> Tensor:
     for row, following in zip(order[-2::-1], order[:0:-1], strict=True):
         if keys[following].startswith(keys[row]):
             whole[row] = whole[following]
-    return torch.tensor(whole)
+    return torch.tensor(whole, dtype=torch.int64)
 
 
 def token_log_probs(

@@ -58,17 +58,21 @@ class Product(torch.autograd.Function):
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
         x, weight, _ = inputs
-        ctx.save_for_backward(x, weight)
+        of_x, of_weight, _ = ctx.needs_input_grad
+        ctx.save_for_backward(x if of_weight else None, weight if of_x else None)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         (gradient,) = gradients
         x, weight = ctx.saved_tensors
         needs_x, needs_weight, needs_bias = ctx.needs_input_grad
-        rows, wanted = x.reshape(-1, x.shape[-1]), gradient.reshape(-1, gradient.shape[-1])
+        wanted = gradient.reshape(-1, gradient.shape[-1])
+        of_weight = None
+        if needs_weight:
+            of_weight = Product.apply(wanted.t(), x.reshape(-1, x.shape[-1]).t(), None)
         return (
             Product.apply(gradient, weight.t(), None) if needs_x else None,
-            Product.apply(wanted.t(), rows.t(), None) if needs_weight else None,
+            of_weight,
             wanted.sum(0) if needs_bias else None,
         )
 

@@ -21,6 +21,7 @@ from textenv.task import TextTask
 Infos = dict[str, Any]
 
 NOTHING = np.zeros(0, np.int64)
+NOTHING.flags.writeable = False
 
 
 class Dialogue:
@@ -135,6 +136,7 @@ class Dialogue:
                 f"respond {self.task.respond.name!r} answered what cannot be appended in row "
                 f"{row}, turn {len(self.turns[row])}: {error}."
             ) from error
+        ids.flags.writeable = False
         self.replies_cut[row] += len(read) < len(reply.strip())
         return ids, read
 

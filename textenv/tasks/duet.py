@@ -109,5 +109,5 @@ TASK = TaskSpec(
     max_turns=TURNS,
     max_turn_tokens=TURN_TOKENS,
     max_reply_tokens=32,
-    kl_coef=0.03,  # of 0.1 a policy of this size keeps too little: what helps depends on the opening
+    kl_coef=0.03,  # what helps depends on the opening, and costs many nats
 )

@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from agents import PPO, distributed
+from agents import PPO, CausalLMPolicy, distributed
 from agents.experience import environments
 from agents.runs import RunRecorder
 from agents.saving import agent_folder
@@ -17,7 +17,7 @@ TIMES = int(os.environ.get("FAILURES", "2"))
 QUICK = (("construction", 1, "none"), ("update", 1, "full"))  # the others are in the slow run
 CASES = [
     (moment, rank, shard)
-    for moment in ("construction", "collecting", "update", "saving")
+    for moment in ("construction", "loading", "collecting", "update", "saving")
     for rank in (0, 1)
     for shard in ("none", "full")
     if (moment, rank) != ("saving", 1)  # the first process saves
@@ -41,8 +41,14 @@ def test_all_end(moment, rank, shard, time, text_agent, monkeypatch, tmp_path, i
         here = distributed.rank() == rank
         if moment == "construction" and here:
             monkeypatch.setattr(environments, "for_agent", away)
+        if moment == "loading" and here:  # after weights have been shared out
+            monkeypatch.setattr(CausalLMPolicy, "load", away)
         try:
-            agent = text_agent(PPO, shard=shard, batch_size=4)
+            with distributed.raise_in_all_processes():  # as the command line does
+                agent = text_agent(PPO, shard=shard, batch_size=4)
+                if moment == "loading":
+                    agent.policy.load(tmp_path)
+                    agent.gather()
         except Exception as error:
             return type(error).__name__, str(error)
         agent.learn(100, RunRecorder(tmp_path / "run", "1 rollout"))
@@ -63,10 +69,10 @@ def test_all_end(moment, rank, shard, time, text_agent, monkeypatch, tmp_path, i
     own = ("ArithmeticError", WORDS)
     assert found[rank][:2] == own
     other = found[1 - rank]
-    if moment == "update":
+    if moment == "update" or (moment, shard) == ("loading", "full"):
         assert other[0] == "ProcessLost" and other[1].startswith(LOST)
     else:
         assert other[:2] == own
-    if moment != "construction":
+    if moment not in ("construction", "loading"):
         saved = PPO.load(tmp_path / "run", device="cpu")
         assert saved.num_rollouts >= found[rank][2] - (moment == "saving")

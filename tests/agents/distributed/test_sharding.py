@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.testing import assert_close
 from transformers import LlamaConfig, LlamaForCausalLM
 
+import agents.agent
 from agents import PPO, TRPO, distributed
 from agents.training.optimization import make_optimizer
 from textenv.lm import load_tokenizer
@@ -145,12 +146,56 @@ def test_another_number_of_processes_goes_on(count, text_agent, tmp_path, in_pro
         assert all(torch.equal(after[name], found[0][1][name]) for name in after)
 
 
+def test_what_a_failed_step_has_left_is_forgotten(text_agent, in_processes):
+    def learn():
+        agent = text_agent(shard="full", batch_size=None, micro_batch_size=2, **CALM)
+        rollout, loss, parts = agent.collect(), agent.loss, []
+
+        def failing(batch):
+            parts.append(batch)
+            if len(parts) == 2:
+                raise ArithmeticError
+            return loss(batch)
+
+        norm = agent.update(rollout)["grad_norm"]
+        again = text_agent(shard="full", batch_size=None, micro_batch_size=2, **CALM)
+        again.loss, after = failing, again.loss
+        with pytest.raises(ArithmeticError):
+            again.update(rollout)
+        again.loss = after
+        return norm, again.update(rollout)["grad_norm"]
+
+    for norm, again in in_processes(learn, learn):
+        assert again == pytest.approx(norm, rel=1e-6)
+
+
+def test_tied_weights_are_saved_once_and_merged(tmp_path, in_processes):
+    def learn(shard):
+        agent = PPO("CausalLMPolicy", "TextGen-v0", n_envs=8, seed=0, device="cpu", shard=shard)
+        agent.save(tmp_path / shard, optimizer=False)
+        agent.policy.merge(tmp_path / f"merged-{shard}")
+        if distributed.is_main():  # one alone may make another agent
+            assert not PPO.load(tmp_path / shard, device="cpu", shard="none").policy.sharded
+
+    for shard in ("none", "full"):
+        in_processes(*[lambda shard=shard: learn(shard)] * 2)
+    for kind in ("", "merged-"):
+        none, full = (
+            load_file(tmp_path / f"{kind}{each}/model.safetensors") for each in ("none", "full")
+        )
+        assert none.keys() == full.keys() and all(torch.equal(none[k], full[k]) for k in none)
+
+
 def test_what_is_refused(text_agent, make_agent, in_processes):
     def make():
         with pytest.raises(ValueError, match="TRPO needs second derivatives"):
             text_agent(TRPO, shard="full")
         with pytest.raises(ValueError, match="adapters do"):
             text_agent(shard="full", policy={"lora": 2})
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(agents.agent, "SHARDED_FROM", 1)
+            assert not text_agent(shard="auto", policy={"lora": 2}).policy.sharded
+            assert text_agent(shard="auto").policy.sharded
         with pytest.raises(ValueError, match="shard='part' is unknown: use one of auto, none"):
             text_agent(shard="part")
         with pytest.raises(ValueError, match="not for MlpPolicy"):
