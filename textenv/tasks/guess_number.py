@@ -146,7 +146,7 @@ TASK = TaskSpec(
     # Adam's epsilon of 1e-3 PPO stays where it is. At half of this β it stops trying other guesses
     # too early, and then some secrets are never found.
     settings={
-        "total_timesteps": 220_000,
+        "total_timesteps": 200_000,
         "n_envs": 512,
         "batch_size": 128,
         "learning_rate": 3e-3,
