@@ -39,7 +39,14 @@ from agents.runs.options import (
     offered_hyperparameters,
     with_absolute_paths,
 )
-from agents.runs.train import carry_out, find_attainable, open_agent, task_arguments, untouched
+from agents.runs.train import (
+    carry_out,
+    find_attainable,
+    open_agent,
+    paid_by,
+    task_arguments,
+    untouched,
+)
 from agents.sb3.models import text_model
 from agents.training import presets
 from agents.training.console import console
@@ -126,7 +133,7 @@ def _show(comparing: Comparing, options: Compare, output: Path) -> None:
             console.say("\n", (task, "bold"))
         print_comparison(found, task)
         target = plot_file(output, task, found.tasks)
-        title = f"{options.model}, reward {options.reward}, {options.seeds} seeds"
+        title = f"{options.model}, {paid_by(options.reward)}, {options.seeds} seeds"
         if options.save and comparing.draw(task, target, title):
             console.say(f"\nplot   {target}")
     if options.save:

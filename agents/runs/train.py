@@ -159,7 +159,7 @@ def open_agent(
     console.say(
         (type(agent).__name__, "bold"),
         f" on {options.model} ({every - critic:.1f} M parameters{own}, {agent.device}, "
-        f"{str(agent.policy.dtype).removeprefix('torch.')}), reward {options.reward}, seed "
+        f"{str(agent.policy.dtype).removeprefix('torch.')}), {paid_by(options.reward)}, seed "
         f"{options.seed}; {folder.path}",
     )
     plan = memory_plan(agent)
@@ -177,6 +177,11 @@ def open_agent(
             "or lower n_envs."
         )
     return agent, resumed
+
+
+def paid_by(reward: str) -> str:
+    """What is paid for, in a title: a reward, or in a dialogue the turns alone."""
+    return "rewards of turns" if reward == "nothing" else f"reward {reward}"
 
 
 def check_total(options: RunOptions, agent: Agent, folder: RunFolder) -> None:
@@ -359,6 +364,6 @@ def measure_attainable(
 def draw(options: RunOptions, folder: RunFolder, attainable: Attainable | None) -> None:
     """Draw the learning curve, and what can be reached on the prompts of the learning."""
     cls = algorithms.find(options.agent)
-    title = f"{cls.__name__} on {options.model}, reward {options.reward}"
+    title = f"{cls.__name__} on {options.model}, {paid_by(options.reward)}"
     with drawing("plot"):
         learning_curve(read_progress(folder.progress), folder.plot, title, attainable)
