@@ -18,7 +18,7 @@ EVERY = pytest.mark.parametrize(("sequential", "model"), MODELS.values(), ids=MO
 
 def automatic(kind: type) -> set[str]:
     parameters = inspect.signature(kind).parameters.values()
-    return {p.name for p in parameters if p.default is AUTO} - {"device"}
+    return {p.name for p in parameters if p.default is AUTO} - {"device", "shard"}
 
 
 @EVERY

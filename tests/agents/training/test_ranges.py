@@ -89,7 +89,7 @@ def test_the_ends_of_ranges_numpy_numbers_and_schedules_are_fine():
 def test_every_number_of_every_algorithm_has_a_range():
     switches = {
         "lr_schedule", "normalize_advantage", "reverse_kl", "return_to_go", "unbiased_kl",
-        "advantage_fn", "reduction",
+        "advantage_fn", "reduction", "shard",
     }  # fmt: skip
     for name in agents.algorithms.__all__:
         cls = getattr(agents.algorithms, name)
