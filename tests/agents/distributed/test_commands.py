@@ -53,7 +53,7 @@ def test_train_with_two_processes(shard, options, tmp_path, in_processes):
     assert PPO.load(folder.agent, device="cpu").n_envs == 16
 
 
-@pytest.mark.parametrize("shard", ["none", "full"])
+@pytest.mark.parametrize("shard", ["none", pytest.param("full", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("killed", [pytest.param(0, marks=pytest.mark.slow), 1])
 def test_a_killed_process_ends_the_run_and_the_work_is_saved(
     killed, shard, options, tmp_path, start, ended

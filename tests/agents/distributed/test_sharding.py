@@ -81,6 +81,7 @@ def test_an_update_is_that_of_one_process(cut, sharing, make_agent, fitting, in_
     assert_same_update(make_agent(sharing, **CALM, **few), CUTS[cut], in_processes)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("policy", [{"critic_layers": 1}, {"gradient_checkpointing": True}])
 def test_other_policies(policy, make_agent, in_processes):
     agent = make_agent(
@@ -99,14 +100,8 @@ def saved(folder: Path) -> dict[str, Tensor]:
     }
 
 
-@pytest.mark.parametrize(
-    "policy",
-    [
-        {"critic_layers": 1},
-        pytest.param({}, marks=pytest.mark.slow),
-        pytest.param({"dtype": "bfloat16"}, marks=pytest.mark.slow),
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("policy", [{}, {"critic_layers": 1}, {"dtype": "bfloat16"}])
 def test_what_is_saved_is_that_of_whole_weights(policy, text_agent, tmp_path, in_processes):
     def learn(shard):
         agent = text_agent(shard=shard, policy=policy, batch_size=None, **CALM).learn(300)
