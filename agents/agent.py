@@ -50,9 +50,9 @@ class Agent(SB3Interface, Arguments):
     and model. A field with ``init=False`` is no argument, but state that updates change; it is
     saved.
 
-    A program that ``torchrun`` starts several times learns with all its
-    processes (`agents.distributed`): each collects in its part of the ``n_envs`` rows, and all take
-    the same steps, on ``batch_size`` rows of all. The first one alone logs and saves. Callbacks are
+    A program that ``torchrun`` starts several times learns with all its processes
+    (`agents.distributed`): each collects in its part of the ``n_envs`` rows, and all take the same
+    steps, on ``batch_size`` rows of all. The first one alone logs and saves. Callbacks are
     called in each of them: one that writes files should do so where `distributed.is_main` holds.
     """
 
@@ -299,9 +299,7 @@ class Agent(SB3Interface, Arguments):
         known = rollout.log_prob_mismatch is not None
         if self.policy.reduced_precision and not only_step and not known:
             at_once = self.micro_batch_size or getattr(self, "batch_size", None)
-            # Sharded layers are an exchange, which must not be in such a block.
-            sharded = self.policy.sharded
-            with distributed.noticing_loss() if sharded else distributed.raise_in_all_processes():
+            with distributed.raise_in_all_processes():
                 rollout.use_evaluated_log_probs(self.policy, at_once)
 
     def kl_to_old_policy(self, rollout: Rollout) -> float:
@@ -394,8 +392,7 @@ class Agent(SB3Interface, Arguments):
         self.between_rollouts = False
         with distributed.noticing_loss():
             metrics = self.update(rollout)
-        optimization.check_finite(self.policy.parameters(), self.num_rollouts + 1)
-        with distributed.noticing_loss():
+            optimization.check_finite(self.policy.parameters(), self.num_rollouts + 1)
             self.gather()
         self.between_rollouts = True
         self.num_rollouts += 1

@@ -182,5 +182,4 @@ def replies_after(rollout: Rollout, num_steps: int, tokenizer: Any) -> list[str]
         return [""] * num_steps
     tokens = rollout.observations["input_ids"][0]
     columns = torch.as_tensor(own_tokens[0]).nonzero()[:, 0].tolist()[:num_steps]
-    between = pairwise(columns)
-    return [*(tokenizer.decode(tokens[at + 1 : then]) for at, then in between), ""]
+    return [*(tokenizer.decode(tokens[at + 1 : then]) for at, then in pairwise(columns)), ""]

@@ -112,12 +112,11 @@ def optimizer_step(
         if (sharded := distributed.sharded_of(parameter)) is not None:
             sharded.grad = None  # of a step that has failed
     parts: dict[str, list[Tensor]] = {}
-    with distributed.noticing_loss():
-        for part in batch.micro_batches(micro_batch_size) if counted or batch.in_step else ():
-            # Of sharded weights the leaves are others than what the optimiser changes.
-            loss(part).backward(inputs=None if batch.in_step else parameters)
-            for name, mean in part.means.items():
-                parts.setdefault(name, []).append(mean)
+    for part in batch.micro_batches(micro_batch_size) if counted or batch.in_step else ():
+        # Of sharded weights the leaves are others than what the optimiser changes.
+        loss(part).backward(inputs=None if batch.in_step else parameters)
+        for name, mean in part.means.items():
+            parts.setdefault(name, []).append(mean)
     distributed.all_reduce_gradients(parameters)
     limit = math.inf if max_grad_norm is None else max_grad_norm
     norms = [distributed.clip_grad_norm(group, limit) for group in groups]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import builtins
 import copy
+import io
 
 import pytest
 import torch
@@ -95,5 +97,9 @@ def test_a_wish_takes_precedence(monkeypatch):
         products.way()
 
 
-def test_the_vendor_is_read():
-    assert isinstance(products._vendor(), str)
+def test_the_vendor_is_read(monkeypatch):
+    text = "processor : 0\nvendor_id\t: AuthenticAMD\nflags : avx512f\n"
+    monkeypatch.setattr(builtins, "open", lambda *_, **__: io.StringIO(text))
+    assert products._vendor() == "AuthenticAMD"
+    monkeypatch.setattr(builtins, "open", lambda *_, **__: io.StringIO("CPU implementer : 0x41\n"))
+    assert products._vendor() == ""
