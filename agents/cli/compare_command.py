@@ -8,7 +8,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import stable_baselines3.common.logger as sb3_logger
 
@@ -19,7 +19,8 @@ from agents.evaluation import evaluate_text
 from agents.evaluation.candidates import UNTRAINED
 from agents.evaluation.comparison import EVALUATION_SEED
 from agents.evaluation.optimum import Known
-from agents.evaluation.tables import print_comparison
+from agents.evaluation.plots import across_tasks
+from agents.evaluation.tables import print_aggregates, print_comparison
 from agents.runs import RunFolder, Signals
 from agents.runs.compare import (
     Comparing,
@@ -29,6 +30,7 @@ from agents.runs.compare import (
     plot_file,
     write_result,
 )
+from agents.runs.helpers import helpers
 from agents.runs.names import AGENTS, Candidate, parse_candidate
 from agents.runs.options import (
     OPTIONS,
@@ -39,6 +41,7 @@ from agents.runs.options import (
     offered_hyperparameters,
     with_absolute_paths,
 )
+from agents.runs.suites import EPISODES, SEEDS, SUITES
 from agents.runs.train import (
     carry_out,
     find_attainable,
@@ -49,7 +52,7 @@ from agents.runs.train import (
 )
 from agents.sb3.models import text_model
 from agents.training import presets
-from agents.training.console import console
+from agents.training.console import console, drawing
 from textenv.arguments import Range, check_ranges
 from textenv.lm.loading import hide_progress_bars
 
@@ -78,6 +81,9 @@ class Compare(TaskOptions):
     """At most this number of seeds for --until-decided."""
     env: list[str] = field(default_factory=lambda: [RunOptions.env])
     """The tasks, as for train; prompts, reward and budget of each are then its defaults."""
+    suite: Literal["small"] | None = None
+    """Tasks that ask for different things, each with its own --total-timesteps, on 3 seeds, and one
+    number over all of them, instead of --env."""
     total_timesteps: Annotated[int, Range(1)] = 30_000
     """Tokens of each run."""
     kl_coef: Annotated[float | None, Range(0)] = None
@@ -89,6 +95,9 @@ class Compare(TaskOptions):
     """Episodes per rollout; by default as for train."""
     eval_episodes: Annotated[int | None, Range(1)] = None
     """Episodes of the evaluations before and after; by default as for train."""
+    jobs: Annotated[int, Range(1)] = 1
+    """Processes that share the runs and the processor's cores. The same command, started again,
+    shares them as well."""
     output: Path = Path("runs/compare")
     """Folder for all runs, tables and plots. Runs that are finished there are not repeated."""
     save: bool = True
@@ -101,8 +110,7 @@ def main(arguments: list[str]) -> None:
     Runs in the output folder that are finished are not repeated, and those that are not go on.
     """
     with checking_options():
-        envs = dict.fromkeys(values_of(arguments, "--env") or [RunOptions.env])
-        tasks = [_parse(arguments, env) for env in envs]
+        tasks = _tasks(arguments)
         options = tasks[0]
         candidates = [parse_candidate(text) for text in options.agents]
         _check(options, candidates)
@@ -112,16 +120,45 @@ def main(arguments: list[str]) -> None:
         comparing = Comparing(signals, lambda title: console.say("\n", (title, "bold")))
         try:
             with checking_options():
-                plan = [
-                    _job(task, candidate, seed, output / task.env[0] if tasks[1:] else output)
-                    for task in tasks
-                    for seed in range(options.seeds)
-                    for candidate in candidates
-                ]
-            comparing.run(plan, options.until_decided, options.max_seeds, options.overwrite)
+                plan = _plan(tasks, candidates, output)
+            comparing.prepare(plan, options.overwrite)
+            with helpers(options.jobs, _help, arguments, output):
+                comparing.run(plan, options.until_decided, options.max_seeds)
             _show(comparing, options, output)
         except ENDINGS as error:
             sys.exit(_end_early(comparing, options, error))
+
+
+def _help(arguments: list[str], output: Path, part: float) -> None:
+    """Make runs of the same command in a process beside it, beginning at another part of them."""
+    console.quiet = True
+    with Signals() as signals:
+        tasks = _tasks(arguments)
+        plan = _plan(tasks, [parse_candidate(text) for text in tasks[0].agents], output)
+        begin = int(part * len(plan))
+        Comparing(signals, lambda title: None).run(plan[begin:] + plan[:begin])
+
+
+def _tasks(arguments: list[str]) -> list[Compare]:
+    """The options of each task."""
+    suite, envs = values_of(arguments, "--suite"), values_of(arguments, "--env")
+    if suite and suite[0] in SUITES:
+        if envs:
+            raise ValueError("--suite and --env are two ways to choose tasks: give one of them.")
+        common = {"seeds": SEEDS, "reference_episodes": EPISODES}
+        budgets = SUITES[suite[0]].items()
+        return [_parse(arguments, env, {**common, "total_timesteps": n}) for env, n in budgets]
+    return [_parse(arguments, env, {}) for env in dict.fromkeys(envs or [RunOptions.env])]
+
+
+def _plan(tasks: list[Compare], candidates: list[Candidate], output: Path) -> list[Job]:
+    """All runs; those of each of several tasks in a folder of their own."""
+    return [
+        _job(task, candidate, seed, output / task.env[0] if tasks[1:] else output)
+        for task in tasks
+        for seed in range(task.seeds)
+        for candidate in candidates
+    ]
 
 
 def _show(comparing: Comparing, options: Compare, output: Path) -> None:
@@ -135,6 +172,12 @@ def _show(comparing: Comparing, options: Compare, output: Path) -> None:
         target = plot_file(output, task, found.tasks)
         title = f"{options.model}, {paid_by(options.reward)}, {options.seeds} seeds"
         if options.save and comparing.draw(task, target, title):
+            console.say(f"\nplot   {target}")
+    print_aggregates(found)
+    if options.save and found.normalised:
+        target = output / "tasks.png"
+        with drawing("plot"):
+            across_tasks(found.normalised, found.tasks, target)
             console.say(f"\nplot   {target}")
     if options.save:
         found.save(output)
@@ -156,9 +199,9 @@ def _end_early(comparing: Comparing, options: Compare, error: BaseException) -> 
     return exit_code(error)
 
 
-def _parse(arguments: list[str], env: str) -> Compare:
-    """The options of one of the tasks."""
-    defaults: Any = {**defaults_of(env), "env": [env]}
+def _parse(arguments: list[str], env: str, suited: dict[str, Any]) -> Compare:
+    """The options of one of the tasks, of which some are ``suited`` to it."""
+    defaults: Any = {**defaults_of(env), **suited, "env": [env]}
     options = read_options(Compare, arguments, "compare", default=Compare(**defaults))
     return with_absolute_paths(dataclasses.replace(options, env=[env]))
 

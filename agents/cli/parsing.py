@@ -29,8 +29,8 @@ YES_OR_NO = ("True", "true", "False", "false")
 # The options of a training run, as they are shown; those of the algorithm are a group of their own.
 GROUPS = {
     "task": (
-        "env", "model", "reward", "prompts", "chat", "max_new_tokens", "stop", "legal_tokens",
-        "kl_coef", "temperature", "reward_timeout", "reward_retries",
+        "env", "suite", "model", "reward", "prompts", "chat", "max_new_tokens", "stop",
+        "legal_tokens", "kl_coef", "temperature", "reward_timeout", "reward_retries",
     ),
     "dialogue": ("respond", "max_turns", "max_turn_tokens", "max_reply_tokens"),
     "learning": (
@@ -39,7 +39,8 @@ GROUPS = {
     ),
     "evaluation": ("eval_prompts", "eval_episodes", "reference_episodes"),
     "run": (
-        "output", "save", "resume", "overwrite", "save_every", "show_samples", "log_megabytes"
+        "output", "save", "resume", "overwrite", "save_every", "show_samples", "log_megabytes",
+        "jobs",
     ),
 }  # fmt: skip
 NUMBER = re.compile(

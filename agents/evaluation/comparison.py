@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from agents import files
-from agents.evaluation import Returns, TextEvaluation, statistics
+from agents.evaluation import Returns, TextEvaluation, aggregates, statistics
 from agents.evaluation.optimum import Attainable
 from agents.evaluation.statistics import Interval
-from agents.evaluation.tables import print_comparison
+from agents.evaluation.tables import print_aggregates, print_comparison
 from agents.training.console import RunConsole
 from textenv.arguments import as_path
 
@@ -98,6 +98,7 @@ class Comparison:
         for task in self.tasks:
             to.say(f"{task}, {len(self.returns(task))} candidates")
             print_comparison(self, task, to)
+        print_aggregates(self, to)
         return written.getvalue().rstrip()
 
     @cached_property
@@ -175,6 +176,57 @@ class Comparison:
             found[task] = statistics.all_differences(known)
         return found
 
+    @cached_property
+    def normalised(self) -> dict[str, list[np.ndarray]]:
+        """For each candidate its returns ``[runs]`` in each of several tasks, in their order, where
+        0 is the untouched reference and 1 the optimum.
+
+        Empty if there is one task, or one whose optimum is unknown. Left out are candidates without
+        two runs of known return in each task.
+        """
+        reaches = [self.attainable.get(task) for task in self.tasks]
+        if len(reaches) < 2 or None in reaches:
+            return {}
+        found: dict[str, list[np.ndarray]] = {}
+        for task, reach in zip(self.tasks, reaches, strict=True):
+            for name, returns in self.returns(task).items():
+                share = np.array([reach.optimum.share(value) for value in returns])  # type: ignore[union-attr]
+                if len(share) > 1 and np.isfinite(share).all():
+                    found.setdefault(name, []).append(share)
+        return {name: shares for name, shares in found.items() if len(shares) == len(reaches)}
+
+    @cached_property
+    def aggregate_differences(self) -> list[statistics.Difference]:
+        """Which candidates differ in the interquartile mean over all tasks, as `differences`."""
+        return aggregates.all_differences(self.normalised) if len(self.normalised) > 1 else []
+
+    def aggregates(self) -> pd.DataFrame:
+        """A row for each candidate of `normalised`, the highest interquartile mean first.
+
+        Columns: interquartile_mean and optimality_gap over the runs of all tasks, each with its
+        95 % interval (``_low``, ``_high``); the mean of each task; and for each other candidate the
+        probability that a run is above one of its on the same task.
+        """
+        import pandas as pd
+
+        measures = {
+            "interquartile_mean": aggregates.interquartile_mean,
+            "optimality_gap": aggregates.optimality_gap,
+        }
+        found = []
+        for name, shares in self.normalised.items():
+            row: dict[str, Any] = {"candidate": name}
+            for measure, aggregate in measures.items():
+                about = aggregates.interval(shares, aggregate)
+                row |= {measure: about.mean, f"{measure}_low": about.low}
+                row |= {f"{measure}_high": about.high}
+            row |= {task: each.mean() for task, each in zip(self.tasks, shares, strict=True)}
+            for other, theirs in self.normalised.items():
+                row[f"above {other}"] = aggregates.probability_of_improvement(shares, theirs)
+            found.append(row)
+        table = pd.DataFrame(found)
+        return table.sort_values("interquartile_mean", ascending=False, ignore_index=True)
+
     def difference(
         self, first: str, second: str, over: str = "seeds", task: str | None = None
     ) -> Interval:
@@ -232,14 +284,17 @@ class Comparison:
         return pd.DataFrame(rows, columns=DIFFERENCE_COLUMNS)
 
     def save(self, folder: str | Path) -> Path:
-        """Write ``summary.csv``, ``runs.csv``, ``differences.csv``, the same as one
-        ``comparison.json``, and the episodes: ``episodes.parquet``, or CSV without pyarrow. The
-        folder is made if it is missing, and returned."""
+        """Write ``summary.csv``, ``runs.csv``, ``differences.csv``, of several tasks
+        ``aggregates.csv``, the same as one ``comparison.json``, and the episodes:
+        ``episodes.parquet``, or CSV without pyarrow. The folder is made if it is missing, and
+        returned."""
         folder = as_path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         tables = {
             "summary": self.summary(), "runs": self.runs, "differences": self.difference_table()
         }  # fmt: skip
+        if self.normalised:
+            tables["aggregates"] = self.aggregates()
         for name, table in tables.items():
             files.write_text(folder / f"{name}.csv", table.to_csv(index=False))
         parts = [f'"{name}": {table.to_json(orient="records")}' for name, table in tables.items()]

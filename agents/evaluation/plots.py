@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from agents import files
+from agents.evaluation import aggregates
 from agents.evaluation.statistics import interval
 from textenv.arguments import as_path
 from textenv.optimum import best_of_n_curve
@@ -109,6 +110,54 @@ def comparison(
         draw_levels(curves, learning_reach or attainable)
         draw_plane(trade, attainable, max(kl for pairs in finals.values() for kl, _ in pairs))
     figure.suptitle(title)
+    save_figure(figure, target)
+
+
+def across_tasks(
+    results: Mapping[str, Sequence[np.ndarray]], tasks: Sequence[str], target: str | Path
+) -> None:
+    """Several candidates over several tasks: interquartile means with their intervals, performance
+    profiles, and the runs of each task.
+
+    Args:
+        results: for each candidate its normalised returns ``[runs]`` in each task.
+        tasks: their names, in the same order.
+        target: the file of the plot.
+    """
+    from matplotlib.figure import Figure
+
+    means = {
+        name: aggregates.interval(runs, aggregates.interquartile_mean)
+        for name, runs in results.items()
+    }
+    names = sorted(results, key=lambda name: means[name].mean)
+    figure = Figure(figsize=(13, 4.4), layout="constrained")
+    middle, profiles, each = figure.subplots(1, 3)
+    levels = np.linspace(-0.1, 1.1, 61)
+    for place, name in enumerate(names):
+        color, about = f"C{place}", means[name]
+        middle.plot([about.low, about.high], [place, place], color=color, linewidth=6, alpha=0.3)
+        middle.plot(about.mean, place, "o", color=color)
+        points = aggregates.profile(results[name], levels)
+        profiles.plot(levels, [point.mean for point in points], color=color, label=name)
+        for column, runs in enumerate(results[name]):
+            offset = column + 0.08 * (place - (len(names) - 1) / 2)
+            each.plot(np.full(len(runs), offset), runs, "o", color=color, markersize=4, alpha=0.7)
+    middle.set(yticks=range(len(names)), yticklabels=names, xlabel="interquartile mean, all tasks")
+    profiles.set(xlabel="share of the way to the optimum", ylabel="runs that are farther")
+    each.set(
+        xticks=range(len(tasks)), xticklabels=[task.removesuffix("-v0") for task in tasks],
+        ylabel="share of the way to the optimum",
+    )  # fmt: skip
+    each.tick_params(axis="x", rotation=20)
+    for axes, line in (
+        (middle, middle.axvline),
+        (profiles, profiles.axvline),
+        (each, each.axhline),
+    ):
+        for at in (0, 1):
+            line(at, color="black", linestyle=":", linewidth=1)
+        axes.margins(0.05)
     save_figure(figure, target)
 
 

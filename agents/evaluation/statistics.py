@@ -34,6 +34,25 @@ class Interval:
 
 
 @dataclass(frozen=True)
+class Estimate:
+    """An estimated number, and how sure it is."""
+
+    value: float
+    variance: float  # of the estimate
+    freedom: float  # degrees of freedom of that variance
+
+    def interval(self, level: float = LEVEL) -> Interval:
+        """Its t-interval; infinite without a degree of freedom, as nothing is known of the
+        spread."""
+        from scipy.stats import t
+
+        half = math.inf
+        if self.freedom > 0:
+            half = float(t.ppf((1 + level) / 2, self.freedom)) * math.sqrt(self.variance)
+        return Interval(self.value, self.value - half, self.value + half)
+
+
+@dataclass(frozen=True)
 class Difference:
     """How far a candidate is above another one."""
 
@@ -46,18 +65,15 @@ class Difference:
 
 
 def interval(values: Values, level: float = LEVEL) -> Interval:
-    """The mean of independent values, one per seed, and its t-interval.
+    """The mean of independent values, one per seed, and its t-interval."""
+    return mean_of(values).interval(level)
 
-    The interval of a single value is infinite: nothing is known of its spread.
-    """
-    from scipy.stats import t
 
+def mean_of(values: Values) -> Estimate:
+    """The mean of independent values, as an estimate of what they are drawn from."""
     sample = np.asarray(values, dtype=float)
-    mean = float(sample.mean())
-    if len(sample) < 2:
-        return Interval(mean, -math.inf, math.inf)
-    half = t.ppf((1 + level) / 2, len(sample) - 1) * sample.std(ddof=1) / math.sqrt(len(sample))
-    return Interval(mean, mean - float(half), mean + float(half))
+    variance = float(sample.var(ddof=1)) / len(sample) if len(sample) > 1 else math.inf
+    return Estimate(float(sample.mean()), variance, len(sample) - 1)
 
 
 def interquartile_mean(values: Values, level: float = LEVEL) -> Interval:
@@ -111,35 +127,38 @@ def probability_of_improvement(first: Values, second: Values, level: float = LEV
 
 
 def all_differences(results: Mapping[str, Values], level: float = LEVEL) -> list[Difference]:
+    """Every two candidates, by the means of ``results``, one number per seed, at least 2, for each
+    of them; see `differences`."""
+    if any(len(values) < 2 for values in results.values()):
+        raise ValueError("A comparison needs at least 2 seeds of each candidate.")
+    return differences({name: mean_of(values) for name, values in results.items()}, level)
+
+
+def differences(estimates: Mapping[str, Estimate], level: float = LEVEL) -> list[Difference]:
     """Every two candidates, with intervals and p-values that hold for all pairs together.
 
     The procedure of Games and Howell (1976): Welch's t with the studentised range, which needs
     neither equal variances nor equal numbers. All intervals hold at once with the probability
     ``level``. An interval leaves 0 out where, and only where, the p-value is below ``1 − level``.
 
-    ``results`` has one number per seed, at least 2, for each candidate. In each pair the one with
-    the higher mean is first; the pair with the smallest p-value is first.
+    In each pair the one with the higher value is first; the pair with the smallest p-value is
+    first.
     """
     from scipy.stats import studentized_range
 
-    if any(len(values) < 2 for values in results.values()):
-        raise ValueError("A comparison needs at least 2 seeds of each candidate.")
-    names = sorted(results, key=lambda name: -float(np.mean(results[name])))
+    names = sorted(estimates, key=lambda name: -estimates[name].value)
     found = []
     for better, worse in combinations(names, 2):
-        samples = [np.asarray(results[name], dtype=float) for name in (better, worse)]
-        mean = float(samples[0].mean() - samples[1].mean())
-        # Variances of the two means, and the degrees of freedom of their sum (Welch).
-        one, other = (sample.var(ddof=1) / len(sample) for sample in samples)
-        if one == other == 0:
-            p, half = float(mean == 0), 0.0
-        else:
-            freedom = (one + other) ** 2 / sum(
-                part**2 / (len(sample) - 1)
-                for part, sample in zip((one, other), samples, strict=True)
-            )
-            spread = math.sqrt((one + other) / 2)
-            p = float(studentized_range.sf(mean / spread, len(names), freedom))
+        pair = estimates[better], estimates[worse]
+        difference = pair[0].value - pair[1].value
+        variance = pair[0].variance + pair[1].variance
+        if variance == 0:
+            p, half = float(difference == 0), 0.0
+        else:  # the degrees of freedom of the sum (Welch)
+            freedom = variance**2 / sum(one.variance**2 / one.freedom for one in pair)
+            spread = math.sqrt(variance / 2)
+            p = float(studentized_range.sf(difference / spread, len(names), freedom))
             half = float(studentized_range.ppf(level, len(names), freedom)) * spread
-        found.append(Difference(better, worse, Interval(mean, mean - half, mean + half), p))
-    return sorted(found, key=lambda difference: difference.p_value)
+        about = Interval(difference, difference - half, difference + half)
+        found.append(Difference(better, worse, about, p))
+    return sorted(found, key=lambda one: one.p_value)

@@ -188,8 +188,31 @@ def print_comparison(found: Comparison, task: str, console: RunConsole = console
     print_differences(found.differences[task], names, console)
 
 
+def print_aggregates(found: Comparison, console: RunConsole = console) -> None:
+    """A table of the candidates over all tasks, where there are several with known optima."""
+    if not found.normalised:
+        return
+    rows = found.aggregates().to_dict("records")
+    table = Table(box=None, pad_edge=False)
+    table.add_column("", min_width=12, overflow="fold")
+    for heading in ("all tasks", "gap", *(task.removesuffix("-v0") for task in found.tasks)):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for row in rows:
+        middle = [row["interquartile_mean" + end] for end in ("", "_low", "_high")]
+        cells = ("{:z.2f} [{:z.2f}, {:z.2f}]".format(*middle), f"{row['optimality_gap']:.2f}")
+        table.add_row(row["candidate"], *cells, *(f"{row[task]:z.2f}" for task in found.tasks))
+    console.say("\n", (f"all {len(found.tasks)} tasks", "bold"))
+    console.print_uncut(table)
+    console.say(
+        "\n0 is the untouched reference and 1 the optimum of a task; all tasks: interquartile mean "
+        "over their runs, with the 95 % interval over seeds; gap: how far the runs are below 1 on "
+        "average; tasks: means over seeds."
+    )
+    print_differences(found.aggregate_differences, [row["candidate"] for row in rows], console)
+
+
 def print_differences(differences: list[Difference], names: list[str], console: RunConsole) -> None:
-    """Which candidates differ in return: by how much, or, of many, which ones."""
+    """Which candidates differ: by how much, or, of many, which ones."""
     if not differences:  # of a single candidate, or of single seeds
         return
     apart = [one for one in differences if one.p_value < 0.05]

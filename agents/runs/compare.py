@@ -49,6 +49,7 @@ from agents.training.progress import ProgressBar
 from textenv.arguments import Range, as_path, check_names, check_ranges
 from textenv.sharing import is_data, plain
 
+WAIT = 1.0  # seconds between two looks at runs that other processes make
 RENAMED = {"n_episodes": "eval_episodes"}  # settings that earlier releases called otherwise
 
 
@@ -114,39 +115,56 @@ class Comparing:
         self.finished: list[Job] = []
         self.attainable: dict[str, Known] = {}  # of each task, the same in all its runs
 
-    def run(
-        self, jobs: Sequence[Job], until_decided: float | None, max_seeds: int, overwrite: bool
-    ) -> Comparison:
-        """Finish the jobs, and as many further seeds as it takes (`compare`)."""
-        for job in jobs:  # all, before the first one takes its time
+    def prepare(self, jobs: Sequence[Job], overwrite: bool = False) -> None:
+        """Raise an error if one of the runs cannot be made, before the first one takes its time,
+        and remove what is to be replaced, all at once, so that what is there later is new."""
+        for job in jobs:
             job.check_folder(overwrite)
-        if overwrite:  # all at once, so that what is there later is only what is new
+        if overwrite:
             for job in jobs:
                 RunFolder.create(job.path, overwrite=True).unlock()
+
+    def run(
+        self, jobs: Sequence[Job], until_decided: float | None = None, max_seeds: int = 0
+    ) -> Comparison:
+        """Finish the jobs, and as many further seeds as it takes (`compare`)."""
         while jobs:
             self.planned += jobs
-            for job in jobs:
-                self.finish(job)
+            self.finish_all(jobs)
             jobs = self.undecided(until_decided, max_seeds)
-            for job in jobs:
-                job.check_folder(overwrite)
+            self.prepare(jobs)
         return self.comparison()
 
-    def finish(self, job: Job) -> None:
-        """See to it that a run is finished; one that is there already is not repeated."""
+    def finish_all(self, jobs: Sequence[Job]) -> None:
+        """See to it that runs are finished, by this process or by another one that works in the
+        same folder."""
+        left = list(jobs)
+        while left:
+            others = [job for job in left if not self.finish(job)]
+            if left and len(others) == len(left):
+                time.sleep(WAIT)
+            left = others
+        self.finished.sort(key=self.planned.index)
+
+    def finish(self, job: Job) -> bool:
+        """See to it that a run is finished; one that is there already is not repeated. False if
+        another process is at work on it."""
         folder = RunFolder(job.path)
-        if not folder.is_run():
-            folder = RunFolder.create(folder.path)
-        elif not folder.finished and job.goes_on:
-            folder.lock()
-        elif not folder.finished:
-            folder = RunFolder.create(folder.path, overwrite=True)
-        known = self.attainable.get(job.task, (None, None))
+        try:
+            if not folder.is_run():
+                folder = RunFolder.create(folder.path)
+            elif not folder.finished:
+                folder.lock()
+        except BlockingIOError:
+            return False
+        known = self.known(job.task)
         try:
             if folder.finished:
                 known = stored_attainable(folder) if known == (None, None) else known
             else:
-                number = len(self.finished) + 1
+                if not job.goes_on:
+                    folder.clear()
+                number = self.planned.index(job) + 1
                 self.report(f"run {number} of {len(self.planned)}: {job.candidate} on {job.task}, "
                             f"seed {job.seed}")  # fmt: skip
                 known = job.carry_out(folder, known, self.signals)
@@ -154,6 +172,15 @@ class Comparing:
             folder.unlock()
         self.attainable[job.task] = known
         self.finished.append(job)
+        return True
+
+    def known(self, task: str) -> Known:
+        """What is attainable in a task, by a run of it that is finished."""
+        if task in self.attainable:
+            return self.attainable[task]
+        of_task = (RunFolder(job.path) for job in self.planned if job.task == task)
+        done = next((folder for folder in of_task if folder.is_run() and folder.finished), None)
+        return (None, None) if done is None else stored_attainable(done)
 
     def comparison(self) -> Comparison:
         """What is finished so far."""
@@ -306,7 +333,8 @@ def compare(
         ]
         signals = stack.enter_context(Signals())
         comparing = Comparing(signals, report or console.say)
-        found = comparing.run(jobs, until_decided, max_seeds, overwrite)
+        comparing.prepare(jobs, overwrite)
+        found = comparing.run(jobs, until_decided, max_seeds)
         if folder is not None:
             found.save(folder)
             for task in tasks:

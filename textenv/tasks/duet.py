@@ -12,21 +12,29 @@ from typing import Any
 
 from textenv.dialogues import Reply
 from textenv.episode import Episode
-from textenv.prompts.load import BUNDLED_PROMPTS
-from textenv.rewards import resolve_reward
 from textenv.tasks.drawing import Row
-from textenv.tasks.sentiment import HELD_OUT_OPENINGS
+from textenv.tasks.sentiment import HELD_OUT_OPENINGS, OPENINGS
 from textenv.tasks.spec import TaskSpec
 
 TURNS, TURN_TOKENS, PARTNER_TOKENS = 2, 6, 16
-GOES_ON = ("", " is", " was", " has", " in this one", " that we saw", " may be", " and the rest")
-STRIDE = 7
+# What the openings with a subject alone, of one or of many, may go on with.
+SUBJECTS = ("The ", "This ")
+GOES_ON = (
+    *("", " had", " never", " seemed", " will", " may be", " could have been"),
+    *(" in this one", " that we saw", " and the rest", " at least"),
+)
+STRIDE = 13  # has no divisor in common with the numbers of rows
 
 
 def rows(openings: Sequence[str]) -> list[Row]:
     """Rows with the columns ``prompt``, an opening that goes on, and ``then``, that of the second
     sentence."""
-    begun = [opening + more for more in GOES_ON for opening in openings]
+    begun = [
+        opening + more
+        for more in GOES_ON
+        for opening in openings
+        if not more or opening.startswith(SUBJECTS)
+    ]
     # In another order, so that the two are seldom about the same.
     following = [begun[(STRIDE * place + 1) % len(begun)] for place in range(len(begun))]
     return [
@@ -36,11 +44,12 @@ def rows(openings: Sequence[str]) -> list[Row]:
 
 def respond(episodes: Sequence[Episode]) -> list[Reply]:
     """The ends of the sentences, each paid with its sentiment, and the next openings."""
+    from textenv.rewards.library.sentiment_reward import sentiment_of
+
     ends = _go_on([_begun(episode) for episode in episodes])
-    scores = _sentiment()([_as_response(end) for end in ends])
     return [
-        Reply(f"{end} {episode.data['then']}", float(score))
-        for episode, end, score in zip(episodes, ends, scores, strict=True)
+        Reply(f"{end} {episode.data['then']}", sentiment_of(end))
+        for episode, end in zip(episodes, ends, strict=True)
     ]
 
 
@@ -48,16 +57,6 @@ def _begun(episode: Episode) -> str:
     """The last sentence so far."""
     opening = episode.prompt if len(episode.turns) == 1 else episode.data["then"]
     return opening + episode.turns[-1].text
-
-
-def _as_response(text: str) -> Episode:
-    none: Any = ()
-    return Episode("", text, none, none, "stop")
-
-
-@cache
-def _sentiment() -> Any:
-    return resolve_reward("sentiment")
 
 
 @cache
@@ -101,7 +100,7 @@ def _go_on(texts: Sequence[str]) -> list[str]:
 TASK = TaskSpec(
     id="Duet-v0",
     description="Begin sentences of a film review that a frozen model finishes positively.",
-    prompts=rows(BUNDLED_PROMPTS.read_text().split("\n")[:-1]),
+    prompts=rows(OPENINGS),
     held_out=rows(HELD_OUT_OPENINGS),
     reward="nothing",
     max_new_tokens=TURNS * TURN_TOKENS,

@@ -1,6 +1,9 @@
 """Sentiment-v0: continue the opening of a film review in the most positive way."""
 
+from textenv.prompts.load import BUNDLED_PROMPTS
 from textenv.tasks.spec import TaskSpec
+
+OPENINGS = BUNDLED_PROMPTS.read_text().splitlines()
 
 HELD_OUT_OPENINGS = """
 The opening scene

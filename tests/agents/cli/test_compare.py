@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import re
+import threading
 
 import pandas as pd
 import pytest
 
-from agents.cli import main
+from agents.cli import compare_command, main
+from agents.runs import RunFolder
+from agents.runs.suites import SUITES
 
 
 @pytest.fixture
@@ -115,7 +118,7 @@ def test_everything_that_acts_can_be_compared(options, printed, tmp_path, monkey
 def test_several_tasks_have_tables_of_their_own(small, printed, tmp_path):
     at = small.index("--prompts")
     text = printed(
-        "compare", *small[:at], *small[at + 4 :], "--env", "TextGen-v0", "Sentiment-v0", "--seeds",
+        "compare", *small[:at], *small[at + 2 :], "--env", "TextGen-v0", "Sentiment-v0", "--seeds",
         "2", "--agents", "reinforce", "untouched", "--output", str(tmp_path),
     )  # fmt: skip
     assert "TextGen-v0" in text and "Sentiment-v0" in text
@@ -123,6 +126,43 @@ def test_several_tasks_have_tables_of_their_own(small, printed, tmp_path):
     assert frame.groupby("task").size().to_dict() == {"Sentiment-v0": 4, "TextGen-v0": 4}
     assert (tmp_path / "Sentiment-v0" / "reinforce-1" / "evaluation.json").is_file()
     assert (tmp_path / "comparison-Sentiment-v0.png").is_file()
+    assert "all 2 tasks" in text and (tmp_path / "tasks.png").is_file()
+    found = pd.read_csv(tmp_path / "aggregates.csv").set_index("candidate")
+    shares = pd.read_csv(tmp_path / "summary.csv").set_index(["candidate", "task"])["share"]
+    for name in ("reinforce", "untouched"):
+        for task in ("TextGen-v0", "Sentiment-v0"):
+            assert found.loc[name, task] == pytest.approx(shares[name, task])
+    assert found.loc["reinforce", "above untouched"] + found.loc[
+        "untouched", "above reinforce"
+    ] == pytest.approx(1)
+
+
+def test_a_suite_has_tasks_with_budgets(options):
+    tasks = compare_command._tasks(["--suite", "small", "--agents", "ppo"])
+    budgets = {task.env[0]: task.total_timesteps for task in tasks}
+    assert budgets == SUITES["small"] and len(budgets) >= 5
+    assert all(task.seeds == 3 and task.eval_prompts == "(held out)" for task in tasks)
+    (*_, last) = compare_command._tasks(["--suite", "small", "--total-timesteps", "7"])
+    assert last.total_timesteps == 7
+    with pytest.raises(SystemExit, match="--suite and --env are two ways"):
+        main([*options, "--suite", "small", "--env", "Duet-v0"])
+
+
+def test_processes_share_the_runs(options, tmp_path):
+    alone, shared = tmp_path / "alone", tmp_path / "shared"
+    for folder, jobs in ((alone, "1"), (shared, "2")):
+        main([*options[:-1], str(folder), "--agents", "reinforce", "untouched", "--jobs", jobs])
+    one, other = (pd.read_csv(folder / "runs.csv") for folder in (alone, shared))
+    assert one["candidate"].tolist() == other["candidate"].tolist()
+    assert one["return"].tolist() == pytest.approx(other["return"].tolist(), abs=1e-4)
+
+
+def test_a_run_of_another_process_is_waited_for(options, printed, tmp_path):
+    other = RunFolder.create(tmp_path / "untouched-0")
+    threading.Timer(2.0, other.unlock).start()
+    text = printed(*options, "--agents", "untouched")
+    assert text.index("run 2 of 2") < text.index("run 1 of 2")
+    assert pd.read_csv(tmp_path / "runs.csv")["seed"].tolist() == [0, 1]
 
 
 def test_seeds_are_added_until_the_intervals_are_narrow(options, printed, tmp_path):

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from textenv.lm import load_model, load_tokenizer
-from textenv.rewards import resolve_reward
+from textenv.rewards.library.sentiment_reward import sentiment_of
 from textenv.tasks import duet
 
 
@@ -48,6 +48,6 @@ def test_each_end_of_a_sentence_is_paid():
         ):
             end = by_hand(opening + envs.tokenizer.decode(tokens))
             assert reply == f"{end} {prompt.data['then']}"
-            total[row] += resolve_reward("sentiment")([duet._as_response(end)])[0]
+            total[row] += sentiment_of(end)
     assert infos["score"].tolist() == pytest.approx(total.tolist())
     assert infos["token_rewards"].sum(1).tolist() == pytest.approx(total.tolist())

@@ -65,6 +65,8 @@ def test_instructions_are_chats_and_the_others_are_not():
     assert set(TASKS) - chats == {
         "Sentiment-v0",
         "DigitSum-v0",
+        "LastWord-v0",
+        "FifteenWords-v0",
         "GuessNumber-v0",
         "Duet-v0",
         "Calculator-v0",

@@ -1,7 +1,7 @@
 """How positive the sentiment of a response is."""
 
 from collections.abc import Sequence
-from functools import partial
+from functools import cache
 
 from vaderSentiment.vaderSentiment import SentimentIntensityAnalyzer
 
@@ -19,8 +19,18 @@ def sentiment_reward() -> Reward:
         Hutto and Gilbert (2014), "VADER: A Parsimonious Rule-based Model for Sentiment Analysis
         of Social Media Text".
     """
-    return partial(sentiment, analyzer=SentimentIntensityAnalyzer())
+    return sentiment
 
 
-def sentiment(episodes: Sequence[Episode], analyzer: SentimentIntensityAnalyzer) -> list[float]:
-    return [analyzer.polarity_scores(episode.response)["compound"] for episode in episodes]
+def sentiment(episodes: Sequence[Episode]) -> list[float]:
+    return [sentiment_of(episode.response) for episode in episodes]
+
+
+def sentiment_of(text: str) -> float:
+    """VADER's compound score of a text."""
+    return _analyzer().polarity_scores(text)["compound"]
+
+
+@cache
+def _analyzer() -> SentimentIntensityAnalyzer:
+    return SentimentIntensityAnalyzer()  # which reads its lexicon
