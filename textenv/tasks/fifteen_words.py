@@ -1,5 +1,5 @@
 """FifteenWords-v0: write so many words, and stop. One in thirty of the untouched model's reviews
-has them."""
+has them, and most are too short by five."""
 
 from collections.abc import Sequence
 
@@ -9,6 +9,7 @@ from textenv.tasks.sentiment import HELD_OUT_OPENINGS, OPENINGS
 from textenv.tasks.spec import TaskSpec
 
 WORDS, ROWS = 15, 16
+NEAR = 5  # words too many or too few, at which the score is 0
 
 
 def rows(openings: Sequence[str]) -> list[Row]:
@@ -17,9 +18,12 @@ def rows(openings: Sequence[str]) -> list[Row]:
 
 
 def score(episodes: Sequence[Episode]) -> list[float]:
-    """1 for a response that ends after fifteen words, else 0."""
+    """1 for a response that ends after fifteen words, 0.2 less for each word too many or too few,
+    and 0 for one that does not end."""
     return [
-        float(len(episode.response.split()) == WORDS and episode.finish_reason == "stop")
+        max(0.0, 1 - abs(len(episode.response.split()) - WORDS) / NEAR)
+        if episode.finish_reason == "stop"
+        else 0.0
         for episode in episodes
     ]
 
