@@ -145,7 +145,8 @@ def _tasks(arguments: list[str]) -> list[Compare]:
     if suite and suite[0] in SUITES:
         if envs:
             raise ValueError("--suite and --env are two ways to choose tasks: give one of them.")
-        common = {"seeds": SEEDS, "reference_episodes": EPISODES}
+        learning = [*AGENTS, "sb3:PPO"]
+        common = {"agents": learning, "seeds": SEEDS, "reference_episodes": EPISODES}
         budgets = SUITES[suite[0]].items()
         return [_parse(arguments, env, {**common, "total_timesteps": n}) for env, n in budgets]
     return [_parse(arguments, env, {}) for env in dict.fromkeys(envs or [RunOptions.env])]

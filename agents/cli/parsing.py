@@ -51,6 +51,7 @@ UNITS = {"": 1, "k": 1000, "K": 1000, "m": 1_000_000, "M": 1_000_000}
 # Further names of options, by command: as other commands, or earlier releases, call them.
 OTHER_NAMES = {
     ("Evaluate", "eval_episodes"): ("--episodes",),
+    ("Compare", "eval_episodes"): ("--episodes",),
     ("Preferences", "reward"): ("--label-by",),
     ("Duel", "judge"): ("--reward",),
 }

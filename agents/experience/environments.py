@@ -13,6 +13,7 @@ from gymnasium.envs.registration import VectorizeMode
 from gymnasium.vector import AutoresetMode, VectorEnv
 
 from agents.experience.env_checks import check_arguments, check_environment
+from textenv import TASKS
 from textenv.env import TextGenEnv
 from textenv.kl.schedules import FixedKL, KLSchedule
 from textenv.lm.loading import end_tokens, ends_of_model
@@ -102,7 +103,7 @@ def make(
     rows of it begin with the same prompt.
     """
     env_id = imported(env_id)
-    keywords = dict(env_kwargs)
+    keywords = with_own_kl_coef(env_id, env_kwargs)
     if native_text_class(env_id) is not None:
         fast = {
             "autoreset_mode": AutoresetMode.DISABLED, "scoring": "batch", "array": "torch",
@@ -116,6 +117,16 @@ def make(
         # NEXT_STEP, the default, would use one step for each reset.
         keywords.setdefault("vector_kwargs", {"autoreset_mode": AutoresetMode.SAME_STEP})
     return gym.make_vec(spec, num_envs=n_envs, **keywords)
+
+
+def with_own_kl_coef(env_id: str, env_kwargs: Mapping[str, Any] | None) -> dict[str, Any]:
+    """The arguments of an environment, with the β of a registered task where a reference is given
+    and no β."""
+    keywords = dict(env_kwargs or {})
+    own = TASKS[env_id].kl_coef if env_id in TASKS else None
+    if own is not None and keywords.get("reference") is not None:
+        keywords.setdefault("kl_coef", own)
+    return keywords
 
 
 def prepare(env: gym.Env | VectorEnv, device: torch.device) -> VectorEnv:

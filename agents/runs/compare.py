@@ -433,7 +433,8 @@ def _named(candidate: Any) -> Any:
 
 def _reach(actor: Any, task: str, common: dict[str, Any]) -> Attainable | None:
     """What is attainable in a task of text with a reference that costs KL."""
-    count, given = common["reference_episodes"], common["env_kwargs"] or {}
+    count = common["reference_episodes"]
+    given = environments.with_own_kl_coef(environments.imported(task), common["env_kwargs"])
     if not isinstance(actor, Agent):
         whole = {**gym.spec(environments.imported(task)).kwargs, **given}
         reference = whole.get("reference")

@@ -35,7 +35,8 @@ def text_vec_env(env_id: str = "TextGen-v0", n_envs: int = 8, **env_kwargs: Any)
         raise ValueError(
             f"env_id={env_id!r} is no text environment: use make_vec_env of stable-baselines3."
         )
-    settings = {"autoreset_mode": AutoresetMode.SAME_STEP, **env_kwargs}
+    given = environments.with_own_kl_coef(environments.imported(env_id), env_kwargs)
+    settings = {"autoreset_mode": AutoresetMode.SAME_STEP, **given}
     env = gym.make_vec(environments.imported(env_id), num_envs=n_envs, **settings)
     if not all(isinstance(schedule, FixedKL) for schedule in environments.schedules(env)):
         raise ValueError(
