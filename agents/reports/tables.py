@@ -13,6 +13,7 @@ from agents.evaluation.plots import TOKENS
 from agents.reports.gathering import ReportedRun, algorithm_of
 from textenv.shown import printable
 
+LONG = 400  # characters of a setting
 SECTIONS = ("hyperparameters", "policy_kwargs")
 ALONE = ("algorithm", "policy", "n_envs", "device", "threads", "machine", "commit")
 
@@ -130,6 +131,11 @@ def flat(settings: Mapping[str, Any]) -> dict[str, str]:
     return {name: one if isinstance(one, str) else as_json(one) for name, one in values.items()}
 
 
+def _cut(value: str) -> str:
+    """A setting that can be read; the rows of a task's prompts are long."""
+    return value if len(value) <= LONG else f"{value[:LONG]}… ({len(value):,} characters)"
+
+
 def table(
     names: Iterable[str],
     columns: Sequence[Mapping[str, str]],
@@ -141,7 +147,7 @@ def table(
     head = "".join(f"<th>{run_title(place, run, several)}</th>" for place, run in enumerate(runs))
     rows = "".join(
         f'<tr class="{"differs" if name in marked else "same"}"><th scope="row">{shown(name)}</th>'
-        + "".join(f"<td>{shown(column.get(name, ''))}</td>" for column in columns)
+        + "".join(f"<td>{shown(_cut(column.get(name, '')))}</td>" for column in columns)
         + "</tr>"
         for name in names
     )

@@ -2,6 +2,8 @@
 
 import multiprocessing
 import os
+import signal
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -38,8 +40,16 @@ def helpers(count: int, work: Callable[..., Any], *arguments: Any) -> Iterator[N
 
 
 def _help(work: Callable[..., Any], arguments: tuple, part: float, threads: int) -> None:
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(threads)
     with open(os.devnull, "w") as nowhere:
         for stream in (1, 2):
             os.dup2(nowhere.fileno(), stream)
         work(*arguments, part)
+
+
+def _end_with_parent() -> None:
+    """End this process as its parent would, once that was killed without a chance to do it."""
+    if (parent := multiprocessing.parent_process()) is not None:
+        parent.join()
+        os.kill(os.getpid(), signal.SIGTERM)

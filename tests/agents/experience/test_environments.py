@@ -248,3 +248,11 @@ def test_other_environments_may_live_in_other_processes():
         envs.close()
     assert rollout.num_steps > 8
     assert environments.text_environments(envs) == []
+
+
+def test_a_registered_task_has_its_own_beta_where_there_is_a_reference():
+    own = environments.with_own_kl_coef
+    assert own("Duet-v0", {"reference": "bundled"}) == {"reference": "bundled", "kl_coef": 0.03}
+    assert own("Duet-v0", {"reference": "bundled", "kl_coef": 0.5})["kl_coef"] == 0.5
+    assert own("Duet-v0", None) == {}  # KL to nothing costs nothing
+    assert own("TextGen-v0", {"reference": "bundled"}) == {"reference": "bundled"}

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
+import sys
 import time
 
 import pytest
@@ -10,7 +14,7 @@ import torch
 from agents.runs.helpers import helpers
 
 WORK = """
-import time, torch
+import os, time, torch
 from pathlib import Path
 
 def note(folder, part):
@@ -21,7 +25,7 @@ def fail(folder, part):
     raise ValueError("nobody reads this")
 
 def go_on(folder, part):
-    note(folder, part)
+    Path(folder, str(part)).write_text(str(os.getpid()))
     time.sleep(600)
 """
 
@@ -43,6 +47,11 @@ def wait_for(path) -> str:
     return path.read_text()
 
 
+def is_running(pid) -> bool:
+    listed = subprocess.run(["ps", "-o", "stat=", "-p", str(pid)], capture_output=True, text=True)
+    return bool(listed.stdout.strip()) and not listed.stdout.startswith("Z")
+
+
 def test_each_helper_has_another_part_and_as_many_threads(work, tmp_path, capfd):
     before = torch.get_num_threads()
     with helpers(3, work.note, str(tmp_path)):
@@ -58,6 +67,25 @@ def test_a_helper_ends_with_the_block_also_after_an_error(work, tmp_path):
         wait_for(tmp_path / "0.5")
         raise KeyError
     assert time.monotonic() - began < 60
+
+
+def test_a_helper_ends_with_a_process_that_is_killed(work, tmp_path):
+    code = (
+        "import sys, work_of_helpers\n"
+        "from agents.runs.helpers import helpers\n"
+        "if __name__ == '__main__':\n"
+        "    with helpers(2, work_of_helpers.go_on, sys.argv[1]):\n"
+        "        import time; time.sleep(600)\n"
+    )
+    (tmp_path / "main.py").write_text(code)
+    first = subprocess.Popen([sys.executable, str(tmp_path / "main.py"), str(tmp_path)])
+    helper = int(wait_for(tmp_path / "0.5"))
+    os.kill(first.pid, signal.SIGKILL)
+    first.wait()
+    end = time.monotonic() + 60
+    while is_running(helper):
+        assert time.monotonic() < end
+        time.sleep(0.1)
 
 
 def test_a_helper_that_fails_is_no_error_here(work, tmp_path, capfd):
