@@ -12,6 +12,7 @@ import textenv  # registers TextGen-v0
 if TYPE_CHECKING:
     from agents.agent import Agent
     from agents.algorithms import GRPO, PPO, REINFORCE, RLOO, TRPO, ActorCritic
+    from agents.algorithms.lookahead import Lookahead
     from agents.evaluation import BestOfN, Greedy, RandomTokens, Untouched
     from agents.evaluation.evaluate import evaluate
     from agents.experience.environments import bind
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 _PLACES = {
     "agents.agent": ("Agent",),
+    "agents.algorithms.lookahead": ("Lookahead",),
     "agents.algorithms": ("GRPO", "PPO", "REINFORCE", "RLOO", "TRPO", "ActorCritic"),
     "agents.evaluation": ("BestOfN", "Greedy", "RandomTokens", "Untouched"),
     "agents.evaluation.evaluate": ("evaluate",),

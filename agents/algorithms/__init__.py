@@ -11,6 +11,7 @@ the surrogate that has this gradient where π = π_old, and in what keeps π clo
 | `TRPO` | GAE(γ, λ) | −r·Ψ | mean over steps | KL(π_old‖π) ≤ δ |
 | `RLOO` | R(τ) − mean of the others | −log π · Ψ | sum over an episode | KL in the reward |
 | `GRPO` | (R(τ) − mean) / std of group | −min(r·Ψ, clip(r)·Ψ) | mean of means | β·KL in the loss |
+| `Lookahead` | V of next texts, GAE | −Σ_k min(r_k·w_k, clip(r_k)·w_k) | mean over steps | ε |
 
 R(τ) is the return of a whole episode, G_t the return from step t on, b a moving average. A "sum
 over an episode" is then averaged over episodes, whether an episode is a row of text or is spread
@@ -24,13 +25,14 @@ import re
 from agents.agent import Agent
 from agents.algorithms.actor_critic import ActorCritic
 from agents.algorithms.grpo import GRPO
+from agents.algorithms.lookahead import Lookahead
 from agents.algorithms.ppo import PPO
 from agents.algorithms.reinforce import REINFORCE
 from agents.algorithms.rloo import RLOO
 from agents.algorithms.trpo import TRPO
 from textenv.rewards.names import import_object
 
-__all__ = ["GRPO", "PPO", "REINFORCE", "RLOO", "TRPO", "ActorCritic"]
+__all__ = ["GRPO", "PPO", "REINFORCE", "RLOO", "TRPO", "ActorCritic"]  # which learn anything
 
 
 def kebab_case(name: str) -> str:
@@ -39,7 +41,9 @@ def kebab_case(name: str) -> str:
 
 
 OF_OTHERS = ("sb3", "stable_baselines3", "sb3_contrib")  # modules
-NAMES: dict[str, type[Agent]] = {kebab_case(name): globals()[name] for name in __all__}
+NAMES: dict[str, type[Agent]] = {
+    kebab_case(cls.__name__): cls for cls in (*(globals()[name] for name in __all__), Lookahead)
+}
 
 
 def is_own(name: str) -> bool:

@@ -12,7 +12,9 @@ from typing import Annotated, Any, Literal
 
 import stable_baselines3.common.logger as sb3_logger
 
+from agents import algorithms
 from agents.agent import Agent
+from agents.algorithms import kebab_case
 from agents.cli.errors import ENDINGS, check_options, checking_options, exit_code, in_words
 from agents.cli.parsing import read_options, values_of
 from agents.evaluation import evaluate_text
@@ -31,7 +33,7 @@ from agents.runs.compare import (
     write_result,
 )
 from agents.runs.helpers import helpers
-from agents.runs.names import AGENTS, Candidate, parse_candidate
+from agents.runs.names import Candidate, parse_candidate
 from agents.runs.options import (
     OPTIONS,
     RunOptions,
@@ -61,7 +63,9 @@ OF_SB3_RUN = {
     "policy", "env", "_init_setup_model", "tensorboard_log", "verbose", "seed", "device"
 }  # fmt: skip
 OF_POLICY = ("critic_layers", "lora", "temperature")  # arguments of a policy that runs have
-DEFAULT = (*AGENTS, "sb3:PPO", "untouched", "greedy", "best-of-4", "best-of-16")
+# What works in every task; lookahead, which needs one without replies, is asked for by its name.
+LEARNING = (*map(kebab_case, algorithms.__all__), "sb3:PPO")
+DEFAULT = (*LEARNING, "untouched", "greedy", "best-of-4", "best-of-16")
 
 
 @dataclass
@@ -145,8 +149,7 @@ def _tasks(arguments: list[str]) -> list[Compare]:
     if suite and suite[0] in SUITES:
         if envs:
             raise ValueError("--suite and --env are two ways to choose tasks: give one of them.")
-        learning = [*AGENTS, "sb3:PPO"]
-        common = {"agents": learning, "seeds": SEEDS, "reference_episodes": EPISODES}
+        common = {"agents": list(LEARNING), "seeds": SEEDS, "reference_episodes": EPISODES}
         budgets = SUITES[suite[0]].items()
         return [_parse(arguments, env, {**common, "total_timesteps": n}) for env, n in budgets]
     return [_parse(arguments, env, {}) for env in dict.fromkeys(envs or [RunOptions.env])]

@@ -32,6 +32,15 @@ def _nothing(tree: Tree) -> Tree:
     return tree.new_zeros(1, *tree.shape[1:])
 
 
+def with_last(column: Tensor, steps: Tensor, last: Tensor | None = None) -> Tensor:
+    """A column ``[B, T, ...]`` with one more step; ``last`` ``[B]`` after the first ``steps``
+    ``[B]`` of each row, or 0."""
+    longer = torch.cat([column, torch.zeros_like(column[:, :1])], dim=1)
+    if last is not None:
+        longer[torch.arange(len(longer), device=longer.device), steps] = last
+    return longer
+
+
 def joined(parts: Iterable[Mapping[str, list]]) -> dict[str, list]:
     """The columns of several tables of episodes, one after another."""
     columns: dict[str, list] = {}
@@ -173,6 +182,22 @@ class Rollout:
             )
         return completed
 
+    def with_last_states(self) -> Rollout:
+        """Whole texts with one more step in each row: the finished text, a state in which nothing
+        is done. The action there is 0, and so is its log-probability."""
+        rows = torch.arange(len(self.mask), device=self.mask.device)
+        steps = self.mask.sum(dim=1)
+        ends = self.observations["prompt_lengths"].to(steps.device) + steps - 1
+        tokens = self.observations["input_ids"]
+        tokens = torch.nn.functional.pad(tokens, (0, 1))
+        taken = self.actions if self.actions.dim() == 2 else self.actions[..., 0]
+        tokens[rows, ends] = taken[rows, steps - 1].to(tokens.dtype)
+        names = ("log_probs", "actions", "values", "next_values", "rewards", "episode_end")
+        columns: dict[str, Any] = {name: with_last(getattr(self, name), steps) for name in names}
+        columns["mask"] = with_last(self.mask, steps, torch.ones_like(self.mask[:, 0]))
+        observations = {**self.observations, "input_ids": tokens}
+        return replace(self, observations=observations, reference_log_probs=None, **columns)
+
     # --- statistics -------------------------------------------------------------------------
 
     def mean(self, values: Tensor) -> float:
@@ -190,6 +215,12 @@ class Rollout:
         """`psi.scaled` over the counted steps."""
         moments = None if self.all_reduce is None else self._of_all(values)
         return psi.scaled(values, self.mask, moments=moments)
+
+    def standard_deviation(self, values: Tensor) -> float:
+        """Of ``values`` ``[B, T]``, over the counted steps."""
+        if self.all_reduce is None:
+            return float(values[self.mask].std())
+        return self._of_all(values)[1]
 
     def explained_variance(self, returns: Tensor) -> float:
         """How well the critic that acted has foretold ``returns`` ``[B, T]``."""

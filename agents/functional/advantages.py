@@ -171,6 +171,35 @@ def over_turns(
     return advantages
 
 
+def lookahead(
+    advantages: Tensor, values: Tensor, action_values: Tensor, mask: Tensor, future: float = 0.0
+) -> Tensor:
+    """Weights of ∇log π(a_k|s_t) for 1 + K actions at each state, where it is known what each of
+    them leads to [B, T, 1 + K]:
+
+        w_k = (ζ_k - mean of the other ζ) / (1 + K), and for the action that was taken (k = 0) also
+        A - (ζ_0 - V(s_t)) - `future`
+
+    The first part is leave-one-out over actions, and its mean is E_a[ζ(s, a) ∇log π(a|s)], as the
+    K other actions are drawn as the taken one was. The second is what happened later, beyond what
+    ζ_0 foretold. Where `advantages` are returns less a baseline (λ = 1), both together have the
+    policy gradient as their mean, for any critic.
+
+    Args:
+        advantages: A_t of the action that was taken, such as `generalized_advantages`.
+        action_values: ζ(s_t, a_k) = r(s_t, a_k) + γ V(s_t a_k) [B, T, 1 + K], that of the action
+            that was taken first; r is what is known of the reward at once, such as the cost of KL.
+        future: a baseline of the second part, such as its mean.
+    """
+    check_rows(advantages=advantages, values=values, mask=mask)
+    count = action_values.shape[-1]
+    others = (action_values.sum(dim=-1, keepdim=True) - action_values) / (count - 1)
+    weights = (action_values - others) / count
+    later = advantages - (action_values[..., 0] - values) - future
+    weights = torch.cat([weights[..., :1] + later[..., None], weights[..., 1:]], dim=-1)
+    return torch.where(mask[..., None], weights, 0.0)
+
+
 def normalize(
     advantages: Tensor,
     mask: Tensor,

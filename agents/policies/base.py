@@ -130,6 +130,13 @@ class Policy(Protocol):
     def evaluate_values(self, batch: Steps) -> Tensor:
         """V ``[B, T]`` of the counted steps, with gradients to `critic_parameters` at least."""
 
+    def values_after(self, batch: Steps) -> Tensor:
+        """V ``[B, T, K]`` of the states that each of the actions ``[B, T, K]`` of the counted steps
+        leads to, without gradient, where a policy knows them (`agents.algorithms.lookahead`)."""
+        raise NotImplementedError(
+            f"{type(self).__name__} does not know the state after an action: use a language model."
+        )
+
     @abstractmethod
     def predict_values(self, observation: Any) -> Tensor:
         """V(s) ``[B]`` without gradient, and without changing any state."""

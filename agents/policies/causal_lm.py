@@ -23,6 +23,7 @@ from textenv.lm.checkpointing import checkpointed
 from textenv.lm.early_stops import KEYS
 from textenv.lm.loading import cast, load_model, save_ends, without_bars
 from textenv.lm.log_probs import NO_ROWS, Sampling, response_states
+from textenv.lm.lookahead import states_after
 from textenv.lm.parts import by_layer, first_layers, sharing, split, unwrapped
 from textenv.lm.responses import Responses
 from textenv.lm.support import check_supported
@@ -338,6 +339,15 @@ class CausalLMPolicy(nn.Module, Policy):
         with torch.set_grad_enabled(gradient):
             hidden = self.hidden_states(body, responses)
         return responses.in_rows(self.value_head(hidden.float())[:, 0])
+
+    def values_after(self, batch: Steps) -> Tensor:
+        """V ``[B, T, K]`` of the state after each action ``[B, T, K]`` of the counted steps,
+        without gradient: of the text with this token at its end."""
+        responses = Responses.of(batch.observations, batch.mask)
+        body = self.body if self.critic_body is None else self.critic_body
+        with torch.no_grad(), self.autocast():
+            hidden = states_after(body, responses, responses.counted(batch.actions))
+            return responses.in_rows(self.value_head(hidden.float())[..., 0])
 
     def rollout_observations(
         self, first: dict[str, Any], last: dict[str, Any]

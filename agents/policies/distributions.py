@@ -81,13 +81,26 @@ class TokenDistribution:
         self.sampling, self.autocast, self.early = sampling, autocast, early
 
     def log_probs(self, actions: Tensor, entropy: bool = False) -> tuple[Tensor, Tensor | None]:
-        """log π of ``actions`` ``[B, T]`` and, if requested, the entropy of π, both ``[B, T]``."""
+        """log π of ``actions``, ``[B, T]``, or ``[B, T, K]`` for several at each state, and, if
+        requested, the entropy of π ``[B, T]``."""
         tokens, in_rows = self.responses.counted(actions), self.responses.in_rows
         with self.autocast():
             log_probs, entropies = token_log_probs(
                 self.head, self.hidden, tokens, self.sampling, entropy, self.early
             )
         return in_rows(log_probs), None if entropies is None else in_rows(entropies)
+
+    def draw(self, count: int, generator: torch.Generator) -> Tensor:
+        """So many actions at each step, ``[B, T, count]``."""
+
+        def of_chunk(hidden: Tensor, early: Tensor | None = None) -> tuple[Tensor]:
+            log_probs = self.sampling.apply(self.head(hidden), early).log_softmax(-1)
+            return (torch.stack([draw(log_probs, generator) for _ in range(count)], dim=1),)
+
+        others = [] if self.early is None else [self.early]
+        with torch.no_grad(), self.autocast():
+            (tokens,) = in_chunks(of_chunk, self.head, self.hidden, *others)
+        return self.responses.in_rows(tokens)
 
     def kl(self, other: TokenDistribution) -> Tensor:
         """KL(self‖other) over the whole vocabulary, ``[B, T]`` in nats; gradients flow to both."""

@@ -86,6 +86,10 @@ SMALL: dict[str, dict[str, Any]] = {
     "REINFORCE": {**CALM, "n_envs": 128, "learning_rate": 4e-4},
     "RLOO": {**CALM, "n_envs": 128, "learning_rate": 4e-4},
     "GRPO": {**CALM, "learning_rate": 5e-4, "batch_size": 64},
+    "Lookahead": {
+        **CALM, "learning_rate": 5e-4, "n_epochs": 2, "batch_size": 64, "gae_lambda": 0.5,
+        "vf_learning_rate": 1e-3,
+    },
 }  # fmt: skip
 
 # Real models; chosen by the return on SmolLM2-135M, sentiment, β = 0.05, 60,000 tokens, seed 10
@@ -103,6 +107,7 @@ OF_ALGORITHM: dict[str, dict[str, Any]] = {
     "PPO": {"n_epochs": 1, "batch_size": 32},
     "GRPO": {"batch_size": 32},
     "TRPO": {**TRPO_TEXT, "n_envs": 256, "target_kl": 0.02, "batch_size": 64},
+    "Lookahead": {"n_epochs": 2, "batch_size": 32, "gae_lambda": 0.5},
     "ActorCritic": OF_ONE_STEP, "REINFORCE": OF_ONE_STEP, "RLOO": OF_ONE_STEP,
 }  # fmt: skip
 
@@ -119,7 +124,7 @@ def hyperparameters(
     names = [cls.__name__ for cls in algorithm.__mro__]
     name = next((name for name in names if name in SMALL), "REINFORCE")
     if not sequential:
-        return {**COMMON, **MLP[name]}
+        return {**COMMON, **MLP.get(name, MLP["PPO"])}
     if is_small(model) and lora is None:
         return {**COMMON, **TEXT, **SMALL[name]}
     of_model = ADAPTERS if has_adapters(model, lora) else REAL

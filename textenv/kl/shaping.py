@@ -235,7 +235,8 @@ class KLShaping:
     def score(
         self, input_ids: Tensor, begins: dict[str, Tensor], actions: Tensor, mask: Tensor
     ) -> Tensor:
-        """Batch scoring: reference log-probs ``[B, T]`` of whole responses; 0 outside the mask.
+        """Batch scoring: reference log-probs of the ``actions`` of whole responses, ``[B, T]`` or
+        ``[B, T, K]`` as these are; 0 outside the mask.
 
         ``begins``: the ``prompt_lengths``, ``own_tokens`` if there are any, and what
         `textenv.lm.early_stops.all_early_stops` reads.
@@ -247,7 +248,7 @@ class KLShaping:
         input_ids, actions, mask = (tensor.to(device) for tensor in (input_ids, actions, mask))
         begins = {key: value.to(device) for key, value in begins.items()}
         body, head = split(self.reference)
-        scores = torch.zeros(mask.shape, device=device)
+        scores = torch.zeros(actions.shape, device=device)
         rows_at_once = max(1, TOKENS_AT_ONCE // input_ids.shape[1])
         for begin in range(0, len(mask), rows_at_once):
             rows = slice(begin, begin + rows_at_once)

@@ -178,8 +178,8 @@ def token_log_probs(
     entropy: bool = False,
     early_stops: Tensor | None = None,
 ) -> tuple[Tensor, Tensor | None]:
-    """log π of ``tokens`` ``[N]`` and, if requested, the entropy H(π) = −Σ π log π, both ``[N]`` in
-    nats, float32.
+    """log π of ``tokens`` and, if requested, the entropy H(π) = −Σ π log π ``[N]``, both in nats,
+    float32. The tokens are ``[N]``, or ``[N, K]``, several for each state.
 
     Gradients flow to ``hidden`` ``[N, H]`` and to the head, which turns it into logits.
     ``early_stops``: ``[N, K]``, as `Sampling.apply` takes it.
@@ -189,7 +189,10 @@ def token_log_probs(
         hidden: Tensor, tokens: Tensor, early_stops: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
         logits = sampling.apply(head(hidden), early_stops)
-        log_probs = -F.cross_entropy(logits, tokens, reduction="none")
+        if tokens.dim() == 1:
+            log_probs = -F.cross_entropy(logits, tokens, reduction="none")
+        else:
+            log_probs = F.log_softmax(logits, dim=-1).gather(1, tokens)
         if not entropy:
             return log_probs, log_probs
         every = F.log_softmax(logits, dim=-1)

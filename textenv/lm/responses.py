@@ -76,6 +76,7 @@ class Responses:
         return values.flatten(0, 1)[self.places]
 
     def in_rows(self, values: Tensor) -> Tensor:
-        """``[N]`` to ``[R, T]``, with 0 where no token counts. Gradients flow through it."""
-        rows = values.new_zeros(self.shape.numel())
-        return rows.index_copy(0, self.places, values).view(self.shape)
+        """``[N, ...]`` to ``[R, T, ...]``, with 0 where no token counts. Gradients flow through
+        it."""
+        rows = values.new_zeros(self.shape.numel(), *values.shape[1:])
+        return rows.index_copy(0, self.places, values).unflatten(0, self.shape)

@@ -21,10 +21,11 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.testing import assert_close
 
-from agents import GRPO, PPO, REINFORCE, RLOO, ActorCritic, CausalLMPolicy
+from agents import GRPO, PPO, REINFORCE, RLOO, ActorCritic, CausalLMPolicy, Lookahead
 from agents.experience.rollout import Batch, Rollout
 from agents.functional.advantages import group_centered
 from agents.functional.reductions import Counts, sequence_sum
+from agents.policies.distributions import TokenDistribution
 from textenv import ActionRecord
 
 VOCABULARY, BUDGET, EOS = 4, 3, 0
@@ -213,6 +214,33 @@ def test_the_expected_gradient_of_pairs_of_answers(kind, kwargs, factor, kl_coef
     every = list(itertools.product(range(len(PROMPTS)), responses()))
     _, exact = exact_gradient(agent, every, kl_coef)
     assert (expected - factor * exact).norm() / exact.norm() < 1e-5
+
+
+@pytest.mark.parametrize("kl_coef", [0.0, 0.3])
+def test_the_expected_gradient_of_lookahead(kl_coef, enumerated, monkeypatch):
+    """Every token as the other one that is judged, with a critic that knows nothing: whatever it
+    says of the tokens, and of the states, has no effect on the mean."""
+    settings = {"gae_lambda": 1.0, "vf_coef": 0.0, "n_epochs": 1, "batch_size": None}
+    agent, episodes = enumerated(Lookahead, kl_coef, candidates=1, **settings)
+    torch.nn.init.normal_(agent.policy.value_head.weight, generator=torch.manual_seed(1))
+    rollout = agent.collect()
+    weights = rollout.log_probs.sum(dim=1).exp() / len(PROMPTS)
+    expected = 0.0
+    for token in range(VOCABULARY):
+        others = torch.full((rollout.num_steps, 1), token)
+        monkeypatch.setattr(
+            TokenDistribution, "draw", lambda self, *_, drawn=others: self.responses.in_rows(drawn)
+        )
+        batch = captured_batch(agent, rollout)
+        assert batch.advantages[..., 1].abs().max() > 0.01
+        chances = weights[:, None] * batch.old_log_probs[..., 1].exp()
+        batch.advantages = batch.advantages * chances[..., None]
+        batch.counts = Counts(1, 1)
+        expected = expected + gradient(agent.loss(batch), agent.policy.model)
+    advantages = rollout.generalized_advantages(1.0, 1.0)
+    expected = expected * rollout.standard_deviation(advantages)
+    _, exact = exact_gradient(agent, episodes, kl_coef)
+    assert (expected - exact).norm() / exact.norm() < 1e-5
 
 
 def test_a_baseline_changes_no_expected_gradient(enumerated):

@@ -163,9 +163,9 @@ def test_help_lists_the_hyper_parameters_of_the_agent(name, capsys):
     assert ending.value.code == 0
     shown = capsys.readouterr().out
     assert "--learning-rate" in shown and "--total-timesteps" in shown
-    assert ("--clip-range" in shown) == (name in ("ppo", "grpo"))
+    assert ("--clip-range" in shown) == (name in ("ppo", "grpo", "lookahead"))
     assert ("--group-size" in shown) == (name in ("rloo", "grpo"))
-    assert ("--batch-size" in shown) == (name in ("ppo", "grpo", "trpo"))
+    assert ("--batch-size" in shown) == (name in ("ppo", "grpo", "trpo", "lookahead"))
 
 
 def test_the_help_is_in_groups_whose_sentences_flow(capsys):

@@ -16,6 +16,7 @@ from agents.functional.advantages import (
     group_centered,
     group_relative,
     leave_one_out,
+    lookahead,
     moving_average_baseline,
     normalize,
     scaled,
@@ -284,3 +285,14 @@ def test_scaled_divides_by_the_deviation_of_counted_steps_and_keeps_their_mean()
     deviation = 2**0.5  # of 1 and 3, with Bessel's correction
     expected = torch.tensor([[1 / deviation, 3 / deviation, 0.0]])
     assert_close(scaled(advantages, mask), expected)
+
+
+def test_lookahead_by_hand():
+    """One state, three actions: leave-one-out over them, and what came later for the first."""
+    action_values = torch.tensor([[[3.0, 5.0, 4.0]]])
+    mask = torch.tensor([[True]])
+    one = lambda value: torch.tensor([[value]])  # noqa: E731
+    found = lookahead(one(2.5), one(1.0), action_values, mask, future=0.25)
+    # (3 − 4.5)/3, (5 − 3.5)/3, (4 − 4)/3; later: 2.5 − (3 − 1) − 0.25
+    assert found[0, 0].tolist() == pytest.approx([-0.5 + 0.25, 0.5, 0.0])
+    assert (lookahead(one(2.5), one(1.0), action_values, ~mask) == 0).all()

@@ -92,6 +92,11 @@ def test_all_algorithms_on_text(name, text_agent, tmp_path):
     assert_goes_on(agent, type(agent).load, tmp_path / "saved")
 
 
+def test_lookahead(text_agent, tmp_path):
+    agent = text_agent("Lookahead", policy={"critic_layers": 1})
+    assert_goes_on(agent, type(agent).load, tmp_path / "saved")
+
+
 @pytest.mark.parametrize(
     "arguments",
     [
