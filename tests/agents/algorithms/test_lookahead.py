@@ -59,6 +59,7 @@ def test_micro_batches_make_the_step_of_the_whole(make_agent, weights):
         assert_close(found[1][name], weight, rtol=0, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_it_learns_to_say_a_wanted_word(make_agent):
     agent = make_agent(
         "Lookahead", 64, env={"stop": None, "max_new_tokens": 4, "min_new_tokens": 4},

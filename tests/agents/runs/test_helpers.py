@@ -61,6 +61,7 @@ def test_each_helper_has_another_part_and_as_many_threads(work, tmp_path, capfd)
     assert capfd.readouterr().out == ""
 
 
+@pytest.mark.slow
 def test_a_helper_ends_with_the_block_also_after_an_error(work, tmp_path):
     began = time.monotonic()
     with pytest.raises(KeyError), helpers(2, work.go_on, str(tmp_path)):
@@ -88,6 +89,7 @@ def test_a_helper_ends_with_a_process_that_is_killed(work, tmp_path):
         time.sleep(0.1)
 
 
+@pytest.mark.slow
 def test_a_helper_that_fails_is_no_error_here(work, tmp_path, capfd):
     with helpers(2, work.fail, str(tmp_path)):
         time.sleep(0.1)
