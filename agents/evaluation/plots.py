@@ -145,6 +145,8 @@ def across_tasks(
             each.plot(np.full(len(runs), offset), runs, "o", color=color, markersize=4, alpha=0.7)
     middle.set(yticks=range(len(names)), yticklabels=names, xlabel="interquartile mean, all tasks")
     profiles.set(xlabel="share of the way to the optimum", ylabel="runs that are farther")
+    lines, labels = profiles.get_legend_handles_labels()
+    profiles.legend(lines[::-1], labels[::-1], frameon=False)  # the highest first, as at the left
     each.set(
         xticks=range(len(tasks)), xticklabels=[task.removesuffix("-v0") for task in tasks],
         ylabel="share of the way to the optimum",
