@@ -104,7 +104,7 @@ class Agent(SB3Interface, Arguments):
     (FSDP2). "auto" is "full" from a billion parameters on."""
 
     policy_needs: ClassVar[dict[str, Any]] = {}  # arguments for a language model's policy
-    needs_whole: ClassVar[str] = ""  # for what weights must not be sharded among processes
+    needs_whole_weights_for: ClassVar[str] = ""  # what sharded ones do not have
     compares_groups: ClassVar[bool] = False  # whether a group_size of 1 makes no sense
 
     def __new__(cls, *positional: Any, **named: Any) -> Self:
@@ -159,12 +159,12 @@ class Agent(SB3Interface, Arguments):
         """Whether the weights that learn are sharded among several processes."""
         if self.shard not in SHARDS:
             raise ValueError(f"shard={self.shard!r} is unknown: use one of {', '.join(SHARDS)}.")
-        if self.shard == "full" and self.needs_whole:
+        if self.shard == "full" and self.needs_whole_weights_for:
             raise ValueError(
-                f"shard='full': {type(self).__name__} needs {self.needs_whole}, which sharded "
-                "weights do not have; use shard='none'."
+                f"shard='full': {type(self).__name__} needs {self.needs_whole_weights_for}, "
+                "which sharded weights do not have; use shard='none'."
             )
-        if distributed.process_count() == 1 or self.shard == "none" or self.needs_whole:
+        if distributed.process_count() == 1 or self.shard == "none" or self.needs_whole_weights_for:
             return False
         learning = sum(p.numel() for p in self.policy.parameters() if p.requires_grad)
         large = learning >= SHARDED_FROM and self.policy.shardable

@@ -39,7 +39,7 @@ class Lookahead(LearnsValues, TakesSeveralSteps):
     vf_lambda: Annotated[float, Range(0, 1)] = 0.9
     "λ of the returns that the critic learns, which may be less biased than the advantages."
 
-    needs_whole: ClassVar[str] = "values after other tokens"
+    needs_whole_weights_for: ClassVar[str] = "values after other tokens"
 
     def __post_init__(self) -> None:
         super().__post_init__()

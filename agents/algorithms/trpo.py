@@ -45,7 +45,7 @@ class TRPO(EstimatesAdvantages):
     "Largest number of tries."
     normalize_advantage = True
 
-    needs_whole: ClassVar[str] = "second derivatives"
+    needs_whole_weights_for: ClassVar[str] = "second derivatives"
     policy_needs: ClassVar[dict[str, Any]] = {"attn_implementation": "eager", "dtype": "float32"}
 
     def update(self, rollout: Rollout) -> dict[str, float]:

@@ -127,7 +127,7 @@ def main(arguments: list[str]) -> None:
                 plan = _plan(tasks, candidates, output)
             comparing.prepare(plan, options.overwrite)
             with helpers(options.jobs, _help, arguments, output):
-                comparing.run(plan, options.until_decided, options.max_seeds)
+                comparing.run(plan, options.until_decided, options.max_seeds, options.overwrite)
             _show(comparing, options, output)
         except ENDINGS as error:
             sys.exit(_end_early(comparing, options, error))
@@ -135,7 +135,6 @@ def main(arguments: list[str]) -> None:
 
 def _help(arguments: list[str], output: Path, part: float) -> None:
     """Make runs of the same command in a process beside it, beginning at another part of them."""
-    console.quiet = True
     with Signals() as signals:
         tasks = _tasks(arguments)
         plan = _plan(tasks, [parse_candidate(text) for text in tasks[0].agents], output)

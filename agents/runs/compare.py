@@ -125,23 +125,31 @@ class Comparing:
                 RunFolder.create(job.path, overwrite=True).unlock()
 
     def run(
-        self, jobs: Sequence[Job], until_decided: float | None = None, max_seeds: int = 0
+        self,
+        jobs: Sequence[Job],
+        until_decided: float | None = None,
+        max_seeds: int = 0,
+        overwrite: bool = False,
     ) -> Comparison:
-        """Finish the jobs, and as many further seeds as it takes (`compare`)."""
+        """Finish the jobs, which are prepared, and as many further seeds as it takes (`compare`),
+        which replace those that are there if ``overwrite`` says so."""
         while jobs:
             self.planned += jobs
             self.finish_all(jobs)
             jobs = self.undecided(until_decided, max_seeds)
-            self.prepare(jobs)
+            self.prepare(jobs, overwrite)
         return self.comparison()
 
     def finish_all(self, jobs: Sequence[Job]) -> None:
         """See to it that runs are finished, by this process or by another one that works in the
         same folder."""
-        left = list(jobs)
+        left, waiting = list(jobs), False
         while left:
             others = [job for job in left if not self.finish(job)]
-            if left and len(others) == len(left):
+            if len(others) == len(left):
+                if not waiting:
+                    self.report(f"waiting for another process, which makes {len(left)} of the runs")
+                waiting = True
                 time.sleep(WAIT)
             left = others
         self.finished.sort(key=self.planned.index)
@@ -334,7 +342,7 @@ def compare(
         signals = stack.enter_context(Signals())
         comparing = Comparing(signals, report or console.say)
         comparing.prepare(jobs, overwrite)
-        found = comparing.run(jobs, until_decided, max_seeds)
+        found = comparing.run(jobs, until_decided, max_seeds, overwrite)
         if folder is not None:
             found.save(folder)
             for task in tasks:

@@ -161,7 +161,8 @@ def test_a_run_of_another_process_is_waited_for(options, printed, tmp_path):
     other = RunFolder.create(tmp_path / "untouched-0")
     threading.Timer(2.0, other.unlock).start()
     text = printed(*options, "--agents", "untouched")
-    assert text.index("run 2 of 2") < text.index("run 1 of 2")
+    waiting = text.index("waiting for another process, which makes 1 of the runs")
+    assert text.index("run 2 of 2") < waiting < text.index("run 1 of 2")
     assert pd.read_csv(tmp_path / "runs.csv")["seed"].tolist() == [0, 1]
 
 
@@ -170,6 +171,15 @@ def test_seeds_are_added_until_the_intervals_are_narrow(options, printed, tmp_pa
     assert pd.read_csv(tmp_path / "runs.csv")["seed"].tolist() == [0, 1, 2, 3]
     printed(*options, "--agents", "greedy", "--until-decided", "1e-9", "--max-seeds", "4")
     assert pd.read_csv(tmp_path / "runs.csv")["seed"].tolist() == [0, 1]  # it does not vary
+
+
+def test_further_seeds_replace_older_runs_if_these_are_to_be_replaced(options, printed, tmp_path):
+    options = [*options, "--agents", "untouched", "--until-decided", "1e-9", "--max-seeds", "3"]
+    printed(*options)
+    printed(*options, "--reward", "length(5)", "--overwrite")
+    for seed in range(3):
+        settings = json.loads((tmp_path / f"untouched-{seed}" / "settings.json").read_text())
+        assert settings["options"]["reward"] == "length(5)"
 
 
 def test_nothing_is_kept_that_is_not_wanted(options, printed, tmp_path):
