@@ -191,6 +191,11 @@ def print_comparison(found: Comparison, task: str, console: RunConsole = console
 def print_aggregates(found: Comparison, console: RunConsole = console) -> None:
     """A table of the candidates over all tasks, where there are several with known optima."""
     if not found.normalised:
+        if len(found.tasks) > 1 and any(found.attainable.values()):
+            console.say(
+                "\nThere is no number over all tasks: it needs two seeds, and in each task an "
+                "optimum above the untouched model; sample more of it (reference_episodes)."
+            )
         return
     rows = found.aggregates().to_dict("records")
     table = Table(box=None, pad_edge=False)
