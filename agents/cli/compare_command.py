@@ -43,7 +43,7 @@ from agents.runs.options import (
     offered_hyperparameters,
     with_absolute_paths,
 )
-from agents.runs.suites import EPISODES, SEEDS, SUITES
+from agents.runs.suites import SUITES
 from agents.runs.train import (
     carry_out,
     find_attainable,
@@ -85,9 +85,10 @@ class Compare(TaskOptions):
     """At most this number of seeds for --until-decided."""
     env: list[str] = field(default_factory=lambda: [RunOptions.env])
     """The tasks, as for train; prompts, reward and budget of each are then its defaults."""
-    suite: Literal["small"] | None = None
+    suite: Literal["small", "real"] | None = None
     """Tasks that ask for different things, each with its own --total-timesteps, on 3 seeds, and one
-    number over all of them, instead of --env."""
+    number over all of them, instead of --env: for the bundled model, or for SmolLM2 with
+    adapters."""
     total_timesteps: Annotated[int, Range(1)] = 30_000
     """Tokens of each run."""
     kl_coef: Annotated[float | None, Range(0)] = None
@@ -148,8 +149,9 @@ def _tasks(arguments: list[str]) -> list[Compare]:
     if suite and suite[0] in SUITES:
         if envs:
             raise ValueError("--suite and --env are two ways to choose tasks: give one of them.")
-        common = {"agents": list(LEARNING), "seeds": SEEDS, "reference_episodes": EPISODES}
-        budgets = SUITES[suite[0]].items()
+        chosen = SUITES[suite[0]]
+        common = {"agents": list(LEARNING), **chosen.options}
+        budgets = chosen.tasks.items()
         return [_parse(arguments, env, {**common, "total_timesteps": n}) for env, n in budgets]
     return [_parse(arguments, env, {}) for env in dict.fromkeys(envs or [RunOptions.env])]
 

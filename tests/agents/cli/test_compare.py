@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import re
 import threading
+from pathlib import Path
 
 import pandas as pd
 import pytest
 
 from agents.cli import compare_command, main
 from agents.runs import RunFolder
+from agents.runs.names import parse_candidate
 from agents.runs.suites import SUITES
 
 
@@ -137,13 +139,24 @@ def test_several_tasks_have_tables_of_their_own(small, printed, tmp_path):
     ] == pytest.approx(1)
 
 
-def test_a_suite_has_tasks_with_budgets(options):
-    tasks = compare_command._tasks(["--suite", "small", "--agents", "ppo"])
+@pytest.mark.parametrize(("name", "model"), [("small", "bundled"), ("real", "smollm2")])
+def test_a_suite_has_tasks_with_budgets(options, name, model):
+    tasks = compare_command._tasks(["--suite", name])
     budgets = {task.env[0]: task.total_timesteps for task in tasks}
-    assert budgets == SUITES["small"] and len(budgets) == 4
+    assert budgets == SUITES[name].tasks and len(budgets) > 3
     assert all(task.seeds == 3 and task.eval_prompts == "(held out)" for task in tasks)
+    assert {task.model for task in tasks} == {model}
+    for label in tasks[0].agents:  # each can be made in each task
+        candidate = parse_candidate(label)
+        for task in tasks:
+            compare_command._job(task, candidate, 0, Path("none"))
+
+
+def test_options_replace_those_of_a_suite(options):
     (*_, last) = compare_command._tasks(["--suite", "small", "--total-timesteps", "7"])
     assert last.total_timesteps == 7
+    (first, *_) = compare_command._tasks(["--suite", "real", "--agents", "ppo", "--seeds", "2"])
+    assert first.agents == ["ppo"] and first.seeds == 2 and first.model == "smollm2"
     with pytest.raises(SystemExit, match="--suite and --env are two ways"):
         main([*options, "--suite", "small", "--env", "Duet-v0"])
 

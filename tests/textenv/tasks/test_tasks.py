@@ -67,6 +67,7 @@ def test_instructions_are_chats_and_the_others_are_not():
         "DigitSum-v0",
         "LastWord-v0",
         "FifteenWords-v0",
+        "NoisySentiment-v0",
         "GuessNumber-v0",
         "Duet-v0",
         "Calculator-v0",
