@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from agents.experience.environments import bind
     from agents.policies import CausalLMPolicy, MlpPolicy, Policy
     from agents.runs.compare import compare
+    from agents.runs.suites import SUITES
     from agents.runs.train import train
 
 _PLACES = {
@@ -29,6 +30,7 @@ _PLACES = {
     "agents.experience.environments": ("bind",),
     "agents.policies": ("CausalLMPolicy", "MlpPolicy", "Policy"),
     "agents.runs.compare": ("compare",),
+    "agents.runs.suites": ("SUITES",),
     "agents.runs.train": ("train",),
 }
 

@@ -46,6 +46,7 @@ from agents.training import presets
 from agents.training.console import console, drawing
 from agents.training.device import find_device
 from agents.training.progress import ProgressBar
+from textenv import TASKS
 from textenv.arguments import Range, as_path, check_names, check_ranges
 from textenv.sharing import is_data, plain
 
@@ -260,7 +261,7 @@ def write_result(
 
 def compare(
     candidates: Mapping[str, Any] | Sequence[str],
-    env: str | Sequence[str] = "TextGen-v0",
+    env: str | Sequence[str] | Mapping[str, int] = "TextGen-v0",
     seeds: int | Sequence[int] = 5,
     total_timesteps: Annotated[int, Range(1)] = 30_000,
     eval_episodes: Annotated[int, Range(1)] = 512,
@@ -286,14 +287,16 @@ def compare(
             hyper-parameters); a function of the seed that makes an agent or a model of
             stable-baselines3 to be trained; or something that is evaluated as it is, as
             `agents.evaluate` takes it.
-        env: ids of environments.
+        env: ids of environments; a mapping says how many timesteps each has, as
+            ``agents.SUITES["small"].tasks``.
         seeds: their number, or the seeds themselves.
         total_timesteps: of each run's learning: tokens, for text.
         eval_episodes: of each evaluation.
         env_kwargs: arguments of the environments.
         policy_kwargs: arguments of the policies of classes; by default the reference's model, if it
             is named.
-        prompts: of the evaluations; None for those of the environment.
+        prompts: of the evaluations; None for those of the environment, "held_out" for those that a
+            registered task has for them.
         reference_episodes: episodes of the reference, from which the optimum of a text task with a
             cost of KL is estimated; 0 leaves it out.
         evaluation_seed: the seed of the prompts of all evaluations.
@@ -321,20 +324,26 @@ def compare(
     check_folders(list(candidates), "candidates")
     candidates = {name: _named(candidate) for name, candidate in candidates.items()}
     tasks = [env] if isinstance(env, str) else list(dict.fromkeys(env))
+    budgets = env if isinstance(env, Mapping) else dict.fromkeys(tasks, total_timesteps)
     numbers = list(dict.fromkeys(range(seeds) if isinstance(seeds, int | np.integer) else seeds))
     for name, values in (("candidates", candidates), ("env", tasks), ("seeds", numbers)):
         if not values:
             raise ValueError(f"{name} is empty: there is nothing to compare.")
+    for budget in budgets.values():
+        check_ranges(compare, {"total_timesteps": budget})
     common = {
-        "total_timesteps": total_timesteps, "eval_episodes": eval_episodes,
-        "env_kwargs": env_kwargs, "policy_kwargs": policy_kwargs, "prompts": prompts,
+        "eval_episodes": eval_episodes, "env_kwargs": env_kwargs, "policy_kwargs": policy_kwargs,
         "evaluation_seed": evaluation_seed, "reference_episodes": reference_episodes,
         "device": device,
     }  # fmt: skip
+    of_task = {
+        task: {"total_timesteps": budgets[task], "prompts": _prompts(prompts, task), **common}
+        for task in tasks
+    }
     with ExitStack() as stack:
         temporary = stack.enter_context(TemporaryDirectory()) if folder is None else folder
         jobs = [
-            _job(Path(temporary), name, candidates[name], task, seed, common)
+            _job(Path(temporary), name, candidates[name], task, seed, of_task[task])
             for task in tasks
             for seed in numbers
             for name in candidates
@@ -425,6 +434,18 @@ def _job(
         goes_on=is_agent,
         on_seed=lambda other: _job(folder, name, candidate, task, other, common),
     )  # fmt: skip
+
+
+def _prompts(prompts: Any, task: str) -> Any:
+    """The prompts of the evaluations in a task."""
+    if not isinstance(prompts, str) or prompts != "held_out":
+        return prompts
+    if task not in TASKS:
+        raise ValueError(
+            f"prompts='held_out' are those of registered tasks, of which {task!r} is none: give "
+            "the prompts themselves."
+        )
+    return TASKS[task].held_out
 
 
 def _named(candidate: Any) -> Any:

@@ -11,10 +11,12 @@ import pytest
 import stable_baselines3 as sb3
 import torch
 
+import agents
 from agents import GRPO, PPO, REINFORCE, BestOfN, RandomTokens, Untouched, compare
 from agents.evaluation import Returns, TextEvaluation
 from agents.evaluation.comparison import Comparison, Run
 from agents.evaluation.statistics import all_differences, interval, paired_difference
+from textenv import TASKS
 
 
 def evaluation(scores, kls) -> TextEvaluation:
@@ -152,6 +154,24 @@ def test_other_environments_are_compared_by_their_returns():
     assert isinstance(found.entries[0].evaluation, Returns)
     assert found.runs.set_index("candidate").loc["right"]["return"].max() < 12
     assert "score" not in found.runs
+
+
+def test_each_task_of_a_suite_has_its_own_timesteps_and_held_out_prompts():
+    quiet = {"seeds": 2, "eval_episodes": 4, "reference_episodes": 16, "report": lambda _: None}
+    shaped = {"reference": "bundled", "kl_coef": 0.1}
+    tasks = {"Sentiment-v0": 40, "FifteenWords-v0": 300}
+    assert agents.SUITES["small"].tasks.keys() > tasks.keys()
+    found = compare(["reinforce(n_envs=2)"], tasks, prompts="held_out", env_kwargs=shaped, **quiet)
+    assert found.tasks == [*tasks]
+    least = found.runs.groupby("task")["timesteps"].min()
+    assert all(least[name] >= wanted for name, wanted in tasks.items())
+    assert found.runs.groupby("task")["timesteps"].max()["Sentiment-v0"] < 100
+    for task, episodes in found.episodes.groupby("task"):
+        assert {*episodes["prompt"]} <= {row["prompt"] for row in TASKS[task].held_out}
+    with pytest.raises(ValueError, match="'CartPole-v1' is none"):
+        compare(["random"], "CartPole-v1", prompts="held_out", **quiet)
+    with pytest.raises(ValueError, match="total_timesteps=0 must be"):
+        compare(["random"], {"Sentiment-v0": 0}, **quiet)
 
 
 def test_what_is_no_candidate_is_named():
