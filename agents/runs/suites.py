@@ -28,7 +28,7 @@ SUITES = {
             "NoisySentiment-v0": 25_000,  # the same, from a judge that errs
             "LastWord-v0": 35_000,  # a target that one text in fifty hits
             "FifteenWords-v0": 35_000,  # to stop at the right place, which takes counting
-            "Duet-v0": 30_000,  # a dialogue with a reward in each turn
+            "Duet-v0": 25_000,  # a dialogue with a reward in each turn
         },
         # Rare targets need many samples of the reference.
         options={"seeds": 3, "reference_episodes": 4096},
