@@ -1,7 +1,7 @@
 """A causal language model as a policy: its next-token distribution, and a value head."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,8 @@ from agents.policies.decoding import Caches, Decoders, next_logits, next_tokens
 from agents.policies.distributions import TokenDistribution
 from textenv.arguments import Range
 from textenv.kl.shaping import ActionRecord
-from textenv.lm.adapters import add_adapters, has_adapters, merged
+from textenv.lm.adapters import add_adapters, has_adapters, merged, without_casts
+from textenv.lm.attention import attention_of
 from textenv.lm.checkpointing import checkpointed
 from textenv.lm.early_stops import KEYS
 from textenv.lm.loading import cast, load_model, save_ends, without_bars
@@ -110,7 +111,8 @@ class CausalLMPolicy(nn.Module, Policy):
                 f"{len(outputs)}: give the environment the tokenizer of this model."
             )
         banned = _checked_tokens(banned_tokens, vocabulary)
-        check_supported(self.model, observation_space["input_ids"].shape[0])
+        self.max_length = observation_space["input_ids"].shape[0]
+        check_supported(self.model, self.max_length)
         self.sampling = Sampling(temperature, banned, vocabulary, forbids_early_stops=True)
         self.sampling = self.sampling.banning(getattr(action_space, "illegal", ()))
         size = outputs.shape[1]  # of the hidden states: some bodies end in a projection
@@ -154,6 +156,16 @@ class CausalLMPolicy(nn.Module, Policy):
         if not self.reduced_precision:
             return nullcontext()
         return torch.autocast(self.device.type, self.dtype, cache_enabled=not captured)
+
+    @contextmanager
+    def _quick_passes(self) -> Iterator[None]:
+        """A block of passes for an update: the same numbers but for rounding. A backward pass that
+        computes parts of them again would be outside of it."""
+        with ExitStack() as stack:
+            if self.reduced_precision:
+                stack.enter_context(attention_of(self.device, self.dtype, self.max_length))
+                stack.enter_context(without_casts(self.model))
+            yield
 
     def initial_state(self, num_rows: int, max_length: int) -> Caches:
         """Empty caches; in reduced precision the policy's uses a new copy of the weights."""
@@ -324,7 +336,7 @@ class CausalLMPolicy(nn.Module, Policy):
         of gradients; None: as of the policy."""
         if checkpointing is None:
             checkpointing = self.gradient_checkpointing
-        with self.autocast(), checkpointed(body) if checkpointing else nullcontext():
+        with self.autocast(), checkpointed(body) if checkpointing else self._quick_passes():
             if not self.sharded or body not in (self.body, self.critic_body):
                 return response_states(body, responses, share_prompts=not checkpointing)
             # Gradients that reach keys and values alone would not be noticed by a sharded layer.

@@ -241,10 +241,12 @@ class KLShaping:
         ``begins``: the ``prompt_lengths``, ``own_tokens`` if there are any, and what
         `textenv.lm.early_stops.all_early_stops` reads.
         """
+        from textenv.lm.attention import attention_of
         from textenv.lm.log_probs import response_states, token_log_probs
         from textenv.lm.responses import Responses
 
-        device = next(self.reference.parameters()).device
+        first = next(self.reference.parameters())
+        device, attention = first.device, (first.device, first.dtype, self.max_length)
         input_ids, actions, mask = (tensor.to(device) for tensor in (input_ids, actions, mask))
         begins = {key: value.to(device) for key, value in begins.items()}
         body, head = split(self.reference)
@@ -254,7 +256,9 @@ class KLShaping:
             rows = slice(begin, begin + rows_at_once)
             part = {key: value[rows] for key, value in begins.items()}
             responses = Responses.of({"input_ids": input_ids[rows], **part}, mask[rows])
-            hidden, tokens = response_states(body, responses), responses.counted(actions[rows])
+            with attention_of(*attention):  # as of the policy, so that equal weights give a KL of 0
+                hidden = response_states(body, responses)
+            tokens = responses.counted(actions[rows])
             early_stops = responses.early_stops(part)
             log_probs, _ = token_log_probs(
                 head, hidden, tokens, self.sampling, early_stops=early_stops

@@ -3,6 +3,7 @@
 import copy
 import os
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -46,6 +47,16 @@ def add_adapters(model: Any, lora: int | Mapping[str, Any], seed: int | None = N
         model, LOADED_FROM, model.name_or_path
     )
     return adapted.eval()
+
+
+def without_casts(model: Any) -> AbstractContextManager:
+    """A block in which the adapters of a model, if it has some, leave the precision to autocast.
+    Else they make float32 of what they read, and autocast makes bfloat16 of it again."""
+    if not hasattr(model, "peft_config"):
+        return nullcontext()
+    from peft.helpers import disable_input_dtype_casting
+
+    return disable_input_dtype_casting(model)
 
 
 def merged(model: Any) -> Any:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import warnings
+from contextlib import nullcontext
 
 import pytest
 import torch
 import transformers
 from safetensors.torch import load_file, save_file
+from torch.profiler import ProfilerActivity, profile
 from torch.testing import assert_close
 
 from agents import PPO, REINFORCE, TRPO
+from agents.policies import causal_lm
 from textenv.lm import load_model
 from textenv.lm.adapters import add_adapters, merged
 
@@ -328,3 +331,21 @@ def test_adapters_of_tied_embeddings_are_merged_into_their_own_side(
         again = transformers.AutoModelForCausalLM.from_pretrained(tmp_path)
         assert_close(again(tokens).logits, logits, rtol=0, atol=1e-5)
         assert_close(adapted(tokens).logits, logits)  # which was only copied
+
+
+def test_under_autocast_adapters_read_what_comes(make_sharing_agent, monkeypatch):
+    agent, now, gradients, copies = make_sharing_agent(dtype="bfloat16").learn(40), [], [], []
+    rollout = agent.collect()
+    for block in (causal_lm.without_casts, lambda model: nullcontext()):
+        monkeypatch.setattr(causal_lm, "without_casts", block)
+        with profile(activities=[ProfilerActivity.CPU]) as events:
+            now.append(agent.policy.evaluate(rollout).log_probs)
+        agent.policy.zero_grad()
+        now[-1].sum().backward()
+        gradients.append([p.grad.clone() for p in agent.policy.actor_parameters()])
+        copies.append(sum(e.count for e in events.key_averages() if e.key == "aten::_to_copy"))
+    assert torch.equal(*now) and copies[0] < 0.8 * copies[1]
+    for one, other in zip(*gradients, strict=True):
+        assert_close(one, other, rtol=0.02, atol=1e-3)
+    for layer in agent.policy.model.modules():
+        assert getattr(layer, "cast_input_dtype_enabled", True)  # as it was
