@@ -159,8 +159,7 @@ class CausalLMPolicy(nn.Module, Policy):
 
     @contextmanager
     def _quick_passes(self) -> Iterator[None]:
-        """A block of passes for an update: the same numbers but for rounding. A backward pass that
-        computes parts of them again would be outside of it."""
+        """A block of passes for an update: the same numbers but for rounding."""
         with ExitStack() as stack:
             if self.reduced_precision:
                 stack.enter_context(attention_of(self.device, self.dtype, self.max_length))
@@ -336,7 +335,9 @@ class CausalLMPolicy(nn.Module, Policy):
         of gradients; None: as of the policy."""
         if checkpointing is None:
             checkpointing = self.gradient_checkpointing
-        with self.autocast(), checkpointed(body) if checkpointing else self._quick_passes():
+        block = self._quick_passes
+        again = checkpointed(body, block) if checkpointing else nullcontext()
+        with self.autocast(), block(), again:
             if not self.sharded or body not in (self.body, self.critic_body):
                 return response_states(body, responses, share_prompts=not checkpointing)
             # Gradients that reach keys and values alone would not be noticed by a sharded layer.

@@ -440,12 +440,13 @@ def _prompts(prompts: Any, task: str) -> Any:
     """The prompts of the evaluations in a task."""
     if not isinstance(prompts, str) or prompts != "held_out":
         return prompts
-    if task not in TASKS:
+    registered = TASKS.get(task.rpartition(":")[2])  # "textenv:Haiku-v0" is one as well
+    if registered is None:
         raise ValueError(
             f"prompts='held_out' are those of registered tasks, of which {task!r} is none: give "
             "the prompts themselves."
         )
-    return TASKS[task].held_out
+    return registered.held_out
 
 
 def _named(candidate: Any) -> Any:

@@ -97,6 +97,8 @@ class RLOO(AnnealedByTokens, RLOOTrainer):
 
 def main(options: Options) -> None:
     """Train, evaluate, and print a row of the table."""
+    if options.env not in (*TASKS, "TextGen-v0"):
+        raise SystemExit(f"{options.env} is no registered task of this project.")
     task = TASKS.get(options.env)
     kl_coef = task.kl_coef if task is not None and task.kl_coef else 0.1
     arguments: dict[str, Any] = {} if task is not None else dict(OF_TEXTGEN)
@@ -136,7 +138,7 @@ def main(options: Options) -> None:
             num_generations=options.group_size, max_completion_length=budget, beta=options.beta,
             learning_rate=options.learning_rate, adam_epsilon=options.adam_epsilon,
             # At one token a response; the tokens end it.
-            max_steps=options.total_timesteps // options.rows,
+            max_steps=max(1, options.total_timesteps // options.rows),
             temperature=1.0, use_cpu=options.device == "cpu",
             bf16=False, gradient_checkpointing=False, report_to=[], save_strategy="no",
             logging_strategy="no", disable_tqdm=True, seed=options.seed,

@@ -2,8 +2,8 @@
 
 import copy
 import os
-from collections.abc import Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -49,14 +49,19 @@ def add_adapters(model: Any, lora: int | Mapping[str, Any], seed: int | None = N
     return adapted.eval()
 
 
-def without_casts(model: Any) -> AbstractContextManager:
+@contextmanager
+def without_casts(model: Any) -> Iterator[None]:
     """A block in which the adapters of a model, if it has some, leave the precision to autocast.
     Else they make float32 of what they read, and autocast makes bfloat16 of it again."""
-    if not hasattr(model, "peft_config"):
-        return nullcontext()
-    from peft.helpers import disable_input_dtype_casting
-
-    return disable_input_dtype_casting(model)
+    # What `peft.helpers.disable_input_dtype_casting` does for the kinds of layers that have this.
+    casting = [each for each in model.modules() if getattr(each, "cast_input_dtype_enabled", False)]
+    try:
+        for layer in casting:
+            layer.cast_input_dtype_enabled = False
+        yield
+    finally:
+        for layer in casting:
+            layer.cast_input_dtype_enabled = True
 
 
 def merged(model: Any) -> Any:

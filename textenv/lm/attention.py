@@ -18,7 +18,8 @@ def attention_of(
 
     On a CPU the backward pass of PyTorch's fused attention is slow in bfloat16: over 32 rows of 32
     tokens it takes 45 to 60 ms a layer of SmolLM2 on one thread, and plain products 8. For long
-    rows these would take the memory of all scores.
+    rows these would take the memory of all scores. PyTorch's switch is one of the whole process:
+    threads that use it at once change each other's speed, not their numbers beyond rounding.
     """
     if device.type == "cpu" and dtype == torch.bfloat16 and max_length <= SHORT:
         return sdpa_kernel(SDPBackend.MATH)

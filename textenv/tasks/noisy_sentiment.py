@@ -1,8 +1,8 @@
 """NoisySentiment-v0: learn a style from a judge that errs, and be judged by one that does not.
 
-The error of the judge is a part of the rows to learn from, as of a reward model: a fixed number for
-each text, however often it is scored. Held-out rows have none, so that evaluations and optimum are
-those of the sentiment itself.
+The rows to learn from say how large the judge's error is; as that of a reward model, the error is a
+fixed number for each text, however often it is scored. Held-out rows have none, so that evaluations
+and optimum are those of the sentiment itself.
 """
 
 import hashlib
@@ -19,17 +19,17 @@ ERROR = 0.5  # standard deviation; that of the untouched model's sentiment is 0.
 
 def rows(openings: Sequence[str], error: float) -> list[Row]:
     """Rows with the columns ``prompt``, an opening, and ``error``, the standard deviation of the
-    judge's."""
+    judge's error."""
     return [{"prompt": opening, "error": error} for opening in openings]
 
 
 def score(episodes: Sequence[Episode]) -> list[float]:
     """The sentiment of the response plus the judge's error, which is normally distributed over
-    texts."""
+    texts; 0 for prompts without that column."""
     from textenv.rewards.library.sentiment_reward import sentiment
 
     return [
-        exact + episode.data["error"] * _standard_normal(episode.prompt + episode.response)
+        exact + episode.data.get("error", 0.0) * _standard_normal(episode.prompt + episode.response)
         for exact, episode in zip(sentiment(episodes), episodes, strict=True)
     ]
 

@@ -7,6 +7,7 @@ import torch
 from torch.nn.functional import scaled_dot_product_attention
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from agents import PPO
 from textenv.lm.attention import SHORT, attention_of
 
 CPU = torch.device("cpu")
@@ -63,3 +64,25 @@ def test_values_and_gradients_are_the_same(masked):
     assert (found - wanted).abs().max() < 0.03
     for one, other in zip(parts, exact, strict=True):
         assert (one.grad - other.grad).norm() < 0.02 * other.grad.norm()
+
+
+@pytest.mark.parametrize(("dtype", "fused"), [("bfloat16", False), ("float32", True)])
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_a_policy_that_learns_and_its_reference_take_them(dtype, fused, checkpointing):
+    agent = PPO(
+        "CausalLMPolicy", "TextGen-v0", n_envs=4, device="cpu",
+        env_kwargs={
+            "prompts": ["The film"], "max_new_tokens": 4, "reward": "length(3)",
+            "reference": "bundled", "reference_dtype": dtype, "kl_coef": 0.1,
+        },
+        policy_kwargs={"dtype": dtype, "gradient_checkpointing": checkpointing},
+    )  # fmt: skip
+    rollout = agent.collect()
+    with Operators() as operators:
+        agent.policy.evaluate(rollout).log_probs.sum().backward()
+    assert operators.fused == fused
+    shaping = agent.env.shaping
+    begins = {"prompt_lengths": rollout.observations["prompt_lengths"]}
+    with Operators() as operators:
+        shaping.score(rollout.observations["input_ids"], begins, rollout.actions, rollout.mask)
+    assert operators.fused == fused
