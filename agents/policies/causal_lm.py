@@ -1,7 +1,7 @@
 """A causal language model as a policy: its next-token distribution, and a value head."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -160,10 +160,10 @@ class CausalLMPolicy(nn.Module, Policy):
     @contextmanager
     def _quick_passes(self) -> Iterator[None]:
         """A block of passes for an update: the same numbers but for rounding."""
-        with ExitStack() as stack:
-            if self.reduced_precision:
-                stack.enter_context(attention_of(self.device, self.dtype, self.max_length))
-                stack.enter_context(without_casts(self.model))
+        if not self.reduced_precision:
+            yield
+            return
+        with attention_of(self.device, self.dtype, self.max_length), without_casts(self.model):
             yield
 
     def initial_state(self, num_rows: int, max_length: int) -> Caches:
@@ -336,8 +336,7 @@ class CausalLMPolicy(nn.Module, Policy):
         if checkpointing is None:
             checkpointing = self.gradient_checkpointing
         block = self._quick_passes
-        again = checkpointed(body, block) if checkpointing else nullcontext()
-        with self.autocast(), block(), again:
+        with self.autocast(), checkpointed(body, block) if checkpointing else block():
             if not self.sharded or body not in (self.body, self.critic_body):
                 return response_states(body, responses, share_prompts=not checkpointing)
             # Gradients that reach keys and values alone would not be noticed by a sharded layer.

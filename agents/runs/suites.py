@@ -6,7 +6,7 @@ normalised in each task by the untouched model and the optimum, so that tasks ca
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 
@@ -16,7 +16,7 @@ class Suite:
     other options of ``compare``."""
 
     tasks: Mapping[str, int]
-    options: Mapping[str, Any] = field(default_factory=dict)
+    options: Mapping[str, Any]
 
 
 SUITES = {
@@ -46,4 +46,4 @@ SUITES = {
             "agents": ["ppo(lora=16)", "grpo(lora=16)", "rloo(lora=16)", "best-of-4"],
         },
     ),
-}  # fmt: skip
+}

@@ -121,9 +121,7 @@ def main(options: Options) -> None:
         prompt = prompts[row]
         ended = "stop" if ids and ids[-1] == tokenizer.eos_token_id else "length"
         text = tokenizer.decode(ids, skip_special_tokens=True)
-        return Episode(
-            prompt.text, text, np.array(prompt.ids), np.array(ids), ended, prompt.data
-        )  # fmt: skip
+        return Episode(prompt.text, text, np.array(prompt.ids), np.array(ids), ended, prompt.data)
 
     rows = [{"prompt": prompt.text, "row": row} for row, prompt in enumerate(prompts)]
     trainer_class = {"grpo": GRPO, "rloo": RLOO}[options.algorithm]

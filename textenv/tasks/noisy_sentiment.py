@@ -36,7 +36,7 @@ def score(episodes: Sequence[Episode]) -> list[float]:
 
 def _standard_normal(text: str) -> float:
     """The same number for the same text, and an independent one for any other."""
-    drawn = int.from_bytes(hashlib.blake2b(text.encode(), digest_size=4).digest())
+    drawn = int.from_bytes(hashlib.blake2b(text.encode(), digest_size=4).digest(), "big")
     return NormalDist().inv_cdf((drawn + 0.5) / 2**32)
 
 

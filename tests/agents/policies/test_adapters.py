@@ -347,7 +347,7 @@ def test_under_autocast_adapters_read_what_comes(make_sharing_agent, monkeypatch
         copies.append(sum(e.count for e in events.key_averages() if e.key == "aten::_to_copy"))
     assert torch.equal(*now) and copies[0] < 0.8 * copies[1]
     one, other = (torch.cat([part.flatten() for part in each]) for each in gradients)
-    assert 0 < (one - other).norm() + one.norm() and (one - other).norm() < 0.01 * one.norm()
+    assert (one - other).norm() < 0.01 * one.norm()
     for layer in agent.policy.model.modules():
         assert getattr(layer, "cast_input_dtype_enabled", True)  # as it was
 
