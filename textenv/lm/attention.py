@@ -5,8 +5,7 @@ from contextlib import AbstractContextManager, nullcontext
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-# Columns of a row, up to which attention as plain products is at least as fast forward and backward
-# (`tests/benchmarks/attention.py`).
+# Columns of a row, up to which plain products are faster, forward and backward together.
 SHORT = 96
 
 
@@ -17,8 +16,8 @@ def attention_of(
     its reference.
 
     On a CPU the backward pass of PyTorch's fused attention is slow in bfloat16: over 32 rows of 32
-    tokens it takes 45 to 60 ms a layer of SmolLM2 on one thread, and plain products 8. For long
-    rows these would take the memory of all scores. PyTorch's switch is one of the whole process:
+    tokens a layer of SmolLM2 takes 34 ms forward and backward on one thread, and with plain
+    products 20 (`tests/benchmarks/results/attention.md`). For long rows these would take the memory of all scores. PyTorch's switch is one of the whole process:
     threads that use it at once change each other's speed, not their numbers beyond rounding.
     """
     if device.type == "cpu" and dtype == torch.bfloat16 and max_length <= SHORT:
