@@ -17,8 +17,9 @@ def attention_of(
 
     On a CPU the backward pass of PyTorch's fused attention is slow in bfloat16: over 32 rows of 32
     tokens a layer of SmolLM2 takes 34 ms forward and backward on one thread, and with plain
-    products 20 (`tests/benchmarks/results/attention.md`). For long rows these would take the memory of all scores. PyTorch's switch is one of the whole process:
-    threads that use it at once change each other's speed, not their numbers beyond rounding.
+    products 20 (`tests/benchmarks/results/attention.md`). For long rows these would take the
+    memory of all scores. PyTorch's switch is one of the whole process: threads that use it at once
+    change each other's speed, not their numbers beyond rounding.
     """
     if device.type == "cpu" and dtype == torch.bfloat16 and max_length <= SHORT:
         return sdpa_kernel(SDPBackend.MATH)
