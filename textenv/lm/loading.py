@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from textenv.arguments import as_path, first_line
+from textenv.lm.allocator import keep_freed_memory
 from textenv.lm.parts import sharing, unwrapped
 from textenv.lm.products import with_fast_products
 from textenv.lm.sources import BUNDLED, find
@@ -168,6 +169,8 @@ def load_model(
         FileNotFoundError, ModuleNotFoundError: there is no such source.
         ValueError: its files are damaged, incomplete, or those of another kind of model.
     """
+    if torch.device(device or "cpu").type == "cpu":
+        keep_freed_memory()
     if frozen is not None and is_from(frozen, source):
         shared = sharing(frozen, frozen.parameters())
         if attn_implementation is not None:

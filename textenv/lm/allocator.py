@@ -1,0 +1,36 @@
+"""Memory that a process on a CPU frees, and soon takes again."""
+
+import ctypes
+import os
+import sys
+from functools import cache
+
+# Of glibc's mallopt, see `man 3 mallopt`.
+M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
+NEVER, NONE = -1, 0
+
+
+@cache
+def keep_freed_memory() -> bool:
+    """Let this process keep the memory that it frees for what it allocates next, and say whether it
+    does.
+
+    The C library of Linux, glibc, gives each large block back to the system, which has to clear it
+    before it can be used again. Logits, activations and gradients are large, and made anew in each
+    pass: that takes a sixth to a third of an update (`tests/benchmarks/allocator.py`). The most
+    memory that a process takes stays what it was; between two passes it keeps that much.
+
+    Nothing changes where there is no glibc, or where an environment variable sets an allocator or
+    its rules already: ``LD_PRELOAD``, ``GLIBC_TUNABLES``, or one of those that begin with
+    ``MALLOC_``.
+    """
+    chosen = [name for name in os.environ if name.startswith("MALLOC_")]
+    if chosen or os.environ.get("LD_PRELOAD") or os.environ.get("GLIBC_TUNABLES"):
+        return False
+    if not sys.platform.startswith("linux"):
+        return False
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # other C libraries have none
+    if mallopt is None:
+        return False
+    # Blocks of the heap are used again; those that are mapped by themselves are not.
+    return bool(mallopt(M_MMAP_MAX, NONE) and mallopt(M_TRIM_THRESHOLD, NEVER))
