@@ -25,7 +25,8 @@ from dataclasses import dataclass
 import torch
 import tyro
 from saved import publish
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
 
 from agents import GRPO, PPO
 from textenv.kl.shaping import KLShaping
@@ -53,6 +54,21 @@ class Options:
     """Measure this agent in this process, and print what was found."""
     save: bool = False
     """Replace what is kept in results."""
+
+
+class Operations(TorchDispatchMode):
+    """Counts floating-point operations of products; `FlopCounterMode` does not bear modules that
+    are called without gradient."""
+
+    def __init__(self):
+        super().__init__()
+        self.total = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        if (count := flop_registry.get(function._overloadpacket)) is not None:
+            self.total += count(*args, **(kwargs or {}), out_val=result)
+        return result
 
 
 def peak(dtype: torch.dtype) -> float:
@@ -104,8 +120,8 @@ def measure(name: str, rollouts: int) -> dict[str, dict[str, float] | float]:
     )  # fmt: skip
     runs = [of_parts(agent, time.perf_counter) for _ in range(rollouts)][1:]
     taken = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    with FlopCounterMode(display=False) as counter:
-        operations = of_parts(agent, counter.get_total_flops)
+    with Operations() as counter:
+        operations = of_parts(agent, lambda: counter.total)
     return {
         "seconds": {part: statistics.median(run[part] for run in runs) for part in PARTS},
         "operations": operations, "peak": peak(getattr(torch, precision)), "GB": taken,
