@@ -17,8 +17,8 @@ def keep_freed_memory() -> bool:
 
     The C library of Linux, glibc, gives each large block back to the system, which has to clear it
     before it can be used again. Logits, activations and gradients are large, and made anew in each
-    pass: that takes a twelfth to a sixth of an update (`tests/benchmarks/results/parts.md`). The most
-    memory that a process takes rises by some percent, and between two passes it keeps that much.
+    pass: that takes a twelfth to a sixth of an update (`tests/benchmarks/results/parts.md`). The
+    most memory that a process takes rises by some percent, and between two passes it keeps that.
 
     Nothing changes where there is no glibc, or where an environment variable sets an allocator or
     its rules already: ``LD_PRELOAD``, ``GLIBC_TUNABLES``, or one of those that begin with
