@@ -30,6 +30,7 @@ from torch.utils.flop_counter import flop_registry
 
 from agents import GRPO, PPO
 from textenv.kl.shaping import KLShaping
+from textenv.lm.allocator import RULES
 
 # Changes nothing in glibc, but a process with such a variable is left as it is.
 GIVEN_BACK = {"MALLOC_PERTURB_": "0"}
@@ -133,7 +134,7 @@ def measure(name: str, rollouts: int) -> dict[str, dict[str, float] | float]:
 
 def in_process(name: str, rollouts: int, variables: dict[str, str]) -> dict:
     """What `measure` finds in a new process."""
-    plain = {name: value for name, value in os.environ.items() if not name.startswith("MALLOC_")}
+    plain = {name: value for name, value in os.environ.items() if not name.startswith(RULES)}
     done = subprocess.run(
         [sys.executable, __file__, "--only", name, "--rollouts", str(rollouts)],
         env=plain | variables, stdout=subprocess.PIPE, check=True, text=True,

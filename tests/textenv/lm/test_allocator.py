@@ -7,6 +7,8 @@ import sys
 
 import pytest
 
+from textenv.lm.allocator import RULES
+
 FAULTS = """
 import resource
 import torch
@@ -23,8 +25,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 
 def faults(**variables: str) -> int:
     """How often the system gives a process a page for tensors, one after the other."""
-    rules = ("MALLOC_", "LD_PRELOAD", "GLIBC_TUNABLES")
-    plain = {name: value for name, value in os.environ.items() if not name.startswith(rules)}
+    plain = {name: value for name, value in os.environ.items() if not name.startswith(RULES)}
     done = subprocess.run(
         [sys.executable, "-c", FAULTS],
         env=plain | variables, capture_output=True, text=True, check=True,
