@@ -13,6 +13,7 @@ both kinds are measured in turn.
 from __future__ import annotations
 
 import json
+import math
 import os
 import resource
 import statistics
@@ -26,10 +27,11 @@ import torch
 import tyro
 from saved import publish
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import flop_registry
+from torch.utils.flop_counter import flop_registry, register_flop_formula
 
 from agents import GRPO, PPO
 from textenv.kl.shaping import KLShaping
+from textenv.lm import products
 from textenv.lm.allocator import RULES
 
 # Changes nothing in glibc, but a process with such a variable is left as it is.
@@ -74,14 +76,24 @@ class Operations(TorchDispatchMode):
         return result
 
 
+if products._has_onednn():
+
+    @register_flop_formula(torch.ops.mkldnn._linear_pointwise)
+    def operations_of_onednn(x: tuple, weight: tuple, *_, **__) -> int:
+        """Of a product of shapes ``[..., K]`` and ``[M, K]``."""
+        return 2 * math.prod(x) * weight[0]
+
+
 def peak(dtype: torch.dtype) -> float:
-    """Floating-point operations per second of the fastest of some square products."""
+    """Floating-point operations per second of the fastest of some square products, made as those
+    of a model are."""
+    by_onednn = dtype == torch.float32 and products.way() == "onednn"
     found = []
     for size in (1024, 2048, 4096):
         one, other = (torch.randn(size, size).to(dtype) for _ in range(2))
         for _ in range(4):
             began = time.perf_counter()
-            one @ other
+            products.Product.forward(one, other, None) if by_onednn else one @ other
             found.append(2 * size**3 / (time.perf_counter() - began))
     return max(found)
 
