@@ -58,7 +58,7 @@ OF_VECTORS = [
     ("num_envs", 0), ("num_envs", -1), ("num_envs", 1.5), ("num_envs", "2"), ("num_envs", True),
     ("group_size", 0), ("group_size", -1), ("group_size", 1.5), ("group_size", "2"),
     ("scoring", "fast"), ("scoring", None), ("array", "jax"), ("device", "gpu"),
-    ("device", 3), ("autoreset_mode", "x"), ("autoreset_mode", None),
+    ("device", 1.5), ("autoreset_mode", "x"), ("autoreset_mode", None),
 ]  # fmt: skip
 
 
