@@ -93,10 +93,7 @@ def comparison(
         title: of the plot.
         learning_reach: on the prompts of the learning, if ``finals`` are of others.
     """
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(11, 4.4), layout="constrained")
-    curves, trade = figure.subplots(1, 2)
+    figure, (curves, trade) = panels()
     for label, logs in runs.items():
         steps = [log[TOKENS] for log in logs]
         grid = np.linspace(max(s[0] for s in steps), min(s[-1] for s in steps), 40)
@@ -111,6 +108,18 @@ def comparison(
         draw_plane(trade, attainable, max(kl for pairs in finals.values() for kl, _ in pairs))
     figure.suptitle(title)
     save_figure(figure, target)
+
+
+def panels(count: int = 2, width: float = 11, height: float = 4.4):
+    """A figure of a size in inches, and its pairs of axes, beside each other, on which numbers of
+    six digits have room."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    every = figure.subplots(1, count, squeeze=False)[0]
+    for axes in every:
+        axes.locator_params(axis="x", nbins=5)
+    return figure, every
 
 
 def across_tasks(
@@ -167,10 +176,7 @@ def learning_curve(
     progress: Progress, target: str | Path, title: str = "", attainable: Attainable | None = None
 ) -> None:
     """One text run: return (or score, without an optimum) against tokens, and score against KL."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(11, 4.4), layout="constrained")
-    curve, trade = figure.subplots(1, 2)
+    figure, (curve, trade) = panels()
     draw_returns(curve, {"": progress}, attainable)
     if KL in progress:
         points = trade.scatter(
@@ -224,11 +230,7 @@ def column_panel(runs: Mapping[str, Progress], column: str, label: str) -> str:
 
 def panel(width: float = 4.4, height: float = 3.5):
     """A figure with one pair of axes, of a size, in inches, that can be read on a telephone."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, height), layout="constrained")
-    axes = figure.subplots()
-    axes.locator_params(axis="x", nbins=5)
+    figure, (axes,) = panels(1, width, height)
     return figure, axes
 
 
@@ -349,10 +351,15 @@ def save_figure(figure: Figure, target: str | Path) -> Path:
 
 def styled(figure: Figure) -> None:
     """Set the plain style: a grid, no frame at the top and right, legends for labels, a marker for
-    a line of one point; and show all texts as they are, in which a ``$`` is no formula."""
+    a line of one point; and show all texts as they are, in which a ``$`` is no formula, except the
+    powers at a logarithmic axis."""
     from matplotlib.text import Text
 
+    powers = set()
     for axes in figure.axes:
+        for axis in (axes.xaxis, axes.yaxis):
+            if axis.get_scale() != "linear":
+                powers.update(axis.get_ticklabels(which="both"))
         axes.set_axisbelow(True)
         axes.grid(alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)
@@ -361,6 +368,6 @@ def styled(figure: Figure) -> None:
                 line.set_marker("o")
         if axes.get_legend() is None and axes.get_legend_handles_labels()[0]:
             axes.legend(frameon=False)
-    for text in figure.findobj(Text):
+    for text in {*figure.findobj(Text)} - powers:
         text.set_parse_math(False)
         text.set_text(printable(text.get_text()))

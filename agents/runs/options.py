@@ -91,8 +91,8 @@ class RunOptions(TaskOptions):
     """What a training run of the command line, or of `agents.train`, is made from."""
 
     agent: str = "ppo"
-    """The algorithm: ppo, reinforce, actor-critic, rloo, grpo, trpo, or "module:Class" of your
-    own. It has its own options."""
+    """The algorithm: ppo, reinforce, actor-critic, rloo, grpo, trpo, lookahead, or "module:Class"
+    of your own. It has its own options."""
     env: str = "TextGen-v0"
     """The task: TextGen-v0 with the options below, or Haiku-v0, DigitSum-v0, ..., or
     "module:Id-v0" of your own, whose prompts, reward and budget are then their defaults."""

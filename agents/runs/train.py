@@ -85,8 +85,8 @@ def train(
     """Fine-tune a language model on a reward, as ``python -m agents train`` does.
 
     Args:
-        agent: the algorithm: "ppo", "reinforce", "actor-critic", "rloo", "grpo", "trpo", or
-            "module:Class" of your own.
+        agent: the algorithm: "ppo", "reinforce", "actor-critic", "rloo", "grpo", "trpo",
+            "lookahead", or "module:Class" of your own.
         folder: of the run, which must be new; by default ``runs/AGENT-MODEL-SEED``, with a number
             if that exists.
         overwrite: replace a run that is in the folder.
@@ -358,7 +358,10 @@ def measure_attainable(
     console.say((what, "dim"))
     scores = reference_scores(actor, None, n_episodes, EVALUATION_SEED + 1, prompts)
     is_dialogue = environments.text_environments(actor.env)[0].task.respond is not None
-    return Attainable(scores, kl_coef, planned_optimum(actor, kl_coef, prompts), is_dialogue)
+    found = Attainable(scores, kl_coef, planned_optimum(actor, kl_coef, prompts), is_dialogue)
+    if found.optimum.is_flat and found.note:
+        console.say((found.note, "yellow"))
+    return found
 
 
 def draw(options: RunOptions, folder: RunFolder, attainable: Attainable | None) -> None:

@@ -38,7 +38,9 @@ def parse_name(source: str) -> tuple[str, str] | None:
 
 
 def near_names(source: str) -> list[str]:
-    """Names that are similar to ``source``."""
+    """Names that are similar to ``source``, or ``source`` with the bracket that it lacks."""
+    if parse_name(closed := f"{source})"):
+        return [closed]
     return difflib.get_close_matches(source.split("(")[0].strip(), EVERY_NAME)
 
 

@@ -28,6 +28,15 @@ def test_a_name_may_hold_any_sign(name, tmp_path):
     assert all((tmp_path / f"{each}.png").stat().st_size > 1000 for each in ("one", "two"))
 
 
+def test_powers_at_a_logarithmic_axis_are_formulas(tmp_path):
+    figure, (axes,) = plots.panels(1)
+    axes.loglog([1, 1000], [1, 1000], label="$a_{")
+    plots.save_figure(figure, tmp_path / "plot.png")
+    assert all(label.get_parse_math() for label in axes.get_xticklabels(which="both"))
+    assert not axes.xaxis.label.get_parse_math()
+    assert not axes.get_legend().get_texts()[0].get_parse_math()
+
+
 def test_a_plot_replaces_a_link_and_not_what_it_points_to(tmp_path):
     (tmp_path / "mine.txt").write_text("mine")
     (tmp_path / "plot.png").symlink_to("mine.txt")

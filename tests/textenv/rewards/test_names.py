@@ -32,6 +32,11 @@ def test_an_unknown_name_is_refused_with_near_names():
         resolve_reward("sentimant(3)")
 
 
+def test_a_bracket_that_lacks_is_named():
+    with pytest.raises(ValueError, match=r"is unknown: did you mean 'keyword\(fine\)'\? "):
+        resolve_reward("keyword(fine")
+
+
 def test_an_unknown_name_that_is_near_to_none_is_refused():
     with pytest.raises(ValueError, match=r"reward='zzz' is unknown: Use one of countdown, haiku"):
         resolve_reward("zzz")
