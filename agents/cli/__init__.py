@@ -53,8 +53,12 @@ def main(arguments: list[str] | None = None) -> None:
         count = distributed.process_count()
         sys.exit(f"{command} runs in one process, not in {count}: only train has several.")
     name = command.replace("-", "_")
-    module = importlib.import_module(f"agents.cli.{name}_command")  # now: help is fast
     with silent_unless_main():
+        try:
+            module = importlib.import_module(f"agents.cli.{name}_command")  # now: help is fast
+        except KeyboardInterrupt:  # nothing has begun; what is half imported cannot explain it
+            print("ended by SIGINT", file=sys.stderr)
+            sys.exit(130)
         try:
             module.main(arguments[1:])
         except (

@@ -205,7 +205,8 @@ class Comparison:
 
         Columns: interquartile_mean and optimality_gap over the runs of all tasks, each with its
         95 % interval (``_low``, ``_high``); the mean of each task; and for each other candidate the
-        probability that a run is above one of its on the same task.
+        probability that a run is above one of its on the same task. No rows where `normalised` has
+        none.
         """
         import pandas as pd
 
@@ -224,7 +225,7 @@ class Comparison:
             for other, theirs in self.normalised.items():
                 row[f"above {other}"] = aggregates.probability_of_improvement(shares, theirs)
             found.append(row)
-        table = pd.DataFrame(found)
+        table = pd.DataFrame(found, columns=None if found else ["candidate", *measures])
         return table.sort_values("interquartile_mean", ascending=False, ignore_index=True)
 
     def difference(

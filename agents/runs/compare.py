@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import inspect
+import itertools
 import json
 import re
 import time
@@ -202,11 +203,15 @@ class Comparing:
             return []
         found, more = self.comparison(), []
         first = {(job.task, job.candidate): job for job in reversed(self.finished)}
+        seeds = {(job.task, job.candidate, job.seed) for job in self.finished}
         for task in found.tasks:
             for name, returns in found.returns(task).items():
                 wide = statistics.interval(returns).half_width > width
                 if wide and len(returns) < max_seeds:
-                    more.append(first[task, name].on_seed(len(returns)))
+                    new = next(
+                        seed for seed in itertools.count() if (task, name, seed) not in seeds
+                    )
+                    more.append(first[task, name].on_seed(new))
         return more
 
     def draw(self, task: str, target: Path, title: str) -> bool:
@@ -325,7 +330,8 @@ def compare(
     candidates = {name: _named(candidate) for name, candidate in candidates.items()}
     tasks = [env] if isinstance(env, str) else list(dict.fromkeys(env))
     budgets = env if isinstance(env, Mapping) else dict.fromkeys(tasks, total_timesteps)
-    numbers = list(dict.fromkeys(range(seeds) if isinstance(seeds, int | np.integer) else seeds))
+    numbers = range(seeds) if isinstance(seeds, int | np.integer) else seeds
+    numbers = [int(n) if isinstance(n, np.integer) else n for n in dict.fromkeys(numbers)]
     for name, values in (("candidates", candidates), ("env", tasks), ("seeds", numbers)):
         if not values:
             raise ValueError(f"{name} is empty: there is nothing to compare.")

@@ -48,9 +48,14 @@ class Signals:
                     self._before[number] = signal.signal(number, self._receive)
         return self
 
-    def __exit__(self, *exception: Any) -> None:
+    def __exit__(self, kind: Any, error: BaseException | None, traceback: Any) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
+        # What it ran into, such as an import, may have made another error of the interruption.
+        while error is not None and not isinstance(error, KeyboardInterrupt | SystemExit):
+            error = error.__cause__ or error.__context__
+            if isinstance(error, Interrupted):
+                raise error
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
         again, self.received = self.received is not None, number

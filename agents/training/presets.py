@@ -159,7 +159,9 @@ def stable_baselines3(algorithm: str, model: Any, budget: int) -> dict[str, Any]
     }  # fmt: skip
     if algorithm == "PPO":
         chosen |= {"batch_size": 16 * budget, "n_epochs": 1}
-    if small and algorithm != "TRPO":
+    if algorithm == "TRPO":
+        chosen["policy_kwargs"] |= {"attn_implementation": "eager"}  # has second derivatives
+    elif small:
         chosen["policy_kwargs"] |= {"optimizer_kwargs": {"eps": SMALL["PPO"]["adam_epsilon"]}}
     return chosen
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+
 import pytest
 
 from agents.cli import main
@@ -62,3 +64,13 @@ def test_settings_cannot_be_given_to_a_run_that_goes_on(option, capsys):
         main(["train", "--resume", "runs/some", *option])
     said = str(ended.value.code) + capsys.readouterr().err
     assert f"{option[0].split('=')[0]} cannot be given with --resume" in said
+
+
+def test_ctrl_c_before_anything_has_begun(monkeypatch, capsys):
+    def interrupted(name):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(importlib, "import_module", interrupted)
+    with pytest.raises(SystemExit) as ended:
+        main(["compare"])
+    assert ended.value.code == 130 and capsys.readouterr().err == "ended by SIGINT\n"

@@ -66,6 +66,11 @@ def test_compare_repeats_no_run_and_mixes_no_settings(options, small, tmp_path):
     assert evaluation.stat().st_mtime_ns > first
 
 
+def test_trpo_of_sb3_contrib_gets_attention_with_second_derivatives(options, printed):
+    text = printed(*options, "--agents", "sb3_contrib:TRPO(n_steps=4)")
+    assert "sb3_contrib:TRPO" in text[text.index("share") :]
+
+
 def test_everything_that_acts_can_be_compared(options, printed, tmp_path, monkeypatch):
     """Hyper-parameters, algorithms of others, own classes, and what needs no training."""
     monkeypatch.chdir(tmp_path)

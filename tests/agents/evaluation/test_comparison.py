@@ -343,3 +343,12 @@ def test_what_was_not_compared_is_not_said_to_be_equal(found):
                (("a", 100), ("b", 300))]  # fmt: skip
     shown = repr(Comparison(control))
     assert "steps to learn from: a 100, b 300" in shown and "differ" not in shown
+
+
+def test_added_seeds_are_new_ones():
+    found = compare(
+        {"mine": (PPO, {"n_envs": 2})}, "CartPole-v1", seeds=np.array([1, 2]), until_decided=1e-9,
+        max_seeds=4, total_timesteps=20, eval_episodes=2, device="cpu", report=lambda _: None,
+    )  # fmt: skip
+    assert found.runs["seed"].tolist() == [1, 2, 0, 3]
+    assert found.aggregates().empty  # there is one task

@@ -234,6 +234,17 @@ def test_a_signal_waits_for_the_end_of_a_block(ctrl_c):
         pytest.fail("not reached")
 
 
+def test_another_error_that_a_signal_led_to_is_the_signal(ctrl_c):
+    with pytest.raises(Interrupted) as caught, Signals():
+        try:
+            signal.raise_signal(signal.SIGTERM)
+        except BaseException as error:  # as an import does that was broken off
+            raise ImportError("half a module") from error
+    assert caught.value.exit_code == 143
+    with pytest.raises(ImportError), Signals():
+        raise ImportError("half a module")
+
+
 def test_a_signal_that_the_process_ignores_stays_ignored(ctrl_c):
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     with Signals() as signals:
