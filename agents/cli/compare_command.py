@@ -197,10 +197,9 @@ def _end_early(comparing: Comparing, options: Compare, error: BaseException) -> 
     console.say(in_words(error))
     if not isinstance(error, FileExistsError) and options.save:
         without = " without --overwrite" if options.overwrite else ""
-        console.say(
-            f"It was run {len(comparing.finished) + 1} of {len(comparing.planned)}. The same "
-            f"command{without} goes on: finished runs are not repeated."
-        )
+        done, planned = len(comparing.finished), len(comparing.planned)
+        where = f"It was run {done + 1} of {planned}. " if done < planned else ""
+        console.say(f"{where}The same command{without} goes on: finished runs are not repeated.")
     return exit_code(error)
 
 

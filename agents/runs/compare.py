@@ -103,9 +103,9 @@ class Job:
         after = folder.evaluations()["after"]
         kind = TextEvaluation if "score" in after else Returns
         found = kind.load(folder.episodes("after"), after)
-        return Run(
-            self.task, self.candidate, self.seed, found, after["timesteps"], after["seconds"]
-        )
+        with files.reading(folder.evaluation):
+            timesteps, seconds = after["timesteps"], after["seconds"]
+        return Run(self.task, self.candidate, self.seed, found, timesteps, seconds)
 
 
 class Comparing:

@@ -16,6 +16,7 @@ from stable_baselines3.common.callbacks import CallbackList, ConvertCallback
 from agents import PPO, files
 from agents.cli import main
 from agents.evaluation import RandomTokens
+from agents.evaluation.comparison import Comparison
 from agents.runs import RunFolder, RunRecorder
 from agents.runs.compare import compare
 from agents.saving import resume
@@ -119,22 +120,33 @@ def test_settings_of_other_kinds_are_damaged(change, copied, capsys):
         assert "settings.json" in ended(*command(each, copied), capsys=capsys)
 
 
+def compare_random(folder: Path) -> Comparison:
+    return compare(
+        {"random": RandomTokens()}, seeds=[0], eval_episodes=2, folder=folder, device="cpu",
+        reference_episodes=0, env_kwargs={"prompts": ["a"]},
+    )  # fmt: skip
+
+
 @pytest.mark.parametrize("name", ["settings.json", "evaluation.json", "episodes_after.jsonl"])
 def test_a_comparison_names_what_is_damaged(name, tmp_path):
-    def found():
-        return compare(
-            {"random": RandomTokens()}, seeds=[0], eval_episodes=2, folder=tmp_path, device="cpu",
-            reference_episodes=0, env_kwargs={"prompts": ["a"]},
-        )  # fmt: skip
-
-    found()
+    compare_random(tmp_path)
     file = tmp_path / "random-TextGen-v0-0" / name
     file.write_bytes(b"\xff\n")
     if name == "evaluation.json":  # what never learns is measured again
-        assert len(found().runs) == 1 and RunFolder(file.parent).finished
+        assert len(compare_random(tmp_path).runs) == 1 and RunFolder(file.parent).finished
     else:
         with pytest.raises(files.DamagedFile, match=name):
-            found()
+            compare_random(tmp_path)
+
+
+def test_a_result_without_its_seconds_is_damaged(tmp_path):
+    compare_random(tmp_path)
+    file = tmp_path / "random-TextGen-v0-0" / "evaluation.json"
+    content = json.loads(file.read_text())
+    del content["after"]["seconds"]
+    file.write_text(json.dumps(content))
+    with pytest.raises(files.DamagedFile, match=r"evaluation\.json"):
+        compare_random(tmp_path)
 
 
 @pytest.mark.parametrize(("name", "value"), [("kl_coef", "text"), ("eval_episodes", -1)])
