@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from fractions import Fraction
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -141,6 +143,12 @@ def reference_scores(
     return list(np.array(returns).reshape(per_prompt, len(chosen)).T)
 
 
+def shares(rows: Sequence[Mapping[str, Any]]) -> dict[str, Fraction]:
+    """Which part of the rows each of their contents is."""
+    counts = Counter(repr(sorted(row.items())) for row in rows)
+    return {content: Fraction(count, len(rows)) for content, count in counts.items()}
+
+
 def planned_optimum(agent: Any, kl_coef: float, prompts: Any = None) -> Optimum | None:
     """The optimum of a registered game that has a plan, for the reference of an agent's
     environment, by its first few prompts; None for any other task.
@@ -155,7 +163,12 @@ def planned_optimum(agent: Any, kl_coef: float, prompts: Any = None) -> Optimum 
     if any(own[name] != value for name, value in spec.kwargs.items() if name != "prompts"):
         return None
     changes = {"reference": None} if prompts is None else {"reference": None, "prompts": prompts}
-    starts = {prompt.text: prompt for prompt in env.sibling(1, **changes).prompts}
+    every = env.sibling(1, **changes).prompts
+    # The plan is one for what the game hides by itself, each as often as another.
+    hidden = [{**row, "prompt": None} for row in spec.kwargs["prompts"]]
+    if shares([{**prompt.data, "prompt": None} for prompt in every]) != shares(hidden):
+        return None
+    starts = {prompt.text: prompt for prompt in every}
     some = [prompt.ids.tolist() for prompt in list(starts.values())[:PLANNED]]
     body, head = split(environments.reference(agent.env))
     device = next(body.parameters()).device

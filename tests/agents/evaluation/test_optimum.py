@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from agents.evaluation import evaluate_text
-from agents.evaluation.optimum import Attainable, reference_scores
+from agents.evaluation.optimum import Attainable, planned_optimum, reference_scores
+from agents.evaluation.sampling import sampler
 from textenv.optimum import optimum
 
 
@@ -107,3 +108,11 @@ def test_the_return_of_an_evaluation_is_score_minus_penalty_minus_kl(make_agent,
     other = evaluate_text(agent, n_episodes=40, kl_coef=2.0)
     np.testing.assert_allclose(other.returns, result.paid - 2.0 * result.kls)
     assert evaluate_text(make_agent("PPO"), n_episodes=4).kl_coef == 0
+
+
+@pytest.mark.parametrize(("secrets", "has_a_plan"), [("0123456789", True), ("5", False)])
+def test_a_plan_is_one_for_what_a_game_hides_by_itself(secrets, has_a_plan):
+    prompts = [{"prompt": "Ada:", "secret": secret} for secret in secrets]
+    arguments = {"reference": "bundled", "kl_coef": 0.02, "prompts": prompts}
+    game = sampler("bundled", "GuessNumber-v0", arguments, "cpu")
+    assert (planned_optimum(game, 0.02) is not None) == has_a_plan
