@@ -39,18 +39,8 @@ class Optimum:
     bias: float  # of ``value``, to second order, at most 0 (`estimation_error`)
 
     @property
-    def is_flat(self) -> bool:
-        """Whether the responses to a prompt all have the same score."""
-        return self.value - self.start <= 1e-9
-
-    @property
     def warning(self) -> str | None:
         """One sentence if the samples are too few for this β, and None if they suffice."""
-        if self.is_flat and self.samples > 1:
-            return (
-                f"All {self.samples} samples of each prompt have the same score, so that there is "
-                "nothing to learn from: ask for something that the model writes now and then."
-            )
         if self.standard_error == 0 or self.effective_samples >= FEW_SAMPLES:
             return None
         return (
@@ -65,7 +55,7 @@ class Optimum:
         nan if the reference is already optimal.
         """
         way = self.value - self.start
-        return math.nan if self.is_flat else (value - self.start) / way
+        return (value - self.start) / way if way > 1e-9 else math.nan
 
 
 @dataclass(frozen=True)

@@ -51,8 +51,18 @@ class Attainable:
         return self.planned or optimum(self.scores, self.kl_coef)
 
     @property
+    def is_flat(self) -> bool:
+        """Whether the responses to each prompt all have the same score."""
+        return all(len(scores) > 1 and np.ptp(scores) == 0 for scores in self.scores)
+
+    @property
     def note(self) -> str | None:
         """What is to be said of the optimum, in a sentence."""
+        if self.is_flat:
+            return (
+                f"All {self.optimum.samples} samples of each prompt have the same score, so that "
+                "nothing can be learned from them: ask for what the model writes now and then."
+            )
         if self.is_dialogue and self.planned is None:
             return (
                 "Where replies depend on chance, or on what the policy does not read, the optimum "

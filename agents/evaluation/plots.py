@@ -110,18 +110,6 @@ def comparison(
     save_figure(figure, target)
 
 
-def panels(count: int = 2, width: float = 11, height: float = 4.4):
-    """A figure of a size in inches, and its pairs of axes, beside each other, on which numbers of
-    six digits have room."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, height), layout="constrained")
-    every = figure.subplots(1, count, squeeze=False)[0]
-    for axes in every:
-        axes.locator_params(axis="x", nbins=5)
-    return figure, every
-
-
 def across_tasks(
     results: Mapping[str, Sequence[np.ndarray]], tasks: Sequence[str], target: str | Path
 ) -> None:
@@ -133,15 +121,12 @@ def across_tasks(
         tasks: their names, in the same order.
         target: the file of the plot.
     """
-    from matplotlib.figure import Figure
-
     means = {
         name: aggregates.interval(runs, aggregates.interquartile_mean)
         for name, runs in results.items()
     }
     names = sorted(results, key=lambda name: means[name].mean)
-    figure = Figure(figsize=(13, 4.4), layout="constrained")
-    middle, profiles, each = figure.subplots(1, 3)
+    figure, (middle, profiles, each) = panels(3, width=13)
     levels = np.linspace(-0.1, 1.1, 61)
     for place, name in enumerate(names):
         color, about = f"C{place}", means[name]
@@ -337,6 +322,18 @@ def draw_plane(axes, attainable: Attainable, largest_kl: float) -> None:
         axes.plot([0, right], [value, value + kl_coef * right], color="0.85", linewidth=0.7)
     axes.plot([0, right], [optimum.value, optimum.value + kl_coef * right], "k--", linewidth=0.7)
     axes.set(xlim=(0, right), ylim=(low, max(high, optimum.score + 0.1)))
+
+
+def panels(count: int = 2, width: float = 11, height: float = 4.4):
+    """A figure of a size in inches, and its pairs of axes, beside each other, on which numbers of
+    six digits have room."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    every = figure.subplots(1, count, squeeze=False)[0]
+    for axes in every:
+        axes.locator_params(axis="x", nbins=5)
+    return figure, every
 
 
 def save_figure(figure: Figure, target: str | Path) -> Path:

@@ -106,7 +106,7 @@ class TextEvaluation:
     @classmethod
     def load(cls, path: Path, summary: Mapping[str, Any]) -> TextEvaluation:
         """The evaluation of the episodes that `save` wrote, and of its `summary`."""
-        rows, columns = read_episodes(path), dict[str, Any]()
+        rows, columns = read_episodes(path, summary), dict[str, Any]()
         with files.reading(path):
             for name, field in EPISODE_COLUMNS.items():
                 values = [row[name] for row in rows if name in row]
@@ -129,13 +129,17 @@ class TextEvaluation:
             )
 
 
-def read_episodes(path: Path) -> list[dict[str, Any]]:
-    """The rows of a file of episodes, of which there is at least one."""
+def read_episodes(path: Path, summary: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The rows of a file of episodes, as many as its ``summary`` says."""
+    with files.reading(path.with_name("evaluation.json")):
+        count = summary["return"]["count"]
     with files.reading(path):
         lines = path.read_bytes().decode("utf-8").split("\n")
         rows = [json.loads(line) for line in lines if line]
         if not rows or not all(isinstance(row, dict) for row in rows):
             raise ValueError("it has no episodes")
+        if len(rows) != count:
+            raise ValueError(f"it has {len(rows)} of {count} episodes")
         return rows
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,10 +38,10 @@ class Returns:
         files.write_text(path, "".join(lines))
 
     @classmethod
-    def load(cls, path: Path, summary: Any = None) -> Returns:
-        """The evaluation of the episodes that `save` wrote."""
+    def load(cls, path: Path, summary: Mapping[str, Any]) -> Returns:
+        """The evaluation of the episodes that `save` wrote, and of its `summary`."""
         with files.reading(path):
-            returns = [row["return"] for row in read_episodes(path)]
+            returns = [row["return"] for row in read_episodes(path, summary)]
             for value in returns:
                 files.check_kind("return", value, int | float)
             return cls(np.array(returns))

@@ -208,10 +208,8 @@ class Comparing:
             for name, returns in found.returns(task).items():
                 wide = statistics.interval(returns).half_width > width
                 if wide and len(returns) < max_seeds:
-                    new = next(
-                        seed for seed in itertools.count() if (task, name, seed) not in seeds
-                    )
-                    more.append(first[task, name].on_seed(new))
+                    new = (n for n in itertools.count() if (task, name, n) not in seeds)
+                    more.append(first[task, name].on_seed(next(new)))
         return more
 
     def draw(self, task: str, target: Path, title: str) -> bool:

@@ -51,9 +51,10 @@ class Signals:
     def __exit__(self, kind: Any, error: BaseException | None, traceback: Any) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
-        # What it ran into, such as an import, may have made another error of the interruption.
+        # What was interrupted, such as an import, may have raised an error of its own from it. One
+        # that only came later, such as a full disk while the run is saved, says more.
         while error is not None and not isinstance(error, KeyboardInterrupt | SystemExit):
-            error = error.__cause__ or error.__context__
+            error = error.__cause__
             if isinstance(error, Interrupted):
                 raise error
 

@@ -359,7 +359,7 @@ def measure_attainable(
     scores = reference_scores(actor, None, n_episodes, EVALUATION_SEED + 1, prompts)
     is_dialogue = environments.text_environments(actor.env)[0].task.respond is not None
     found = Attainable(scores, kl_coef, planned_optimum(actor, kl_coef, prompts), is_dialogue)
-    if found.optimum.is_flat and found.note:
+    if found.is_flat:
         console.say((found.note, "yellow"))
     return found
 

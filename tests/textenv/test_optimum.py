@@ -57,13 +57,6 @@ def test_the_optimum_of_listed_responses_is_that_of_the_definitions(listed):
     assert found.share(found.start) == 0 and found.share(found.value) == 1
 
 
-def test_equal_scores_leave_nothing_to_learn():
-    found = optimum([np.full(8, 0.1), np.zeros(8)], BETA)
-    assert found.is_flat and "All 8 samples of each prompt have the same score" in found.warning
-    assert np.isnan(found.share(0.1))
-    assert optimum([np.full(1, 0.1)], BETA).warning is None  # a single one says nothing
-
-
 def test_no_other_policy_is_worth_more(listed):
     rng = np.random.default_rng(0)
     scores, log_probs = listed[0][0], listed[1][0]

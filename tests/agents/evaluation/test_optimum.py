@@ -110,6 +110,13 @@ def test_the_return_of_an_evaluation_is_score_minus_penalty_minus_kl(make_agent,
     assert evaluate_text(make_agent("PPO"), n_episodes=4).kl_coef == 0
 
 
+def test_equal_scores_leave_nothing_to_learn():
+    flat = Attainable([np.full(8, 0.1), np.zeros(8)], 0.5)
+    assert flat.is_flat and "All 8 samples of each prompt have the same score" in flat.note
+    assert not Attainable([np.zeros(8), np.arange(8.0)], 1e12).is_flat  # only β hides what differs
+    assert not Attainable([np.zeros(1)], 0.5).is_flat  # a single one says nothing
+
+
 @pytest.mark.parametrize(("secrets", "has_a_plan"), [("0123456789", True), ("5", False)])
 def test_a_plan_is_one_for_what_a_game_hides_by_itself(secrets, has_a_plan):
     prompts = [{"prompt": "Ada:", "secret": secret} for secret in secrets]

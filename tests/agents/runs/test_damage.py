@@ -139,6 +139,14 @@ def test_a_comparison_names_what_is_damaged(name, tmp_path):
             compare_random(tmp_path)
 
 
+def test_a_result_that_lacks_episodes_is_damaged(tmp_path):
+    compare_random(tmp_path)
+    file = tmp_path / "random-TextGen-v0-0" / "episodes_after.jsonl"
+    file.write_text(file.read_text().splitlines(keepends=True)[0])
+    with pytest.raises(files.DamagedFile, match="it has 1 of 2 episodes"):
+        compare_random(tmp_path)
+
+
 def test_a_result_without_its_seconds_is_damaged(tmp_path):
     compare_random(tmp_path)
     file = tmp_path / "random-TextGen-v0-0" / "evaluation.json"

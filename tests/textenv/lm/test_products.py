@@ -42,11 +42,13 @@ def test_values_and_gradients(shape, with_bias):
         y = product(*inputs)
         first = torch.autograd.grad(y.tanh().sum(), given, create_graph=True)
         second = torch.autograd.grad(sum((g**3).sum() for g in first), given)
-        return [y, *first, *second]
+        return [y, *first], second
 
     exact, rounded = found(linear, torch.float64), found(Product.apply, torch.float32)
-    for one, other in zip(rounded, exact, strict=True):
-        assert_close(one.double(), other, rtol=0, atol=1e-5 * other.detach().abs().max().item())
+    for one, other in zip(rounded[0], exact[0], strict=True):
+        assert_close(one.double(), other, rtol=1e-5, atol=1e-5)
+    for one, other in zip(rounded[1], exact[1], strict=True):  # sums in which large terms cancel
+        assert_close(one.double(), other, rtol=0, atol=1e-5 * other.abs().max().item())
 
 
 def test_what_needs_no_gradient_gets_none():
