@@ -17,6 +17,7 @@ from torch import nn
 
 from textenv.arguments import as_path, first_line
 from textenv.lm.allocator import keep_freed_memory
+from textenv.lm.forks import compute_in_forks
 from textenv.lm.parts import sharing, unwrapped
 from textenv.lm.products import with_fast_products
 from textenv.lm.sources import BUNDLED, find
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 
 ATTENTION = (None, "eager", "sdpa", "flex_attention")  # what a config may name
 LOADED_FROM = "loaded_from"  # the attribute that stores the source of a loaded object
+
+compute_in_forks()
 
 
 def hide_progress_bars() -> None:
