@@ -47,6 +47,7 @@ from agents.runs.suites import SUITES
 from agents.runs.train import (
     carry_out,
     find_attainable,
+    make_agent,
     open_agent,
     paid_by,
     task_arguments,
@@ -78,7 +79,7 @@ class Compare(TaskOptions):
     untouched, greedy, random, best-of-N."""
     seeds: Annotated[int, Range(2)] = 5
     """Seeds 0, 1, 2, ..."""
-    until_decided: float | None = None
+    until_decided: Annotated[float | None, Range(above=0)] = None
     """Add seeds to those whose 95 % interval of the mean return is wider than this to either side,
     as long as there are; intervals that end such a search are a little too narrow."""
     max_seeds: int = 20
@@ -126,7 +127,7 @@ def main(arguments: list[str]) -> None:
         try:
             with checking_options():
                 plan = _plan(tasks, candidates, output)
-            comparing.prepare(plan, options.overwrite)
+                comparing.prepare(plan, options.overwrite)
             with helpers(options.jobs, _help, arguments, output):
                 comparing.run(plan, options.until_decided, options.max_seeds, options.overwrite)
             _show(comparing, options, output)
@@ -255,6 +256,12 @@ def _job_of(
     what = candidate.what
     is_agent = isinstance(what, type) and issubclass(what, Agent)
 
+    def make() -> Any:
+        hide_progress_bars()
+        if is_agent:
+            return make_agent(options, hyperparameters)
+        return what if isinstance(what, UNTRAINED) else _of_sb3(what, options, hyperparameters)
+
     def run(folder: RunFolder, known: Known, signals: Signals) -> Known:
         if not is_agent:
             return _measure(candidate, options, hyperparameters, folder, known)
@@ -271,7 +278,7 @@ def _job_of(
         options.env, candidate.label, options.seed,
         output / f"{folder_name(candidate.label)}-{options.seed}",
         options.settings(hyperparameters), learns=not isinstance(what, UNTRAINED), carry_out=run,
-        goes_on=is_agent, on_seed=on_seed,
+        goes_on=is_agent, on_seed=on_seed, make=make,
     )  # fmt: skip
 
 
@@ -291,7 +298,7 @@ def _measure(
     actor: Any = candidate.what
     timesteps, seconds = 0, 0.0
     if not isinstance(actor, UNTRAINED):
-        actor, timesteps, seconds = _learned(actor, options, dict(hyperparameters), folder)
+        actor, timesteps, seconds = _learned(actor, options, hyperparameters, folder)
     console.say((f"evaluating {options.eval_episodes} episodes of {options.agent}", "dim"))
     found = evaluate_text(
         actor, base.env, options.eval_episodes, EVALUATION_SEED,
@@ -302,15 +309,20 @@ def _measure(
 
 
 def _learned(
-    algorithm: Any, options: RunOptions, own: dict[str, Any], folder: RunFolder
+    algorithm: Any, options: RunOptions, hyperparameters: dict[str, Any], folder: RunFolder
 ) -> tuple[Any, int, float]:
     """A trained model of stable-baselines3 with our policy, its tokens and seconds."""
-    env_kwargs = task_arguments(options, "float32")
-    model = text_model(
-        algorithm, options.env, options.model, n_envs=options.n_envs, env_kwargs=env_kwargs,
-        seed=options.seed, device=options.device, temperature=options.temperature, **own,
-    )  # fmt: skip
+    model = _of_sb3(algorithm, options, hyperparameters)
     model.set_logger(sb3_logger.configure(str(folder.path), ["csv"]))
     began = time.perf_counter()
     model.learn(options.total_timesteps, log_interval=1)
     return model, model.num_timesteps, time.perf_counter() - began
+
+
+def _of_sb3(algorithm: Any, options: RunOptions, hyperparameters: dict[str, Any]) -> Any:
+    """A model of stable-baselines3 with our policy, in the task."""
+    return text_model(
+        algorithm, options.env, options.model, n_envs=options.n_envs,
+        env_kwargs=task_arguments(options, "float32"), seed=options.seed, device=options.device,
+        temperature=options.temperature, **hyperparameters,
+    )  # fmt: skip

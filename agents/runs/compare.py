@@ -13,7 +13,7 @@ import itertools
 import json
 import re
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +21,6 @@ from tempfile import TemporaryDirectory
 from typing import Annotated, Any
 
 import gymnasium as gym
-import numpy as np
 import stable_baselines3.common.logger as sb3_logger
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
@@ -48,7 +47,7 @@ from agents.training.console import console, drawing
 from agents.training.device import find_device
 from agents.training.progress import ProgressBar
 from textenv import TASKS
-from textenv.arguments import Range, as_path, check_names, check_ranges
+from textenv.arguments import Range, as_path, brief, check_names, check_ranges
 from textenv.sharing import is_data, plain
 
 WAIT = 1.0  # seconds between two looks at runs that other processes make
@@ -71,6 +70,7 @@ class Job:
     carry_out: Callable[[RunFolder, Known, Signals], Known]
     goes_on: bool  # whether a run that was broken off can be gone on with
     on_seed: Callable[[int], Job]  # the same job on another seed
+    make: Callable[[], Any]  # makes what learns, as the run will
 
     def check_folder(self, overwrite: bool) -> None:
         """Raise an error if the folder holds what is no run, or a run of other settings."""
@@ -116,12 +116,17 @@ class Comparing:
         self.planned: list[Job] = []
         self.finished: list[Job] = []
         self.attainable: dict[str, Known] = {}  # of each task, the same in all its runs
+        self.made: set[tuple[str, str]] = set()  # tasks and candidates that fit each other
 
     def prepare(self, jobs: Sequence[Job], overwrite: bool = False) -> None:
         """Raise an error if one of the runs cannot be made, before the first one takes its time,
         and remove what is to be replaced, all at once, so that what is there later is new."""
         for job in jobs:
             job.check_folder(overwrite)
+        for job in jobs[1:]:  # the first one begins at once
+            if (job.task, job.candidate) not in self.made and not RunFolder(job.path).is_run():
+                self.made.add((job.task, job.candidate))
+                job.make()
         if overwrite:
             for job in jobs:
                 RunFolder.create(job.path, overwrite=True).unlock()
@@ -273,9 +278,9 @@ def compare(
     policy_kwargs: Mapping[str, Any] | None = None,
     prompts: Any = None,
     reference_episodes: Annotated[int, Range(0)] = 1024,
-    evaluation_seed: int = EVALUATION_SEED,
-    until_decided: float | None = None,
-    max_seeds: int = 20,
+    evaluation_seed: Annotated[int, Range(0)] = EVALUATION_SEED,
+    until_decided: Annotated[float | None, Range(above=0)] = None,
+    max_seeds: Annotated[int, Range(1)] = 20,
     folder: str | Path | None = None,
     overwrite: bool = False,
     device: str = "auto",
@@ -319,17 +324,22 @@ def compare(
     check_ranges(compare, locals())
     if isinstance(candidates, list | tuple) and all(isinstance(one, str) for one in candidates):
         candidates = {name: name for name in candidates}
-    if not isinstance(candidates, Mapping):
+    named = isinstance(candidates, Mapping) and all(isinstance(name, str) for name in candidates)
+    if not isinstance(candidates, Mapping) or not named:
         raise TypeError(
             "candidates must be names, such as ['ppo', 'best-of-4'], or a mapping of names, such "
-            f"as {{'PPO': PPO, 'best of 4': BestOfN(4)}}, and not {type(candidates).__name__}."
+            f"as {{'PPO': PPO, 'best of 4': BestOfN(4)}}, and not {brief(candidates)}."
         )
     check_folders(list(candidates), "candidates")
     candidates = {name: _named(candidate) for name, candidate in candidates.items()}
+    if not isinstance(env, Iterable):
+        raise TypeError(f"env={env!r} must be the id of an environment, or several of them.")
     tasks = [env] if isinstance(env, str) else list(dict.fromkeys(env))
     budgets = env if isinstance(env, Mapping) else dict.fromkeys(tasks, total_timesteps)
-    numbers = range(seeds) if isinstance(seeds, int | np.integer) else seeds
-    numbers = [int(n) if isinstance(n, np.integer) else n for n in dict.fromkeys(numbers)]
+    numbers = _seeds(seeds)
+    for name, value in (("env_kwargs", env_kwargs), ("policy_kwargs", policy_kwargs)):
+        if not isinstance(value, Mapping | None):
+            raise TypeError(f"{name}={value!r} must be a mapping of arguments, such as a dict.")
     for name, values in (("candidates", candidates), ("env", tasks), ("seeds", numbers)):
         if not values:
             raise ValueError(f"{name} is empty: there is nothing to compare.")
@@ -372,7 +382,8 @@ def _job(
     folder: Path, name: str, candidate: Any, task: str, seed: int, common: dict[str, Any]
 ) -> Job:
     """The run of a candidate that was given in Python."""
-    cls, arguments = candidate if isinstance(candidate, tuple) else (candidate, {})
+    is_pair = isinstance(candidate, tuple) and len(candidate) == 2
+    cls, arguments = candidate if is_pair else (candidate, {})
     is_agent = isinstance(cls, type) and issubclass(cls, Agent)
     of_sb3 = isinstance(cls, type) and issubclass(cls, OnPolicyAlgorithm)
     acts = any(hasattr(candidate, member) for member in ("predict", "act"))
@@ -380,7 +391,8 @@ def _job(
         candidate, UNTRAINED | str | Path
     )
     known_class = is_agent or of_sb3
-    if not (known_class or as_it_is) and (not callable(candidate) or isinstance(candidate, type)):
+    makes = callable(candidate) and not isinstance(candidate, type)
+    if not (known_class or as_it_is or makes) or not isinstance(arguments, Mapping):
         raise TypeError(
             f"{candidate!r} cannot be compared: give a name, an agent's class, (class, "
             "hyper-parameters), a function of the seed that makes something, or what "
@@ -389,16 +401,17 @@ def _job(
     described = {"candidate": _described(candidate), "task": task, "seed": seed, **common}
     settings = {"comparison": {key: _described(value) for key, value in described.items()}}
 
+    def make() -> Any:
+        if is_agent:
+            return _agent(cls, arguments, task, seed, common)
+        return _of_sb3(cls, arguments, task, seed, common) if of_sb3 else candidate
+
     def carry_out(run: RunFolder, known: Known, signals: Signals) -> Known:
         if run.has_checkpoint:
             live = {} if common["env_kwargs"] is None else {"env_kwargs": common["env_kwargs"]}
             actor = cls.load(run.newest, device=common["device"], **live)
-        elif is_agent:
-            actor = _agent(cls, arguments, task, seed, common)
-        elif of_sb3:
-            actor = _of_sb3(cls, arguments, task, seed, common)
         else:
-            actor = candidate if as_it_is else candidate(seed)
+            actor = make() if known_class or as_it_is else candidate(seed)
         if not run.is_run():
             run.write_settings(settings)
         learns = actor is not candidate and hasattr(actor, "learn")
@@ -436,8 +449,17 @@ def _job(
     return Job(
         task, name, seed, path, settings, learns=not as_it_is, carry_out=carry_out,
         goes_on=is_agent,
-        on_seed=lambda other: _job(folder, name, candidate, task, other, common),
+        on_seed=lambda other: _job(folder, name, candidate, task, other, common), make=make,
     )  # fmt: skip
+
+
+def _seeds(seeds: Any) -> list[int]:
+    """The seeds, each once."""
+    several = isinstance(seeds, Iterable) and not isinstance(seeds, str)
+    numbers, allowed = list(seeds) if several else [seeds], Range(0).of(int)
+    if not all(number in allowed for number in numbers):
+        raise ValueError(f"seeds={seeds!r} must be their number, or {allowed} for each.")
+    return list(dict.fromkeys(map(int, numbers if several else range(numbers[0]))))
 
 
 def _prompts(prompts: Any, task: str) -> Any:

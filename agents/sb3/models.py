@@ -10,6 +10,7 @@ from agents.sb3.policy import LiveModel, SB3CausalLMPolicy
 from agents.sb3.vec_env import text_vec_env
 from agents.training.device import find_device
 from agents.training.optimization import lr_schedule
+from textenv.arguments import first_line
 
 
 def text_model(
@@ -38,7 +39,11 @@ def text_model(
     anneal = lr_schedule(hyperparameters.pop("lr_schedule", "constant"))
     rate = hyperparameters.pop("learning_rate")
     schedule = rate if callable(rate) else lambda left: rate * anneal(left)
-    return algorithm(
-        SB3CausalLMPolicy, env, seed=seed, device=str(find_device(device)), policy_kwargs=policy,
-        learning_rate=schedule, **hyperparameters,
-    )  # fmt: skip
+    try:
+        return algorithm(
+            SB3CausalLMPolicy, env, seed=seed, device=str(find_device(device)),
+            policy_kwargs=policy, learning_rate=schedule, **hyperparameters,
+        )  # fmt: skip
+    except AssertionError as error:  # by which stable-baselines3 refuses a hyper-parameter
+        whose = f"{algorithm.__name__} of stable-baselines3"
+        raise ValueError(f"{whose}: {first_line(error)}") from error

@@ -99,14 +99,17 @@ def enumerated(make_tokenizer, make_model):
 
 
 def sequence_log_probs(model, episodes) -> Tensor:
-    """Σ_t log π(a_t|s_t) ``[R]`` in float64, by one plain call of the model for each response."""
-    totals = []
-    for prompt, response in episodes:
+    """Σ_t log π(a_t|s_t) ``[R]`` in float64, by plain calls of the model for responses of one
+    length to one prompt, in which nothing is padded."""
+    totals = {}
+    for prompt, length in {(prompt, len(response)) for prompt, response in episodes}:
+        alike = [each for each in episodes if each[0] == prompt and len(each[1]) == length]
         head = [" abc".index(letter) for letter in PROMPTS[prompt].split()]
-        ids = torch.tensor([[*head, *response]])
-        logits = model(input_ids=ids).logits[0, len(head) - 1 : -1].double() / 0.8
-        totals.append(logits.log_softmax(-1).gather(1, ids[0, len(head) :, None]).sum())
-    return torch.stack(totals)
+        ids = torch.tensor([[*head, *response] for _, response in alike])
+        logits = model(input_ids=ids).logits[:, -length - 1 : -1].double() / 0.8
+        chosen = logits.log_softmax(-1).gather(2, ids[:, -length:, None])
+        totals |= zip(alike, chosen.sum(dim=(1, 2)), strict=True)
+    return torch.stack([totals[episode] for episode in episodes])
 
 
 def gradient(loss: Tensor, model) -> Tensor:
@@ -151,8 +154,8 @@ def expected_gradient(agent, rollout: Rollout) -> Tensor:
     for row, weight in enumerate(weights):
         # Counts of 1 leave the sum over steps as it is, whichever reduction the page uses.
         episode = batch.take(torch.tensor([row]), Counts(steps=1, episodes=1))
-        total = total + weight * gradient(agent.loss(episode), agent.policy.model)
-    return total
+        total = total + weight * agent.loss(episode)
+    return gradient(total, agent.policy.model)
 
 
 PLAIN = dict(normalize_advantage=False)
