@@ -255,7 +255,8 @@ def in_words(error: OSError) -> str:
     """What a user can do about an error of the file system, in one sentence."""
     if error.errno is None:
         return message(error)  # it was written here, for the user
-    where = f" {error.filename!r}" if error.filename else ""
+    path = error.filename2 or error.filename  # of two the one that was to be written
+    where = f" {path!r}" if path else ""
     advice = {
         errno.ENOENT: "there is no such file or folder.",
         errno.ENOSPC: "the disk is full: free some space, then go on.",

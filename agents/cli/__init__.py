@@ -32,7 +32,19 @@ COMMANDS = (
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Parse the command line and run the command. Errors of a user are shown in one sentence."""
+    """Parse the command line and run the command. Errors of a user are shown in one sentence; if
+    what reads the output has ended, such as head, nothing is."""
+    try:
+        try:
+            _run(arguments)
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # for what its buffer still holds
+        sys.exit(128 + 13)  # as after SIGPIPE
+
+
+def _run(arguments: list[str] | None) -> None:
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     for output in (sys.stdout, sys.stderr):  # the help, too, has signs that not all encodings have
         if isinstance(output, io.TextIOWrapper):
@@ -61,6 +73,8 @@ def main(arguments: list[str] | None = None) -> None:
             sys.exit(130)
         try:
             module.main(arguments[1:])
+        except BrokenPipeError:
+            raise
         except (
             RewardError, OSError, files.DamagedFile, KeyboardInterrupt, distributed.ProcessLost
         ) as error:  # fmt: skip

@@ -154,6 +154,8 @@ def _tasks(arguments: list[str]) -> list[Compare]:
         common = {"agents": list(LEARNING), **chosen.options}
         budgets = chosen.tasks.items()
         return [_parse(arguments, env, {**common, "total_timesteps": n}) for env, n in budgets]
+    if not envs and any(argument.split("=")[0] == "--env" for argument in arguments):
+        raise ValueError("--env needs the ids of environments, such as --env Sentiment-v0.")
     return [_parse(arguments, env, {}) for env in dict.fromkeys(envs or [RunOptions.env])]
 
 

@@ -27,6 +27,10 @@ ROUNDED = (
     "The KL of acting has the rounding of its precision in it, such as bfloat16, which even the "
     "untouched model has; the plainly recomputed one has not. The return is of the first."
 )
+HINDSIGHT = (
+    "Best-of-n chooses among whole games by their scores, which depend on what the game hides; the "
+    "optimum is of a player who does not know it, so that best-of-n can be above it."
+)
 # Columns of a comparison beside the return: heading, format and meaning.
 SHOWN = {
     "share": ("share", "z.0%", "share: of the way from the untouched model to the optimum"),
@@ -178,6 +182,8 @@ def print_comparison(found: Comparison, task: str, console: RunConsole = console
     console.say(f"\n{'; '.join(meanings)}.")
     if reach is not None:
         print_sampling_error(reach, console)
+        if reach.planned is not None and any(name.startswith("best-of") for name in names):
+            console.say((HINDSIGHT, "dim"))
     learned = found.timesteps(task)
     if learned and min(learned.values()) < EQUAL * max(learned.values()):
         each = ", ".join(f"{name} {tokens:,.0f}" for name, tokens in learned.items())

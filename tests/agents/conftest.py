@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import os
 import socket
 import string
 from collections.abc import Callable
@@ -20,6 +21,8 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 import agents.algorithms
 from agents import CausalLMPolicy
 
+os.fsync = lambda handle: None  # waits for the disk; a power cut cannot be tried here
+
 GROUPED = {"GRPO", "RLOO"}
 ARCHITECTURES = {
     "llama": (transformers.LlamaConfig, {"num_key_value_heads": 2}),
@@ -28,6 +31,12 @@ ARCHITECTURES = {
     "gpt_neox": (transformers.GPTNeoXConfig, {}),
     "opt": (transformers.OPTConfig, {"ffn_dim": 32, "word_embed_proj_dim": 16, "init_std": 0.3}),
 }
+
+
+@pytest.fixture(scope="session", autouse=True)
+def logs_of_sb3(tmp_path_factory) -> None:
+    """Loggers of stable-baselines3 that are told no folder write here, not all over /tmp."""
+    os.environ["SB3_LOGDIR"] = str(tmp_path_factory.mktemp("sb3"))
 
 
 # --- in turn ------------------------------------------------------------------------------------

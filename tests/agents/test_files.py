@@ -203,6 +203,14 @@ def test_a_save_that_fails_leaves_the_old_agent(make_agent, tmp_path, monkeypatc
     assert {path.name: path.read_bytes() for path in (tmp_path / "agent").iterdir()} == saved
 
 
+def test_a_folder_in_the_place_of_a_file_is_named_and_not_the_file_beside_it(tmp_path):
+    (tmp_path / "table.json").mkdir()
+    with pytest.raises(IsADirectoryError) as error:
+        files.write_json(tmp_path / "table.json", {})
+    said = files.in_words(error.value)
+    assert f"Cannot write {str(tmp_path / 'table.json')!r}: there is a folder" in said
+
+
 def test_a_full_disk_is_an_error_of_the_system(on_cartpole, tmp_path, monkeypatch):
     """Whichever library meets it."""
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+import subprocess
+import sys
 
 import pytest
 
@@ -64,6 +66,14 @@ def test_settings_cannot_be_given_to_a_run_that_goes_on(option, capsys):
         main(["train", "--resume", "runs/some", *option])
     said = str(ended.value.code) + capsys.readouterr().err
     assert f"{option[0].split('=')[0]} cannot be given with --resume" in said
+
+
+def test_nothing_is_said_when_what_reads_the_output_has_ended():
+    command = f"{sys.executable} -m agents train --help | true"
+    done = subprocess.run(
+        ["bash", "-o", "pipefail", "-c", command], capture_output=True, text=True, check=False
+    )
+    assert (done.stderr, done.returncode) == ("", 141)
 
 
 def test_ctrl_c_before_anything_has_begun(monkeypatch, capsys):

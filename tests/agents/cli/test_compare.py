@@ -59,16 +59,40 @@ def test_compare_repeats_no_run_and_mixes_no_settings(options, small, tmp_path):
     first = evaluation.stat().st_mtime_ns
     main(options)
     assert evaluation.stat().st_mtime_ns == first
-    with pytest.raises(SystemExit) as ending:
+    with pytest.raises(SystemExit, match=r"has reward='length\(3\)', not 'length\(5\)'"):
         main([*options, "--reward", "length(5)"])
-    assert ending.value.code == 1 and evaluation.stat().st_mtime_ns == first
+    assert evaluation.stat().st_mtime_ns == first
     main([*options, "--reward", "length(5)", "--overwrite"])
     assert evaluation.stat().st_mtime_ns > first
 
 
 def test_trpo_of_sb3_contrib_gets_attention_with_second_derivatives(options, printed):
-    text = printed(*options, "--agents", "sb3_contrib:TRPO(n_steps=4)")
+    text = printed(*options, "--agents", "sb3_contrib:TRPO(n_steps=4, cg_max_steps=2)")
     assert "sb3_contrib:TRPO" in text[text.index("share") :]
+
+
+def test_what_does_not_fit_a_later_task_is_refused_before_the_first_run(tmp_path):
+    options = ["--env", "LastWord-v0", "Duet-v0", "--agents", "reinforce", "lookahead"]
+    with pytest.raises(SystemExit, match="Lookahead knows the next state only where"):
+        main(["compare", *options, "--output", str(tmp_path / "runs")])
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("candidate", "why"),
+    [("sb3:PPO(n_steps=0)", "n_steps=0"), ("sb3:PPO(clip_range='x')", "a float or a callable")],
+)
+def test_what_stable_baselines3_refuses_is_refused_before_the_first_run(
+    candidate, why, options, tmp_path
+):
+    with pytest.raises(SystemExit, match=f"PPO of stable-baselines3: .*{why}"):
+        main([*options, "--agents", "untouched", candidate])
+    assert not list(tmp_path.iterdir())
+
+
+def test_env_without_a_value_is_refused(options):
+    with pytest.raises(SystemExit, match="--env needs the ids of environments"):
+        main([*options, "--env"])
 
 
 def test_everything_that_acts_can_be_compared(options, printed, tmp_path, monkeypatch):

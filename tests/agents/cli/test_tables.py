@@ -70,6 +70,19 @@ def test_a_comparison(scale, attainable, console):
     assert "…" not in console.file.getvalue()
 
 
+@pytest.mark.parametrize("is_planned", [False, True])
+@pytest.mark.parametrize("name", ["best-of-16", "untouched"])
+def test_why_best_of_n_may_be_above_a_planned_optimum_is_said(
+    name, is_planned, attainable, console
+):
+    planned = attainable.optimum if is_planned else None
+    reach = dataclasses.replace(attainable, planned=planned, is_dialogue=True)
+    runs = [Run("Task-v0", name, seed, evaluation(1, seed), 0, 1.0) for seed in range(2)]
+    tables.print_comparison(Comparison(runs, {"Task-v0": reach}), "Task-v0", console)
+    said = " ".join(console.file.getvalue().split())
+    assert (tables.HINDSIGHT in said) == (name == "best-of-16" and is_planned)
+
+
 def test_duels(console, monkeypatch):
     monkeypatch.setattr(duel_command, "console", console)
     names = [f"runs/{'a' * 50}-{number}" for number in range(3)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 
 import numpy as np
 import pandas as pd
@@ -174,10 +175,27 @@ def test_each_task_of_a_suite_has_its_own_timesteps_and_held_out_prompts():
         compare(["random"], {"Sentiment-v0": 0}, **quiet)
 
 
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"seeds": 2.5}, {"seeds": "12"}, {"seeds": [True]}, {"seeds": -1}, {"env": 3},
+        {"env_kwargs": "x"}, {"policy_kwargs": [1]}, {"until_decided": "x"}, {"max_seeds": "2"},
+        {"evaluation_seed": -1},
+    ],
+    ids=repr,
+)  # fmt: skip
+def test_arguments_of_another_kind_are_named(wrong):
+    ((name, value),) = wrong.items()
+    with pytest.raises((TypeError, ValueError), match=f"^{re.escape(f'{name}={value!r}')} must be"):
+        compare({"PPO": PPO}, **{"env": "CartPole-v1", **wrong}, report=lambda _: None)
+
+
 def test_what_is_no_candidate_is_named():
-    for wrong in (3, sb3.DQN, Untouched):
+    for wrong in (3, sb3.DQN, Untouched, (PPO,), (PPO, 3)):
         with pytest.raises(TypeError, match="cannot be compared"):
             compare({"wrong": wrong}, "CartPole-v1", report=lambda _: None)
+    with pytest.raises(TypeError, match=r"candidates must be names.*not \{1: 'ppo'\}"):
+        compare({1: "ppo"}, "CartPole-v1", report=lambda _: None)
     for nothing in ({"seeds": 0}, {"env": []}):
         with pytest.raises(ValueError, match="is empty: there is nothing to compare"):
             compare({"PPO": PPO}, **{"env": "CartPole-v1", **nothing}, report=lambda _: None)

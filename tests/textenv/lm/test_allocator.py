@@ -7,14 +7,15 @@ import sys
 
 import pytest
 
+from textenv.lm import loading
 from textenv.lm.allocator import RULES
 
 FAULTS = """
 import resource
 import torch
-from textenv.lm import load_model
+from textenv.lm.allocator import keep_freed_memory
 
-load_model("bundled")
+keep_freed_memory()
 
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 for _ in range(20):
@@ -37,3 +38,10 @@ def faults(**variables: str) -> int:
 def test_tensors_take_the_memory_of_others_that_are_gone():
     kept, given_back = faults(), faults(MALLOC_PERTURB_="0")
     assert kept < given_back / 2  # a few take new pages, where something small is in the way
+
+
+def test_it_is_where_a_model_runs_on_a_cpu(monkeypatch):
+    asked = []
+    monkeypatch.setattr(loading, "keep_freed_memory", lambda: asked.append(1))
+    loading.load_model("bundled")
+    assert asked
