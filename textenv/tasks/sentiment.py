@@ -47,4 +47,5 @@ TASK = TaskSpec(
     held_out=[{"prompt": opening} for opening in HELD_OUT_OPENINGS],
     reward="sentiment",
     max_new_tokens=24,
+    kl_coef=0.1,
 )

@@ -256,3 +256,5 @@ def test_a_registered_task_has_its_own_beta_where_there_is_a_reference():
     assert own("Duet-v0", {"reference": "bundled", "kl_coef": 0.5})["kl_coef"] == 0.5
     assert own("Duet-v0", None) == {}  # KL to nothing costs nothing
     assert own("TextGen-v0", {"reference": "bundled"}) == {"reference": "bundled"}
+    for task in agents.SUITES["small"].tasks:
+        assert own(task, {"reference": "bundled"})["kl_coef"] > 0  # else it has no known optimum
