@@ -116,16 +116,20 @@ class Comparing:
         self.planned: list[Job] = []
         self.finished: list[Job] = []
         self.attainable: dict[str, Known] = {}  # of each task, the same in all its runs
-        self.made: set[tuple[str, str]] = set()  # tasks and candidates that fit each other
 
     def prepare(self, jobs: Sequence[Job], overwrite: bool = False) -> None:
         """Raise an error if one of the runs cannot be made, before the first one takes its time,
         and remove what is to be replaced, all at once, so that what is there later is new."""
         for job in jobs:
             job.check_folder(overwrite)
-        for job in jobs[1:]:  # the first one begins at once
-            if (job.task, job.candidate) not in self.made and not RunFolder(job.path).is_run():
-                self.made.add((job.task, job.candidate))
+        known = {(job.task, job.candidate) for job in self.planned}
+        first: dict[tuple[str, str], Job] = {}
+        for job in jobs:
+            if (job.task, job.candidate) not in known and not RunFolder(job.path).is_run():
+                first.setdefault((job.task, job.candidate), job)
+        if len(first) > 1:  # a single one begins at once
+            self.report("seeing that each candidate can be made")
+            for job in first.values():
                 job.make()
         if overwrite:
             for job in jobs:
