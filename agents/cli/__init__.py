@@ -29,6 +29,7 @@ COMMANDS = (
     "train", "evaluate", "compare", "preferences", "label", "reward-model", "duel", "watch",
     "report", "doctor",
 )  # fmt: skip
+BROKEN_PIPE = 128 + 13  # the exit code after SIGPIPE
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -38,10 +39,10 @@ def main(arguments: list[str] | None = None) -> None:
         try:
             _run(arguments)
         finally:
-            sys.stdout.flush()
+            sys.stdout.flush()  # which fails if what reads it has ended
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # for what its buffer still holds
-        sys.exit(128 + 13)  # as after SIGPIPE
+        sys.exit(BROKEN_PIPE)
 
 
 def _run(arguments: list[str] | None) -> None:
@@ -73,8 +74,6 @@ def _run(arguments: list[str] | None) -> None:
             sys.exit(130)
         try:
             module.main(arguments[1:])
-        except BrokenPipeError:
-            raise
         except (
             RewardError, OSError, files.DamagedFile, KeyboardInterrupt, distributed.ProcessLost
         ) as error:  # fmt: skip

@@ -82,7 +82,7 @@ class Compare(TaskOptions):
     until_decided: Annotated[float | None, Range(above=0)] = None
     """Add seeds to those whose 95 % interval of the mean return is wider than this to either side,
     as long as there are; intervals that end such a search are a little too narrow."""
-    max_seeds: int = 20
+    max_seeds: Annotated[int, Range(1)] = 20
     """At most this number of seeds for --until-decided."""
     env: list[str] = field(default_factory=lambda: [RunOptions.env])
     """The tasks, as for train; prompts, reward and budget of each are then its defaults."""

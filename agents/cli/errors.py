@@ -30,8 +30,6 @@ def checking_options() -> Iterator[None]:
     """Within it options are read and used for the first time: an error is one of the user."""
     try:
         yield
-    except BrokenPipeError:
-        raise  # of what reads the output
     except REFUSALS as error:
         sys.exit(in_words(error))
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import re
+import sys
 import types
 from dataclasses import field
 from decimal import Decimal
@@ -12,6 +13,7 @@ from typing import Annotated, Any, TypeVar, Union, get_args, get_origin, get_typ
 import tyro
 
 from agents import algorithms
+from agents.cli import BROKEN_PIPE
 from agents.cli.errors import check_options, checking_options
 from agents.runs.options import (
     RunOptions,
@@ -71,7 +73,10 @@ def read_options(cls: type[T], arguments: list[str], command: str, default: T | 
     arguments = _with_whole_numbers(arguments, _names(cls, int))
     arguments = _with_flags(arguments, _names(cls, bool))
     shown = _in_groups(cls, default)
-    read: Any = tyro.cli(shown, args=arguments, prog=f"python -m agents {command}")
+    try:
+        read: Any = tyro.cli(shown, args=arguments, prog=f"python -m agents {command}")
+    except BrokenPipeError:  # of what reads the help, such as head
+        sys.exit(BROKEN_PIPE)
     values = vars(read) | {
         name: value for group in GROUPS for name, value in vars(getattr(read, group, read)).items()
     }

@@ -125,7 +125,8 @@ class Comparing:
         known = {(job.task, job.candidate) for job in self.planned}
         first: dict[tuple[str, str], Job] = {}
         for job in jobs:
-            if (job.task, job.candidate) not in known and not RunFolder(job.path).is_run():
+            begun = RunFolder(job.path).is_run() and not overwrite
+            if not begun and (job.task, job.candidate) not in known:
                 first.setdefault((job.task, job.candidate), job)
         if len(first) > 1:  # a single one begins at once
             self.report("seeing that each candidate can be made")

@@ -68,8 +68,9 @@ def test_settings_cannot_be_given_to_a_run_that_goes_on(option, capsys):
     assert f"{option[0].split('=')[0]} cannot be given with --resume" in said
 
 
-def test_nothing_is_said_when_what_reads_the_output_has_ended():
-    command = f"{sys.executable} -m agents train --help | true"
+@pytest.mark.parametrize("arguments", ["--help", "evaluate --help"])
+def test_nothing_is_said_when_what_reads_the_output_has_ended(arguments):
+    command = f"{sys.executable} -m agents {arguments} | true"
     done = subprocess.run(
         ["bash", "-o", "pipefail", "-c", command], capture_output=True, text=True, check=False
     )

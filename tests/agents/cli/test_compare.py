@@ -90,6 +90,14 @@ def test_what_stable_baselines3_refuses_is_refused_before_the_first_run(
     assert not list(tmp_path.iterdir())
 
 
+def test_what_is_refused_replaces_nothing(options, tmp_path):
+    main([*options, "--agents", "untouched"])
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+    with pytest.raises(SystemExit, match=r"PPO of stable-baselines3: .*n_steps=0"):
+        main([*options, "--agents", "untouched", "sb3:PPO(n_steps=0)", "--overwrite"])
+    assert before.items() <= {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}.items()
+
+
 def test_env_without_a_value_is_refused(options):
     with pytest.raises(SystemExit, match="--env needs the ids of environments"):
         main([*options, "--env"])
