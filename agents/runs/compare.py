@@ -404,7 +404,11 @@ def _job(
             "agents.evaluate takes."
         )
     described = {"candidate": _described(candidate), "task": task, "seed": seed, **common}
-    settings = {"comparison": {key: _described(value) for key, value in described.items()}}
+    settings = {
+        "comparison": {key: _described(value) for key, value in described.items()},
+        # These may be others in another release.
+        "chosen": _chosen(cls, arguments, task, common) if is_agent else {},
+    }
 
     def make() -> Any:
         if is_agent:
@@ -520,7 +524,7 @@ def _of_sb3(
     )
     device, task = str(find_device(common["device"])), environments.imported(task)
     own["policy_kwargs"] = {**policy, **own.get("policy_kwargs", {})}
-    if environments.native_text_class(task) is None:
+    if not _is_text(task):
         env = make_vec_env(task, own.pop("n_envs", 1), seed=seed, env_kwargs=given)
         return cls(own.pop("policy", "MlpPolicy"), env, seed=seed, device=device, **own)
     reference = given.get("reference")
@@ -540,18 +544,38 @@ def _agent(
 ) -> Agent:
     # Live objects, such as models and schedules of β, are new in each run.
     env_kwargs, policy_kwargs, arguments = (
-        copy.deepcopy(each) for each in (common["env_kwargs"], common["policy_kwargs"], arguments)
+        copy.deepcopy(each)
+        for each in (common["env_kwargs"], _policy_kwargs(task, common), arguments)
     )
-    native = environments.native_text_class(environments.imported(task))
-    model = (env_kwargs or {}).get("reference")
-    by_name = native is not None and isinstance(model, str | Path)
-    policy = {**({"model": model} if by_name else {}), **(policy_kwargs or {})}
-    suits = settings_of_task(task, policy.get("model"), policy.get("lora"))
+    suits = settings_of_task(task, policy_kwargs.get("model"), policy_kwargs.get("lora"))
     takes = inspect.signature(cls).parameters
     given = {name: value for name, value in suits.items() if name in takes} | {
-        "seed": seed, "device": common["device"], "env_kwargs": env_kwargs, "policy_kwargs": policy
+        "seed": seed, "device": common["device"], "env_kwargs": env_kwargs,
+        "policy_kwargs": policy_kwargs,
     }  # fmt: skip
-    return cls("MlpPolicy" if native is None else "CausalLMPolicy", task, **{**given, **arguments})
+    return cls("CausalLMPolicy" if _is_text(task) else "MlpPolicy", task, **{**given, **arguments})
+
+
+def _policy_kwargs(task: str, common: dict[str, Any]) -> dict[str, Any]:
+    """The arguments of an agent's policy: it begins as the reference, where that has a name."""
+    model = (common["env_kwargs"] or {}).get("reference")
+    by_name = _is_text(task) and isinstance(model, str | Path)
+    return {**({"model": model} if by_name else {}), **(common["policy_kwargs"] or {})}
+
+
+def _chosen(
+    cls: type[Agent], arguments: Mapping[str, Any], task: str, common: dict[str, Any]
+) -> dict[str, Any]:
+    """The hyper-parameters that are not given, but suit the class and the task."""
+    policy = _policy_kwargs(task, common)
+    of_model = policy.get("model"), policy.get("lora")
+    suits = presets.hyperparameters(cls, _is_text(task), *of_model)
+    suits |= settings_of_task(task, *of_model)
+    return {name: value for name, value in suits.items() if name not in arguments}
+
+
+def _is_text(task: str) -> bool:
+    return environments.native_text_class(environments.imported(task)) is not None
 
 
 def _described(value: Any) -> Any:

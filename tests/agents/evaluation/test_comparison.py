@@ -17,6 +17,7 @@ from agents import GRPO, PPO, REINFORCE, BestOfN, RandomTokens, Untouched, compa
 from agents.evaluation import Returns, TextEvaluation
 from agents.evaluation.comparison import Comparison, Run
 from agents.evaluation.statistics import all_differences, interval, paired_difference
+from agents.training import presets
 from textenv import TASKS
 
 
@@ -313,6 +314,21 @@ def test_the_same_folder_later_knows_the_optimum_as_well(text_task, tmp_path):
     assert said == []
     with pytest.raises(FileExistsError, match=r"eval_episodes=8, not 9: .*\(overwrite=True"):
         compare(named, **settings | {"eval_episodes": 9})
+
+
+def test_runs_with_the_presets_of_another_release_are_not_mixed_in(
+    text_task, tmp_path, monkeypatch
+):
+    settings = {
+        "seeds": 2, "total_timesteps": 60, "eval_episodes": 8, "env_kwargs": text_task,
+        "reference_episodes": 0, "device": "cpu", "folder": tmp_path, "report": lambda _: None,
+    }  # fmt: skip
+    compare(["reinforce(n_envs=8)"], **settings)
+    monkeypatch.setitem(presets.SMALL["REINFORCE"], "n_envs", 16)  # which this candidate gives
+    compare(["reinforce(n_envs=8)"], **settings)
+    monkeypatch.setitem(presets.SMALL["REINFORCE"], "learning_rate", 3e-4)
+    with pytest.raises(FileExistsError, match=r"learning_rate=0.0004, not 0.0003"):
+        compare(["reinforce(n_envs=8)"], **settings | {"seeds": 3})
 
 
 def test_names_of_one_folder_are_refused(text_task):
